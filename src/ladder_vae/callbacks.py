@@ -1,0 +1,261 @@
+"""What happens around training: checkpoints, totals, the progress bar, pictures, dashboards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams as hparams_summary
+from torchvision.utils import make_grid
+
+from ladder_vae.averaging import ExponentialMovingAverage
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.module import HierarchicalVAE
+
+HPARAM_METRICS = (  # the same for every depth: TensorBoard takes its columns from the first run
+    "test/elbo",
+    "test/rate",
+    "test/distortion",
+    "test/mse",
+    "test/ssim",
+    "model/parameters",
+    "train/epochs",
+    "train/seconds",
+    "train/images_per_second",
+)
+
+
+class EpochCheckpoints(Checkpoint):
+    """``best.ckpt`` by validation ELBO and ``last.ckpt``, both at the end of an epoch, where resuming is exact.
+
+    Lightning's ModelCheckpoint writes its "last" only when the best improves, and forgets the best
+    score when a run directory was moved. Without validation the best is the last.
+
+    On Ctrl-C in the first epoch, ``last.ckpt`` becomes the state before the first step: there is
+    always something to resume from, and never half an epoch.
+
+    Args:
+        directory: Where the two files go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.best_elbo = float("-inf")
+        self._initial: tempfile.TemporaryDirectory | None = None
+
+    @property
+    def last(self) -> Path:
+        """Path of ``last.ckpt``."""
+        return self.directory / "last.ckpt"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.last.exists():
+            self._initial = tempfile.TemporaryDirectory()
+            trainer.save_checkpoint(Path(self._initial.name) / "initial.ckpt")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        score = trainer.callback_metrics.get("val/elbo")
+        if score is None or score > self.best_elbo:
+            self.best_elbo = float("-inf") if score is None else float(score)
+            self._save(trainer, self.directory / "best.ckpt")
+        self._save(trainer, self.last)  # second, so that it knows the best score
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt) and self._initial and not self.last.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            initial = Path(self._initial.name) / "initial.ckpt"
+            shutil.copy(initial, self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_elbo": self.best_elbo}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_elbo = state_dict["best_elbo"]
+
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        part = path.with_suffix(".part")  # whatever interrupts the writing, `path` stays whole
+        trainer.save_checkpoint(part)
+        os.replace(part, path)
+
+
+class Totals(Callback):
+    """Epochs, seconds and images of a run, added up over every time it was resumed."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+        self.images = 0
+        self.batch_seconds = 0.0  # inside training epochs, without validation and checkpoints
+        self._earlier_seconds = 0.0
+        self._started: float | None = None
+        self._epoch_started = 0.0
+        self._epoch_images = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of fitting, with validation and checkpoints."""
+        running = time.perf_counter() - self._started if self._started is not None else 0.0
+        return self._earlier_seconds + running
+
+    def metrics(self) -> dict[str, float]:
+        """``train/epochs``, ``train/seconds``, ``train/images_per_second``."""
+        return {
+            "train/epochs": self.epochs,
+            "train/seconds": self.seconds,
+            "train/images_per_second": self.images / max(self.batch_seconds, 1e-9),
+        }
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_started = time.perf_counter()
+        self._epoch_images = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        self._epoch_images += len(batch)
+        if batch_idx + 1 == trainer.num_training_batches:
+            self.batch_seconds += time.perf_counter() - self._epoch_started
+            self.images += self._epoch_images
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs = trainer.current_epoch + 1
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._earlier_seconds, self._started = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "images": self.images,
+            "batch_seconds": self.batch_seconds,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = state_dict["epochs"]
+        self.images = state_dict["images"]
+        self.batch_seconds = state_dict["batch_seconds"]
+        self._earlier_seconds = state_dict["seconds"]
+
+
+class ProgressBar(TQDMProgressBar):
+    """A bar that shows the ELBO; where nobody watches a terminal, a line an epoch."""
+
+    def __init__(self, refresh_rate: int = 20) -> None:
+        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if not sys.stderr.isatty():
+            values = {**trainer.callback_metrics}
+            shown = [f"{name} {float(values[name]):.2f}" for name in ("elbo", "val_elbo") if name in values]
+            print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(shown)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class Pictures(Callback):
+    """Reconstructions beside their originals, and prior samples, to TensorBoard, by the averaged weights.
+
+    Args:
+        every_n_epochs: How often; the last epoch always.
+        count: How many images.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, count: int = 16) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.count = count
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        stage = "val" if data.val_size else "train"
+        x = data.split(stage)[: self.count].to(pl_module.device).gt(0).float()
+        model = averaged_model(trainer, pl_module)
+        originals, reconstructions, samples = draw_pictures(model, x, len(x))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                pairs = make_grid(torch.cat([originals, reconstructions]), nrow=len(x), pad_value=0.5)
+                write = logger.experiment.add_image
+                write(f"{stage}/reconstructions", pairs, trainer.global_step)
+                grid = make_grid(samples, nrow=len(x) // 2 or 1, pad_value=0.5)
+                write(f"{stage}/samples", grid, trainer.global_step)
+
+
+def averaged_model(trainer: L.Trainer, pl_module: L.LightningModule) -> Hierarchy:
+    """The model that validation uses: with averaged weights where they are kept."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage) and callback.averaged is not None:
+            pl_module = callback.averaged  # type: ignore[assignment]
+    assert isinstance(pl_module, HierarchicalVAE)
+    return pl_module.model
+
+
+@torch.no_grad()
+def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals, the decoder's mean for one posterior sample, and ``samples`` means from the prior.
+
+    Each ``(n, C, H, W)`` on the CPU. The model is in eval mode meanwhile, then as it was.
+    """
+    was_training = model.training
+    model.eval()
+    reconstructions = model.likelihood.mean(model.infer(x).params[0])
+    generated = model.likelihood.mean(model.generate(samples).params)
+    model.train(was_training)
+    return x.cpu(), reconstructions.cpu(), generated.cpu()
+
+
+class Dashboards(Callback):
+    """TensorBoard's HParams row of the run, and one custom chart with the rates of all its levels.
+
+    Args:
+        hparams: Settings of the run by name: numbers, words, booleans.
+    """
+
+    def __init__(self, hparams: dict[str, Any]) -> None:
+        self.hparams = hparams
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                for summary in hparams_summary(self.hparams, dict.fromkeys(HPARAM_METRICS, 0)):
+                    writer.file_writer.add_summary(summary)
+                writer.add_custom_scalars(
+                    {
+                        "Levels": {  # one pattern a chart: rate/z1 alone would match z10, too
+                            f"{stage}: rate of each level (nats)": ["Multiline", [rf"^{stage}/rate/z\d+$"]]
+                            for stage in ("train", "val")
+                        },
+                        "ELBO and its parts": {
+                            f"{stage} (nats)": [
+                                "Multiline",
+                                [rf"^{stage}/(elbo|rate|distortion)$"],
+                            ]
+                            for stage in ("train", "val")
+                        },
+                    }
+                )

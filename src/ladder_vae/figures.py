@@ -1,0 +1,153 @@
+"""Arrays to pictures. Nothing here knows a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+matplotlib.use("Agg")
+DPI = 110
+GAP = 2  # pixels between images of a strip
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot against depth.
+
+    Args:
+        label: What distinguishes it.
+        x: Numbers of levels, ascending.
+        mean: A value per x.
+        std: Standard deviation over seeds per x; zero for a single run.
+    """
+
+    label: str
+    x: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def strip(images: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 ``(n, H, W)`` in rows of ``columns``, separated by grey lines, as one ``(H', W')``."""
+    n, h, w = images.shape
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP), 128, np.uint8)
+    for i, image in enumerate(images):
+        r, c = divmod(i, columns)
+        canvas[r * (h + GAP) : r * (h + GAP) + h, c * (w + GAP) : c * (w + GAP) + w] = image
+    return canvas
+
+
+def save_strips(path: Path, rows: Mapping[str, np.ndarray], *, columns: int, title: str) -> None:
+    """Labelled strips of images below each other.
+
+    Args:
+        path: PNG to write.
+        rows: Label to images, uint8 ``(n, H, W)``.
+        columns: Images a row.
+        title: What is to be seen.
+    """
+    strips = {label: strip(images, columns) for label, images in rows.items()}
+    heights = [s.shape[0] / s.shape[1] for s in strips.values()]
+    width, margin = 7.0, 1.6  # inches: images, labels
+    figure = Figure(figsize=(width + margin, width * sum(heights) + 0.15 * len(strips) + 0.5), dpi=DPI)
+    axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (label, image) in zip(axes, strips.items(), strict=True):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def save_run(directory: Path, images: Mapping[str, np.ndarray]) -> None:
+    """``reconstructions.png`` and ``samples.png`` of one run, from its ``images.npz``."""
+    columns = len(images["originals"])
+    save_strips(
+        directory / "reconstructions.png",
+        {"test image": images["originals"], "reconstruction": images["reconstructions"]},
+        columns=columns,
+        title="Binarized test images, and the decoder's mean for one posterior sample",
+    )
+    save_strips(
+        directory / "samples.png",
+        {"prior samples": images["samples"]},
+        columns=columns,
+        title="The decoder's mean for latents from the prior",
+    )
+
+
+def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> None:
+    """One panel a metric, each against the number of levels, with error bars over seeds.
+
+    Args:
+        path: PNG to write.
+        panels: Axis label (metric and unit) to its series.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.1 * columns, 3.1 * rows), dpi=DPI)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (label, series) in zip(grid, panels.items(), strict=False):
+        for line in series:
+            ax.errorbar(line.x, line.mean, yerr=line.std, marker="o", capsize=3, label=line.label)
+        _depth_axis(ax, sorted({x for line in series for x in line.x}))
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.3)
+    for ax in grid[len(panels) :]:
+        ax.set_visible(False)
+    if any(len(series) > 1 for series in panels.values()):
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.set_layout_engine("constrained")
+    _save(figure, path)
+
+
+def save_rates(path: Path, rates: Mapping[str, Sequence[float]]) -> None:
+    """Stacked bars: how the total rate of each model splits over its levels.
+
+    Args:
+        path: PNG to write.
+        rates: Label of a model to its rates in nats, z_1 first.
+    """
+    deepest = max(len(r) for r in rates.values())
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, deepest))
+    figure = Figure(figsize=(max(5.0, 1.1 * len(rates) + 2.2), 3.8), dpi=DPI)
+    ax = figure.subplots()
+    bottom = np.zeros(len(rates))
+    for level in range(deepest):
+        values = np.array([r[level] if level < len(r) else 0.0 for r in rates.values()])
+        ax.bar(range(len(rates)), values, bottom=bottom, color=colors[level], label=f"z{level + 1}")
+        for i, (value, base) in enumerate(zip(values, bottom, strict=True)):
+            if value > 0.06 * max(sum(r) for r in rates.values()):
+                color = "white" if level < deepest * 0.6 else "black"
+                ax.text(i, base + value / 2, f"{value:.1f}", ha="center", va="center", color=color)
+        bottom += values
+    ax.set_xticks(range(len(rates)), list(rates), rotation=0 if len(rates) < 8 else 45)
+    ax.set_ylabel("rate (nats)")
+    ax.set_title("What each level adds to the rate; z1 is next to the image", fontsize=10)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=-(-deepest // 16))
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
+    ax.set_xlabel("latent levels")
+    if len(depths) <= 8:
+        ax.set_xticks(depths)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

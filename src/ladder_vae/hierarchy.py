@@ -1,0 +1,286 @@
+"""The interface of every model: ``infer`` an image's latents, ``generate`` images from the top.
+
+Levels are numbered from the data up: index 0 is z_1, next to the image; index L - 1 is z_L, the top.
+A model is a stack of *rungs*. A rung knows what its level is conditioned on; the walk from the top
+down to the image is written once, here, and serves inference of both pathways and generation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ladder_vae.gaussian import Gaussian
+from ladder_vae.likelihood import Bernoulli, Likelihood
+
+ImageShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One latent level under the posterior.
+
+    Args:
+        z: The sample, ``(K, B, *event)``.
+        q: The Gaussian it was drawn from.
+        p: The Gaussian of the generative model it stands under.
+        closed_form: Whether ``p`` is conditioned on nothing but variables drawn *before* ``z``. Only
+            then is KL(q || p) the level's rate: otherwise ``p`` itself depends on ``z``.
+    """
+
+    z: Tensor
+    q: Gaussian
+    p: Gaussian
+    closed_form: bool = True
+
+    def rate(self, *, monte_carlo: bool = False) -> Tensor:
+        """KL(q || p) where ``closed_form`` allows it, else log q(z) - log p(z); nats, ``(K, B)``.
+
+        A Monte Carlo rate may be negative for a single draw; its mean may not.
+        """
+        if self.closed_form and not monte_carlo:
+            return self.q.kl(self.p)
+        return self.q.log_prob(self.z) - self.p.log_prob(self.z)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a model says of ``B`` images from ``K`` posterior samples each.
+
+    Args:
+        levels: ``levels[0]`` is z_1.
+        params: Decoder output, ``(K, B, C, H, W)``; logits for Bernoulli pixels.
+        log_px: log p(x | z), nats per image, ``(K, B)``.
+    """
+
+    levels: tuple[Level, ...]
+    params: Tensor
+    log_px: Tensor
+
+    def rates(self, *, monte_carlo: bool = False) -> Tensor:
+        """Rate of each level, nats, ``(L, K, B)``. Summed over levels and added to ``-log_px``: -ELBO."""
+        return torch.stack(
+            [level.rate(monte_carlo=monte_carlo).expand_as(self.log_px) for level in self.levels]
+        )
+
+    def log_weights(self) -> Tensor:
+        """Importance log-weights log p(x, z) - log q(z | x), nats, ``(K, B)``."""
+        return self.log_px - self.rates(monte_carlo=True).sum(0)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Images from the prior, and the latents that they came from.
+
+    Args:
+        params: Decoder output, ``(n, C, H, W)``; logits for Bernoulli pixels.
+        z: Sample of each level, ``(n, *event)``.
+        p: Prior that each level's sample stands under.
+    """
+
+    params: Tensor
+    z: tuple[Tensor, ...]
+    p: tuple[Gaussian, ...]
+
+
+class Rung(nn.Module, ABC):
+    """One level: what its prior and posterior are, and what it hands to the level below.
+
+    ``state`` is all that the level sees of the levels above; at the top it is ``None``.
+    """
+
+    event_shape: tuple[int, ...]
+
+    @abstractmethod
+    def prior(self, state: Any, like: Tensor) -> Gaussian:
+        """p(z_l | z_>l), parameters ``(*lead, *event)``; ``like`` lends device and dtype at the top."""
+
+    def posterior(self, evidence: Any, state: Any, p: Gaussian) -> Gaussian:
+        """q(z_l | x, z_>l) of top-down inference, given the level's bottom-up evidence."""
+        raise TypeError(f"{type(self).__name__} has no top-down posterior")
+
+    def descend(self, state: Any, z: Tensor) -> Any:
+        """State for the level below. In a Markov hierarchy: the sample, and nothing else."""
+        return z
+
+
+class Hierarchy(nn.Module, ABC):
+    """A hierarchical VAE: rungs (index 0 next to the data), a decoder, a likelihood.
+
+    Args:
+        rungs: One per level, from the data up.
+        decoder: State below z_1, ``(*lead, ...)``, to the parameters of p(x | z), ``(*lead, C, H, W)``.
+        likelihood: p(x | z).
+    """
+
+    #: Whether every level's rate is a closed-form KL, hence never negative.
+    closed_form_rates: bool
+
+    def __init__(
+        self, rungs: Sequence[Rung], decoder: nn.Module, likelihood: Likelihood | None = None
+    ) -> None:
+        super().__init__()
+        self.rungs = nn.ModuleList(rungs)
+        self.decoder = decoder
+        self.likelihood: Likelihood = likelihood or Bernoulli()
+
+    @property
+    def num_layers(self) -> int:
+        """Number of latent levels L."""
+        return len(self.rungs)
+
+    @property
+    def event_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of one image's latent on each level."""
+        return tuple(rung.event_shape for rung in self._rungs())
+
+    @abstractmethod
+    def infer(
+        self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None
+    ) -> Inference:
+        """Draw the latents of images from the posterior.
+
+        Args:
+            x: Images ``(B, C, H, W)`` with binarized values in {0, 1}.
+            num_samples: Draws K per image.
+            noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
+                (see :meth:`draw_noise`).
+        """
+
+    @torch.no_grad()
+    def generate(
+        self,
+        n: int,
+        *,
+        hold: Mapping[int, Tensor] | None = None,
+        temperature: Mapping[int, float] | None = None,
+        noise: Mapping[int, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Generation:
+        """Walk the prior from the top down to ``n`` images. Meant for a model in eval mode.
+
+        Args:
+            n: Number of images.
+            hold: Levels whose latent is given, level -> z ``(n, *event)``; none is drawn there.
+            temperature: Factor on the prior's standard deviation, level -> t (default 1).
+            noise: Levels whose innovation (z - mu_p) / sigma_p is given, level -> e ``(n, *event)``.
+            generator: Source of the remaining innovations (default: torch's global one).
+
+        Raises:
+            ValueError: If a level does not exist.
+        """
+        hold, temperature, noise = hold or {}, temperature or {}, noise or {}
+        for level in {*hold, *temperature, *noise}:
+            if not 0 <= level < self.num_layers:
+                raise ValueError(
+                    f"level {level} does not exist: levels are 0 to {self.num_layers - 1}"
+                )
+        like = next(self.parameters())
+        fresh = [e[0] for e in self.draw_noise(1, n, like=like, generator=generator)]
+
+        def choose(level: int, state: Any, p: Gaussian) -> Tensor:
+            if level in hold:
+                return hold[level]
+            return p.mean + temperature.get(level, 1.0) * p.std * noise.get(level, fresh[level])
+
+        params, walked = self._walk(choose, like)
+        z, p = zip(*walked, strict=True)
+        return Generation(params, z, p)
+
+    def draw_noise(
+        self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Standard-normal noise of each level, ``(K, B, *event)``, on the device and in the dtype of ``like``."""
+        return [
+            torch.randn(
+                (num_samples, batch, *event),
+                generator=generator,
+                device=like.device,
+                dtype=like.dtype,
+            )
+            for event in self.event_shapes
+        ]
+
+    def _rungs(self) -> list[Rung]:
+        return list(self.rungs)  # type: ignore[arg-type]
+
+    def _walk(
+        self, choose: Callable[[int, Any, Gaussian], Tensor], like: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Gaussian]]]:
+        """From the top to the image: at each level form the prior, let ``choose`` name z, descend.
+
+        Returns:
+            The decoder's output, and (z, p) of each level, index 0 next to the data.
+        """
+        state = None
+        walked: list[tuple[Tensor, Gaussian]] = []
+        for level in reversed(range(self.num_layers)):
+            rung = self._rungs()[level]
+            p = rung.prior(state, like)
+            z = choose(level, state, p)
+            state = rung.descend(state, z)
+            walked.append((z, p))
+        return self.decoder(state), walked[::-1]
+
+
+class TopDown(Hierarchy):
+    """q(z | x) = q(z_L | x) prod_l q(z_l | z_>l, x): inference takes the generative model's own path."""
+
+    closed_form_rates = True
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Sequence[Any]:
+        """Bottom-up evidence of each level; computed once an image, however many samples follow."""
+
+    def infer(
+        self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None
+    ) -> Inference:
+        eps = noise or self.draw_noise(num_samples, len(x), like=x)
+        evidence = self.encode(x)
+        posteriors: dict[int, Gaussian] = {}
+
+        def choose(level: int, state: Any, p: Gaussian) -> Tensor:
+            posteriors[level] = self._rungs()[level].posterior(evidence[level], state, p)
+            return posteriors[level].rsample(eps[level])
+
+        params, walked = self._walk(choose, x)
+        levels = tuple(Level(z, posteriors[level], p) for level, (z, p) in enumerate(walked))
+        return Inference(levels, params, self.likelihood.log_prob(params, x))
+
+
+class BottomUp(Hierarchy):
+    """q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1}): inference runs against the generative path.
+
+    Only the top level's prior is conditioned on nothing that is drawn later, so only its rate is a
+    closed-form KL; below, the rate is log q(z_l | z_{l-1}) - log p(z_l | z_{l+1}).
+    """
+
+    closed_form_rates = False
+
+    @abstractmethod
+    def recognize(self, level: int, below: Tensor) -> Gaussian:
+        """q(z_1 | x) for level 0, from ``x``; q(z_l | z_{l-1}) above, from the sample below."""
+
+    def infer(
+        self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None
+    ) -> Inference:
+        eps = noise or self.draw_noise(num_samples, len(x), like=x)
+        samples: list[Tensor] = []
+        posteriors: list[Gaussian] = []
+        below = x
+        for level in range(self.num_layers):
+            posteriors.append(self.recognize(level, below))
+            below = posteriors[level].rsample(eps[level])
+            samples.append(below)
+
+        params, walked = self._walk(lambda level, state, p: samples[level], x)
+        levels = tuple(
+            Level(z, q, p, closed_form=level == self.num_layers - 1)
+            for level, ((z, p), q) in enumerate(zip(walked, posteriors, strict=True))
+        )
+        return Inference(levels, params, self.likelihood.log_prob(params, x))

@@ -1,0 +1,7 @@
+"""One file per inference pathway. A class listed here can be named in a config."""
+
+from ladder_vae.models.bottom_up import BottomUpVAE
+from ladder_vae.models.ladder import LadderVAE
+from ladder_vae.models.textbook import TextbookVAE
+
+__all__ = ["BottomUpVAE", "LadderVAE", "TextbookVAE"]

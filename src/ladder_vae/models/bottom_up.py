@@ -1,0 +1,61 @@
+"""The hierarchical VAE that the Ladder VAE was compared with: the same sizes, inferred bottom-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from ladder_vae.gaussian import Gaussian
+from ladder_vae.hierarchy import BottomUp
+from ladder_vae.models.markov import MarkovRung, mirrored_decoder, mirrored_priors
+from ladder_vae.models.sizes import image_shape, level_sizes
+from ladder_vae.nets import MLP, SoftplusHead
+
+
+class BottomUpVAE(BottomUp):
+    """q(z_1 | x) and q(z_l | z_{l-1}) = N(MLP(z_{l-1})): every level reads the sample below it.
+
+    The generative model and all sizes are those of :class:`~ladder_vae.models.LadderVAE`; with one
+    level the two are the same model, name by name. The "VAE" rows of Sønderby et al. 2016.
+
+    Args:
+        input_shape: Image shape (C, H, W).
+        num_layers: Latent levels L, 1 to 32; enough by itself.
+        latent_sizes: Latents per level from the data up (default ``max(64 >> l, 4)``).
+        hidden_sizes: MLP width per level (default ``max(512 >> l, 32)``).
+        batch_norm: Whether MLP layers are batch-normalized.
+
+    Raises:
+        ValueError: If sizes do not fit the depth.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_layers: int = 5,
+        latent_sizes: Sequence[int] | None = None,
+        hidden_sizes: Sequence[int] | None = None,
+        batch_norm: bool = True,
+    ) -> None:
+        image = image_shape(input_shape)
+        latents = level_sizes("latent", latent_sizes, lambda level: max(64 >> level, 4), num_layers)
+        hidden = level_sizes("hidden", hidden_sizes, lambda level: max(512 >> level, 32), num_layers)
+        priors = mirrored_priors(latents, hidden, batch_norm=batch_norm)
+        super().__init__(
+            [MarkovRung(size, net) for size, net in zip(latents, priors, strict=True)],
+            mirrored_decoder(latents[0], hidden[0], image, batch_norm=batch_norm),
+        )
+        self.encoder = nn.ModuleList(
+            MLP(below, width, batch_norm=batch_norm)
+            for (below, _), width in zip(pairwise([math.prod(image), *latents]), hidden, strict=True)
+        )
+        self.evidence = nn.ModuleList(
+            SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)
+        )
+
+    def recognize(self, level: int, below: Tensor) -> Gaussian:
+        below = below.flatten(1) if level == 0 else below
+        return self.evidence[level](self.encoder[level](below))

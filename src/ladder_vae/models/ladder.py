@@ -1,0 +1,79 @@
+"""The Ladder VAE of Sønderby et al. 2016, "Ladder Variational Autoencoders", arXiv 1602.02282."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from ladder_vae.gaussian import Gaussian, product
+from ladder_vae.hierarchy import TopDown
+from ladder_vae.models.markov import MarkovRung, mirrored_decoder, mirrored_priors
+from ladder_vae.models.sizes import image_shape, level_sizes
+from ladder_vae.nets import MLP, SoftplusHead
+
+
+class LadderRung(MarkovRung):
+    """The posterior is the precision-weighted product of bottom-up evidence and top-down prior."""
+
+    def posterior(self, evidence: Gaussian, state: Tensor | None, p: Gaussian) -> Gaussian:
+        # The top level stays unmerged, as published: N(0, I) is a prior, not evidence.
+        return evidence if state is None else product(evidence, p)
+
+
+class LadderVAE(TopDown):
+    r"""q(z_l | x, z_>l): the product of bottom-up evidence and top-down prior.
+
+    Upward, deterministic: $d_l = MLP(d_{l-1})$ with $d_0 = x$, evidence $N(m_l(d_l), s_l^2(d_l))$.
+    Downward: $p(z_l | z_{l+1}) = N(\mu_p, \sigma_p^2)$ from $MLP(z_{l+1})$, whose width mirrors
+    the MLP that leads up to level l+1. Variances are softplus.
+
+    Args:
+        input_shape: Image shape (C, H, W).
+        num_layers: Latent levels L, 1 to 32; enough by itself.
+        latent_sizes: Latents per level from the data up (default ``max(64 >> l, 4)``).
+        hidden_sizes: MLP width per level (default ``max(512 >> l, 32)``).
+        batch_norm: Whether MLP layers are batch-normalized.
+
+    Raises:
+        ValueError: If sizes do not fit the depth.
+
+    Example:
+        >>> model = LadderVAE((1, 28, 28), num_layers=3)
+        >>> model.event_shapes
+        ((64,), (32,), (16,))
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_layers: int = 5,
+        latent_sizes: Sequence[int] | None = None,
+        hidden_sizes: Sequence[int] | None = None,
+        batch_norm: bool = True,
+    ) -> None:
+        image = image_shape(input_shape)
+        latents = level_sizes("latent", latent_sizes, lambda level: max(64 >> level, 4), num_layers)
+        hidden = level_sizes("hidden", hidden_sizes, lambda level: max(512 >> level, 32), num_layers)
+        priors = mirrored_priors(latents, hidden, batch_norm=batch_norm)
+        super().__init__(
+            [LadderRung(size, net) for size, net in zip(latents, priors, strict=True)],
+            mirrored_decoder(latents[0], hidden[0], image, batch_norm=batch_norm),
+        )
+        self.encoder = nn.ModuleList(
+            MLP(below, width, batch_norm=batch_norm)
+            for below, width in pairwise([math.prod(image), *hidden])
+        )
+        self.evidence = nn.ModuleList(
+            SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)
+        )
+
+    def encode(self, x: Tensor) -> list[Gaussian]:
+        d = x.flatten(1)  # (B, pixels)
+        evidence = []
+        for mlp, head in zip(self.encoder, self.evidence, strict=True):
+            d = mlp(d)  # (B, hidden of the level)
+            evidence.append(head(d))
+        return evidence

@@ -1,0 +1,39 @@
+"""Shapes of a model, from the number of levels alone or from lists given outright."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ladder_vae.hierarchy import ImageShape
+
+MAX_LAYERS = 32
+
+
+def image_shape(input_shape: Sequence[int]) -> ImageShape:
+    """``input_shape`` as (C, H, W). Raises ValueError if it is not three positive numbers."""
+    shape = tuple(int(size) for size in input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"input_shape must be (C, H, W), got {list(shape)}")
+    return shape
+
+
+def level_sizes(
+    kind: str, given: Sequence[int] | None, default: Callable[[int], int], num_layers: int
+) -> list[int]:
+    """Sizes of levels l = 0, 1, ... counted from the data: ``given`` outright, or ``default(l)``.
+
+    Raises:
+        ValueError: If the depth is not 1 to 32, the list does not fit it, or a size is not positive.
+    """
+    if not 1 <= num_layers <= MAX_LAYERS:
+        raise ValueError(f"num_layers={num_layers} is not between 1 and {MAX_LAYERS}")
+    if given is None:
+        return [default(level) for level in range(num_layers)]
+    sizes = [int(size) for size in given]
+    if len(sizes) != num_layers:
+        raise ValueError(
+            f"num_layers={num_layers} needs {num_layers} {kind} sizes, got {len(sizes)}: {sizes}"
+        )
+    if min(sizes) < 1:
+        raise ValueError(f"{kind} sizes must be at least 1, got {sizes}")
+    return sizes

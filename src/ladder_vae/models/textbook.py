@@ -1,0 +1,79 @@
+"""The textbook hierarchical VAE: top-down inference by concatenation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ladder_vae.gaussian import Gaussian
+from ladder_vae.hierarchy import TopDown
+from ladder_vae.models.markov import MarkovRung
+from ladder_vae.models.sizes import image_shape, level_sizes
+from ladder_vae.nets import ImageDecoder, LogVarHead
+
+
+class ConcatRung(MarkovRung):
+    """q(z_l | x, z_{l+1}) = N(Linear([h_l, z_{l+1}])); at the top N(Linear(h_L))."""
+
+    def __init__(self, hidden: int, latents: int, above: int | None) -> None:
+        super().__init__(latents, None if above is None else LogVarHead(above, latents))
+        self.posterior_net = LogVarHead(hidden + (above or 0), latents)
+
+    def posterior(self, evidence: Tensor, state: Tensor | None, p: Gaussian) -> Gaussian:
+        if state is None:
+            return self.posterior_net(evidence)
+        h = evidence.expand(*state.shape[:-1], -1)  # (K, B, hidden)
+        return self.posterior_net(torch.cat([h, state], dim=-1))
+
+
+class TextbookVAE(TopDown):
+    r"""Bottom-up $h_l = ReLU(Linear(h_{l-1}))$ from x; q reads $[h_l, z_{l+1}]$, p reads $z_{l+1}$.
+
+    All Gaussians have linear means and linear log-variances; the decoder has two hidden ReLU layers.
+
+    Args:
+        input_shape: Image shape (C, H, W).
+        num_layers: Latent levels L, 1 to 32; enough by itself.
+        latent_sizes: Latents per level from the data up (default ``max(32 >> l, 4)``).
+        hidden_sizes: Width of h per level (default 256; the first is the decoder's width, too).
+
+    Raises:
+        ValueError: If sizes do not fit the depth.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_layers: int = 5,
+        latent_sizes: Sequence[int] | None = None,
+        hidden_sizes: Sequence[int] | None = None,
+    ) -> None:
+        image = image_shape(input_shape)
+        latents = level_sizes("latent", latent_sizes, lambda level: max(32 >> level, 4), num_layers)
+        hidden = level_sizes("hidden", hidden_sizes, lambda level: 256, num_layers)
+        width = hidden[0]
+        body = nn.Sequential(
+            nn.Linear(latents[0], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+        )
+        super().__init__(
+            [
+                ConcatRung(h, size, above)
+                for h, size, above in zip(hidden, latents, [*latents[1:], None], strict=True)
+            ],
+            ImageDecoder(body, width, image),
+        )
+        self.encoder = nn.ModuleList(
+            nn.Linear(below, above) for below, above in pairwise([math.prod(image), *hidden])
+        )
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        h = x.flatten(1)  # (B, pixels)
+        features = []
+        for layer in self.encoder:
+            h = torch.relu(layer(h))  # (B, hidden of the level)
+            features.append(h)
+        return features

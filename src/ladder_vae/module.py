@@ -1,0 +1,168 @@
+"""The LightningModule: steps, logging, optimizer. The mathematics lives in objective and hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanSquaredError, Metric
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+
+from ladder_vae.errors import UserError
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.objective import Elbo, Objective, elbo
+from ladder_vae.randomness import stream_seed
+
+STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
+
+
+class HierarchicalVAE(L.LightningModule):
+    """Trains any :class:`~ladder_vae.hierarchy.Hierarchy`.
+
+    Args:
+        model: The hierarchy.
+        objective: What training minimizes.
+        optimizer: Called with the parameters.
+        scheduler: Called with ``(optimizer, total_steps=N)`` and stepped every step; None: constant.
+        seed: Seed of the latent noise. Every epoch reseeds from (seed, epoch), so that a run resumed
+            at an epoch boundary is the run that was never stopped.
+
+    Raises:
+        UserError: If free bits are asked of a model whose rates may be negative.
+    """
+
+    def __init__(
+        self,
+        model: Hierarchy,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if objective.free_bits > 0 and not model.closed_form_rates:
+            raise UserError(
+                f"objective.free_bits={objective.free_bits} needs rates that cannot be negative, which "
+                f"{type(model).__name__} does not have below its top level; set objective.free_bits=0"
+            )
+        self.model = model
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.seed = seed
+        self._recent: list[Tensor] = []  # (1 + L,) distortion and rates of the steps since last read
+        self.test_mse = MeanSquaredError()
+        self.test_ssim: Metric | None = None
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_scheduler(optimizer, total_steps=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
+
+    def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
+        steps = int(self.trainer.num_training_batches)
+        beta = self.objective.beta(self.current_epoch + batch_idx / steps)
+        terms = elbo(self.model.infer(x), monte_carlo=self.objective.monte_carlo_rates)
+        loss = self.objective.loss(terms, beta)
+        self._recent.append(torch.cat([terms.distortion[None], terms.rates]).detach())
+        if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
+            self._read_recent(beta)
+        return loss
+
+    def _read_recent(self, beta: float) -> None:
+        """Bring the values of the last steps to the host: check that they are finite, log their means."""
+        values = torch.stack(self._recent).cpu()  # (steps, 1 + L)
+        self._recent.clear()
+        if not values.isfinite().all():
+            first = int((~values.isfinite()).any(1).nonzero()[0])
+            step = self.global_step + 1 - len(values) + first  # zero-based, this step is not counted yet
+            raise _diverged(f"at step {step}", values[first])
+        terms = Elbo(values[:, 0].mean(), values[:, 1:].mean(0))
+        metrics = named_terms("train", terms)
+        metrics["train/loss"] = self.objective.loss(terms, beta)
+        metrics["train/beta"] = beta
+        metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.loggers:
+            logger.log_metrics({name: float(value) for name, value in metrics.items()}, self.global_step)
+        self.log("elbo", terms.elbo, prog_bar=True, logger=False)
+
+    def on_validation_epoch_start(self) -> None:
+        # The next training epoch reseeds; here every epoch and run gets the same noise.
+        torch.manual_seed(stream_seed(self.seed, "val"))
+
+    def validation_step(self, x: Tensor, batch_idx: int) -> None:
+        terms = elbo(self.model.infer(x))
+        values = torch.cat([terms.distortion[None], terms.rates])
+        if not values.isfinite().all():
+            raise _diverged(f"in validation after step {self.global_step}", values)
+        self.log_dict(named_terms("val", terms), batch_size=len(x))
+        self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
+
+    def on_train_epoch_end(self) -> None:
+        # A checkpoint follows. The loss was finite, but the last step may have broken the weights.
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise UserError(
+                    f"the weights {name} are no longer finite after step {self.global_step}; {REMEDY}"
+                )
+
+    def on_test_start(self) -> None:
+        self.test_mse.reset()
+        self.test_ssim = _ssim(self.trainer.datamodule.image_shape).to(self.device)  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self) -> None:
+        torch.manual_seed(stream_seed(self.seed, "test"))
+
+    def test_step(self, x: Tensor, batch_idx: int) -> None:
+        inference = self.model.infer(x)
+        self.log_dict(named_terms("test", elbo(inference)), batch_size=len(x))
+        mean = self.model.likelihood.mean(inference.params[0])  # (B, C, H, W)
+        self.test_mse.update(mean.reshape(-1), x.reshape(-1))
+        assert self.test_ssim is not None
+        self.test_ssim.update(mean, x)
+
+    def on_test_epoch_end(self) -> None:
+        assert self.test_ssim is not None
+        self.log_dict({"test/mse": self.test_mse.compute(), "test/ssim": self.test_ssim.compute()})
+
+
+REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
+
+
+def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:
+    """Metrics by the names that TensorBoard, ``metrics.json`` and the report share."""
+    return {
+        f"{stage}/elbo": terms.elbo,
+        f"{stage}/rate": terms.rate,
+        f"{stage}/distortion": terms.distortion,
+        **{f"{stage}/rate/z{level}": rate for level, rate in enumerate(terms.rates, start=1)},
+    }
+
+
+def _diverged(where: str, values: Tensor) -> UserError:
+    names = ["the distortion", *(f"the rate of z{level}" for level in range(1, len(values)))]
+    broken = [name for name, value in zip(names, values, strict=True) if not value.isfinite()]
+    return UserError(f"the loss is not finite {where}: {', '.join(broken)}; {REMEDY}")
+
+
+def _ssim(image_shape: tuple[int, int, int]) -> Metric:
+    """SSIM with its usual Gaussian window, or a uniform one that fits images smaller than that."""
+    smallest = min(image_shape[1:])
+    if smallest >= 11:  # pixels: the window of the default sigma of 1.5
+        return StructuralSimilarityIndexMeasure(data_range=1.0)
+    window = smallest if smallest % 2 else smallest - 1
+    return StructuralSimilarityIndexMeasure(data_range=1.0, gaussian_kernel=False, kernel_size=max(window, 1))

@@ -1,0 +1,66 @@
+"""Deterministic building blocks. Leading axes are free: a net maps ``(*, in)`` to ``(*, out)``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladder_vae.gaussian import Gaussian, full_precision
+
+# A floor under softplus variances: exp underflows below about -88 in float32, log(0) would follow.
+MIN_VARIANCE = 1e-6
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalization over all leading axes at once: ``(*, features)``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(0, -2)).view_as(input)
+
+
+class MLP(nn.Sequential):
+    """Two dense layers of ``hidden`` units, each with batch norm and leaky ReLU of slope 0.1.
+
+    The deterministic block of the Ladder VAE (Sønderby et al. 2016, arXiv 1602.02282).
+    A layer that is normalized needs no bias of its own.
+    """
+
+    def __init__(self, in_features: int, hidden: int, *, batch_norm: bool = True) -> None:
+        layers: list[nn.Module] = []
+        for width in (in_features, hidden):
+            layers.append(nn.Linear(width, hidden, bias=not batch_norm))
+            if batch_norm:
+                layers.append(BatchNorm(hidden))
+            layers.append(nn.LeakyReLU(0.1))
+        super().__init__(*layers)
+
+
+class LogVarHead(nn.Linear):
+    """Features ``(*, in)`` to a Gaussian whose log-variance is linear in them."""
+
+    def __init__(self, in_features: int, latents: int) -> None:
+        super().__init__(in_features, 2 * latents)  # rows: means first, then log-variances
+
+    def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]
+        mean, log_var = super().forward(input).chunk(2, dim=-1)
+        return Gaussian(mean, log_var)
+
+
+class SoftplusHead(nn.Linear):
+    """Features ``(*, in)`` to a Gaussian whose *variance* is the softplus of a linear map."""
+
+    def __init__(self, in_features: int, latents: int) -> None:
+        super().__init__(in_features, 2 * latents)  # rows: means first, then pre-softplus variances
+
+    def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]
+        mean, raw = full_precision(super().forward(input)).chunk(2, dim=-1)
+        return Gaussian(mean, torch.log(F.softplus(raw) + MIN_VARIANCE))
+
+
+class ImageDecoder(nn.Sequential):
+    """A body that maps ``(*, in)`` to ``(*, width)``, then one linear layer to pixels ``(*, C, H, W)``."""
+
+    def __init__(self, body: nn.Module, width: int, image_shape: tuple[int, int, int]) -> None:
+        pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        super().__init__(body, nn.Linear(width, pixels), nn.Unflatten(-1, image_shape))

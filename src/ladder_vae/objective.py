@@ -1,0 +1,77 @@
+"""The evidence lower bound and what training minimizes in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ladder_vae.hierarchy import Inference
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """The ELBO of a batch and its parts, all in nats per image, means over images and samples.
+
+    Args:
+        distortion: -E_q[log p(x | z)], shape ``()``.
+        rates: Rate of each level, ``(L,)``; index 0 is z_1.
+    """
+
+    distortion: Tensor
+    rates: Tensor
+
+    @property
+    def rate(self) -> Tensor:
+        """Total rate, shape ``()``."""
+        return self.rates.sum()
+
+    @property
+    def elbo(self) -> Tensor:
+        """-(rate + distortion), shape ``()``; higher is better."""
+        return -(self.rate + self.distortion)
+
+
+def elbo(inference: Inference, *, monte_carlo: bool = False) -> Elbo:
+    """Batch means of distortion and rates; ``monte_carlo`` replaces closed-form rates by log q - log p."""
+    rates = inference.rates(monte_carlo=monte_carlo)  # (L, K, B)
+    return Elbo(-inference.log_px.mean(), rates.mean((1, 2)))
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""Loss $= D + \sum_l \beta \max(\lambda, R_l)$ with warm-up of beta and free bits.
+
+    D is the distortion and R_l the batch mean of a level's rate. With beta = 1 and lambda = 0 the
+    loss is minus the ELBO.
+
+    Args:
+        beta_warmup_epochs: Epochs over which beta grows linearly from 0 to 1 (0: beta is 1).
+        free_bits: lambda, nats per level below which a rate costs nothing more
+            (Kingma et al. 2016, arXiv 1606.04934).
+        monte_carlo_rates: Train on log q - log p of the sample instead of the closed-form KL.
+
+    Raises:
+        ValueError: If a number is negative.
+    """
+
+    beta_warmup_epochs: float = 0.0
+    free_bits: float = 0.0
+    monte_carlo_rates: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("beta_warmup_epochs", "free_bits"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    def beta(self, epochs_done: float) -> float:
+        """Weight of the rates after ``epochs_done`` epochs; fractions count."""
+        if self.beta_warmup_epochs == 0:
+            return 1.0
+        return min(1.0, epochs_done / self.beta_warmup_epochs)
+
+    def loss(self, terms: Elbo, beta: float) -> Tensor:
+        """What training minimizes, shape ``()``."""
+        # Without free bits nothing is clamped: a Monte Carlo rate may pass below zero.
+        rates = terms.rates.clamp(min=self.free_bits) if self.free_bits > 0 else terms.rates
+        return terms.distortion + beta * rates.sum()

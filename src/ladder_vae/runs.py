@@ -1,0 +1,199 @@
+"""A run directory: written by training, opened by everything else.
+
+    config.yaml                resolved, plain YAML: rebuilds the model with nothing else
+    checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
+    status.json                running, finished, interrupted or failed, and why
+    metrics.json               flat, name to number; written when the run has finished
+    images.npz                 test images, their reconstructions, prior samples
+    figures/                   the same as pictures
+    events.out.tfevents.*      TensorBoard
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+import ladder_vae.models
+from ladder_vae.errors import UserError
+from ladder_vae.hierarchy import Hierarchy
+
+CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
+MODELS_PREFIX = "ladder_vae.models."
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left behind, read without building anything.
+
+    Args:
+        path: The run directory.
+        config: Its ``config.yaml``.
+        status: ``finished``, ``running``, ``interrupted`` or ``failed``.
+        message: Why it failed, else empty.
+        metrics: Its ``metrics.json``; empty unless finished.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    status: str
+    message: str
+    metrics: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the metrics are final."""
+        return self.status == "finished"
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's class."""
+        return str(self.config["model"].get("_target_", "?")).rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model: in eval mode, on the CPU, with the averaged weights where the run kept them."""
+
+    model: Hierarchy
+    config: dict[str, Any]
+    path: Path
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run directory."""
+    return (path / CONFIG).is_file() and (path / STATUS).is_file()
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write ``config.yaml``: plain values only."""
+    _write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def write_status(path: Path, status: str, message: str = "") -> None:
+    """Write ``status.json``."""
+    _write_text(path / STATUS, json.dumps({"status": status, "message": message}) + "\n")
+
+
+def write_metrics(path: Path, metrics: dict[str, float]) -> None:
+    """Write ``metrics.json``."""
+    _write_text(path / METRICS, json.dumps(metrics, indent=2) + "\n")
+
+
+def write_images(path: Path, **images: torch.Tensor) -> None:
+    """Write ``images.npz``: intensities in [0, 1], ``(n, C, H, W)``, as bytes ``(n, H, W)``."""
+    np.savez_compressed(
+        path / IMAGES,
+        **{name: (value[:, 0] * 255).round().byte().numpy() for name, value in images.items()},
+    )
+
+
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of ``images.npz``, uint8 ``(n, H, W)``; empty if there are none."""
+    try:
+        with np.load(path / IMAGES, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError):
+        return {}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.yaml`` of a run.
+
+    Raises:
+        UserError: If ``path`` is not a run directory, or the file cannot be read.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory; name a run directory, one that holds {CONFIG}")
+    if not is_run(path):
+        raise UserError(f"{path} is not a run directory: it lacks {CONFIG} or {STATUS}")
+    try:
+        config = yaml.safe_load((path / CONFIG).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path / CONFIG} cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{path / CONFIG} is not the configuration of a run: it has no model")
+    return config
+
+
+def read_record(path: Path) -> Record:
+    """The record of a run. Raises UserError if ``path`` is not a run directory."""
+    config = read_config(path)
+    try:
+        status = json.loads((path / STATUS).read_text())
+        metrics = json.loads((path / METRICS).read_text()) if status["status"] == "finished" else {}
+        return Record(path, config, status["status"], status["message"], metrics)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Record(path, config, "failed", f"unreadable record: {error!r}", {})
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, tensors and plain values only.
+
+    Raises:
+        UserError: If it is missing, damaged, or carries anything that is not a plain value.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
+    return checkpoint
+
+
+def load_run(path: str | Path, checkpoint: str = "best") -> Run:
+    """Rebuild a run's model from its directory alone.
+
+    Only classes of ``ladder_vae.models`` are built: a stranger's config must not run code.
+
+    Args:
+        path: The run directory.
+        checkpoint: ``best`` or ``last``.
+
+    Raises:
+        UserError: If the directory, its config or its checkpoint cannot be used.
+
+    Example::
+
+        run = load_run("runs/train/2026-11-22_10-00-00")
+        images = run.model.generate(16).params.sigmoid()
+    """
+    path = Path(path)
+    config = read_config(path)
+    settings = dict(config["model"])
+    target = str(settings.pop("_target_", ""))
+    name = target.removeprefix(MODELS_PREFIX)
+    if not target.startswith(MODELS_PREFIX) or name not in ladder_vae.models.__all__:
+        raise UserError(
+            f"{path / CONFIG} names model._target_={target!r}; only models of ladder_vae are built: "
+            + ", ".join(ladder_vae.models.__all__)
+        )
+    state = read_checkpoint(path / "checkpoints" / f"{checkpoint}.ckpt")["state_dict"]
+    weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
+    try:
+        model = getattr(ladder_vae.models, name)(**settings)
+        model.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: the weights or the config do not make a {name} ({str(error).splitlines()[0]})"
+        ) from None
+    return Run(model.eval(), config, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")  # an interruption leaves the old file whole
+    part.write_text(text)
+    os.replace(part, path)

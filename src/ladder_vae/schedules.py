@@ -1,0 +1,24 @@
+"""Learning-rate schedules that know the length of the run.
+
+A schedule is called once, as ``schedule(optimizer, total_steps=N)``, and stepped after every
+optimizer step. Any callable of that form can be named by ``_target_``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+    """Linear rise over ``warmup_steps``, then half a cosine down to zero at ``total_steps``."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return LambdaLR(optimizer, factor)

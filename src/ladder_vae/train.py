@@ -1,0 +1,161 @@
+"""Train one model, or sweep over many: ``python -m ladder_vae.train model.num_layers=5``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.trainer.states import TrainerStatus
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from ladder_vae import cli, configs, figures, runs
+from ladder_vae.assemble import Assembly, assemble, make_trainer
+from ladder_vae.callbacks import Dashboards, EpochCheckpoints, Totals, draw_pictures
+from ladder_vae.preflight import resumed
+
+PICTURED = 10  # test images in a run's figures, and as many samples
+
+
+@hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="config")
+def run(cfg: DictConfig) -> None:
+    """One job: train, test, record."""
+    hydra_config = HydraConfig.get()
+    path = Path(hydra_config.runtime.output_dir)
+    if cfg.resume is not None:
+        cfg = resumed(cfg, list(hydra_config.overrides.task))
+    try:
+        metrics = train(cfg, path)
+    except KeyboardInterrupt:
+        runs.write_status(path, "interrupted")
+        raise KeyboardInterrupt(f"python -m ladder_vae.train resume={_shown(path)} continues this run") from None
+    except Exception as error:
+        runs.write_status(path, "failed", cli.explain(error))
+        if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
+            print(f"error: {path.name}: {cli.explain(error)}", file=sys.stderr)
+            error.reported = True  # type: ignore[attr-defined]
+        raise
+    _print_summary(metrics)
+    print(_shown(path))
+
+
+def train(cfg: DictConfig, path: Path) -> dict[str, float]:
+    """Train, test what ``best.ckpt`` holds, and leave the run directory complete.
+
+    Args:
+        cfg: The configuration; ``resume`` set continues from ``last.ckpt``.
+        path: The run directory, which exists.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    cfg.run_dir = str(path)
+    assembly = assemble(cfg)
+    runs.write_config(path, assembly.config)
+    runs.write_status(path, "running")
+    logger = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
+    checkpoints, totals = EpochCheckpoints(path / "checkpoints"), Totals()
+    trainer = make_trainer(
+        cfg,
+        logger=logger,
+        callbacks=[*assembly.callbacks, totals, Dashboards(flat(assembly.config)), checkpoints],
+    )
+    resume_from = path / "checkpoints" / "last.ckpt" if cfg.resume is not None else None
+    if resume_from is not None:
+        runs.read_checkpoint(resume_from)  # a damaged one is refused in one line
+    module, data = assembly.module, assembly.data
+    _interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+
+    best = runs.read_checkpoint(path / "checkpoints" / "best.ckpt")
+    module.load_state_dict(best["state_dict"])
+    (tested,) = _interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
+    metrics = {
+        **{name: float(value) for name, value in tested.items()},
+        "model/parameters": sum(p.numel() for p in module.model.parameters()),
+        **totals.metrics(),
+    }
+    for writer in trainer.loggers:
+        writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
+        writer.finalize("success")
+    _draw(assembly, path)
+    runs.write_metrics(path, metrics)
+    runs.write_status(path, "finished")
+    return metrics
+
+
+def _interruptible(trainer: L.Trainer, stage: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a stage of the trainer. Lightning turns Ctrl-C into exit code 1; this turns it back."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return stage(*args, **kwargs)
+    except SystemExit:
+        if trainer.state.status == TrainerStatus.INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _draw(assembly: Assembly, path: Path) -> None:
+    """``images.npz`` and ``figures/``: one test image a class where there are classes, and samples."""
+    labels = assembly.data.source.test_labels
+    if labels is None:
+        index = torch.arange(min(PICTURED, len(assembly.data.source.test)))
+    else:
+        index = torch.stack([(labels == c).nonzero()[0, 0] for c in labels.unique()])[:PICTURED]
+    x = assembly.data.split("test")[index].gt(0).float().to(assembly.module.device)
+    torch.manual_seed(0)  # the same posterior noise for every run: what differs is the model
+    originals, reconstructions, samples = draw_pictures(assembly.module.model, x, 2 * PICTURED)
+    runs.write_images(path, originals=originals, reconstructions=reconstructions, samples=samples)
+    figures.save_run(path / "figures", runs.read_images(path))
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``a.b.c`` -> number, word or boolean; lists become words, None is left out."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float, str)):
+            items[f"{prefix}{key}"] = value
+        elif value is not None:
+            items[f"{prefix}{key}"] = str(value)
+    return items
+
+
+def _print_summary(metrics: dict[str, float]) -> None:
+    table = Table("metric", "value", title="test split, nats per image")
+    table.columns[1].justify = "right"
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")
+    Console().print(table)
+
+
+def _shown(path: Path) -> str:
+    """Relative to where the user is, if it lies there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def main() -> None:
+    """Entry point."""
+    configs.register()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    cli.run(run)
+
+
+if __name__ == "__main__":
+    main()
