@@ -78,12 +78,17 @@ def assemble(cfg: DictConfig) -> Assembly:
 NOT_OF_THE_RUN = ("run_dir", "resume", "logger")  # where a run lies is not what it is
 
 
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
+
 def _check_trainer(cfg: DictConfig) -> None:
     trainer = cfg.trainer
     if trainer.max_epochs < 1:
         raise UserError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1")
     if trainer.devices != 1:
         raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
+    if trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={trainer.precision} is unknown; choose {', '.join(PRECISIONS)}")
     try:
         make_trainer(cfg, logger=False)
     except (ValueError, TypeError, RuntimeError) as error:  # Lightning's own checks
@@ -100,6 +105,7 @@ def make_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         enable_checkpointing=bool(parts.get("callbacks")),
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,  # HierarchicalVAE decides when
         **parts,
     )
 

@@ -105,7 +105,8 @@ class HierarchicalVAE(L.LightningModule):
         torch.manual_seed(stream_seed(self.seed, "val"))
 
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
-        terms = elbo(self.model.infer(x))
+        with torch.autocast(x.device.type, enabled=False):  # half precision flatters
+            terms = elbo(self.model.infer(x))
         values = torch.cat([terms.distortion[None], terms.rates])
         if not values.isfinite().all():
             raise _diverged(f"in validation after step {self.global_step}", values)
@@ -128,7 +129,8 @@ class HierarchicalVAE(L.LightningModule):
         torch.manual_seed(stream_seed(self.seed, "test"))
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
-        inference = self.model.infer(x)
+        with torch.autocast(x.device.type, enabled=False):
+            inference = self.model.infer(x)
         self.log_dict(named_terms("test", elbo(inference)), batch_size=len(x))
         mean = self.model.likelihood.mean(inference.params[0])  # (B, C, H, W)
         self.test_mse.update(mean.reshape(-1), x.reshape(-1))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,24 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
             f"{path}: the weights or the config do not make a {name} ({str(error).splitlines()[0]})"
         ) from None
     return Run(model.eval(), config, path)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``a.b.c`` -> number, word or boolean; lists become words, None is left out."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float, str)):
+            items[f"{prefix}{key}"] = value
+        elif value is not None:
+            items[f"{prefix}{key}"] = str(value)
+    return items
+
+
+def level_keys(metric: str) -> list[str | int]:
+    """Sort key that puts ``rate/z2`` before ``rate/z10``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", metric)]
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -69,7 +69,7 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
     trainer = make_trainer(
         cfg,
         logger=logger,
-        callbacks=[*assembly.callbacks, totals, Dashboards(flat(assembly.config)), checkpoints],
+        callbacks=[*assembly.callbacks, totals, Dashboards(runs.flat(assembly.config)), checkpoints],
     )
     resume_from = path / "checkpoints" / "last.ckpt" if cfg.resume is not None else None
     if resume_from is not None:
@@ -119,19 +119,6 @@ def _draw(assembly: Assembly, path: Path) -> None:
     originals, reconstructions, samples = draw_pictures(assembly.module.model, x, 2 * PICTURED)
     runs.write_images(path, originals=originals, reconstructions=reconstructions, samples=samples)
     figures.save_run(path / "figures", runs.read_images(path))
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``a.b.c`` -> number, word or boolean; lists become words, None is left out."""
-    items: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            items |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (bool, int, float, str)):
-            items[f"{prefix}{key}"] = value
-        elif value is not None:
-            items[f"{prefix}{key}"] = str(value)
-    return items
 
 
 def _print_summary(metrics: dict[str, float]) -> None:
