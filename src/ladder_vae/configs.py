@@ -187,7 +187,7 @@ SCHEMAS = {
     "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy},
     "data": {"packaged": Data, "downloaded": DownloadedData, "file": FileData},
     "optimizer": {"adam": Adam},
-    "scheduler": {"cosine": Cosine},
+    "scheduler": {"cosine": Cosine, "constant": Factory},
     "logger": {"tensorboard": TensorBoard},
 }
 

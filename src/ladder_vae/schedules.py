@@ -22,3 +22,8 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return LambdaLR(optimizer, factor)
+
+
+def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """The learning rate stays as it is."""
+    return LambdaLR(optimizer, lambda step: 1.0)

@@ -1,0 +1,65 @@
+# Every target makes its own environment in .venv first. `make help` lists them.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# `make sweep-depth seed=1,2,3 args="trainer.max_epochs=40"`
+seed ?=
+args ?=
+runs ?= runs
+port ?= 6006
+
+# The first of these that runs, is 3.10 to 3.13, and can make environments. PYTHON=... overrides.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	>/dev/null 2>&1 && { echo $$p; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep-depth train report tensorboard test test-all lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  seed=1,2,3          seeds of sweep-depth'
+	@echo '  args="key=value"    more settings of sweep-depth and train'
+	@echo '  runs=DIR port=N     what tensorboard shows, and where'
+	@echo '  PYTHON=python3.12   the Python to make the environment with'
+
+setup: $(READY) ## make the environment in .venv (3 minutes, 6 GB)
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 with the venv module was found;" \
+		"install one (Debian: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "error: PYTHON=$(PYTHON) is not a Python 3.10 to 3.13 with the venv module" >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version); this takes some minutes, once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $(READY)
+
+sweep-depth: $(READY) ## train Ladder VAEs of 1, 2, 3 and 5 levels on MNIST and compare them
+	@dir=runs/depth_sweep/$$(date +%Y-%m-%d_%H-%M-%S); \
+	$(PY) -m ladder_vae.train --multirun experiment=depth_sweep run_dir=$$dir $(if $(seed),seed=$(seed)) $(args); code=$$?; \
+	if [ -e $$dir/multirun.yaml ] && [ $$code != 130 ]; then $(PY) -m ladder_vae.report $$dir || code=$$?; fi; \
+	exit $$code
+
+train: $(READY) ## train one model: make train args="model.num_layers=3"
+	@$(PY) -m ladder_vae.train $(args)
+
+tensorboard: $(READY) ## open the dashboards of all runs at http://localhost:6006
+	@$(VENV)/bin/tensorboard --logdir $(runs) --port $(port)
+
+test: $(READY) ## run the tests (minutes)
+	@$(PY) -m pytest -m "not slow"
+
+test-all: $(READY) ## run all tests, the slow ones too
+	@$(PY) -m pytest
+
+lint: $(READY) ## check style and types
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+clean: ## remove the environment and caches, never runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

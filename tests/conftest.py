@@ -1,0 +1,81 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.pop("HYDRA_FULL_ERROR", None)
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory) -> Path:
+    """40 training and 24 test images of 12x16 pixels, with labels."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(
+        path,
+        x_train=rng.integers(0, 256, (40, 12, 16), dtype=np.uint8),
+        x_test=rng.integers(0, 256, (24, 12, 16), dtype=np.uint8),
+        y_train=rng.integers(0, 3, 40),
+        y_test=rng.integers(0, 3, 24),
+    )
+    return path
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch) -> Path:
+    """An empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(workdir, monkeypatch, capsys):
+    """Calls ``python -m ladder_vae.NAME args`` in this process: (exit code, stdout, stderr)."""
+    from ladder_vae import report, train
+
+    mains = {"train": train.main, "report": report.main}
+
+    def call(name: str, *args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"ladder_vae/{name}.py", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            mains[name]()
+        out, err = capsys.readouterr()
+        code = leaving.value.code
+        if isinstance(code, str):  # what the interpreter prints for sys.exit("...")
+            code, err = 1, err + code + "\n"
+        return int(code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def train(command, npz):
+    """Trains a tiny model on the tiny images; returns its run directory."""
+
+    def call(*args: str, run_dir: str = "run") -> Path:
+        code, out, err = command("train", *tiny(npz), f"run_dir={run_dir}", *args)
+        assert code == 0, err
+        assert out.splitlines()[-1] == run_dir
+        return Path(run_dir)
+
+    return call
+
+
+def tiny(npz: Path) -> list[str]:
+    """Settings of a run of a second: two levels, three steps an epoch, two epochs."""
+    return [
+        "data=npz",
+        f"data.path={npz}",
+        "data.batch_size=16",
+        "model.num_layers=2",
+        "model.latent_sizes=[4,3]",
+        "model.hidden_sizes=[16,8]",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+        "callbacks.pictures.every_n_epochs=1",
+    ]

@@ -1,0 +1,167 @@
+import gzip
+import math
+import shutil
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+
+from ladder_vae import images
+from ladder_vae.data import MNIST, Batches, FashionMNIST, Npz, draw_binary
+from ladder_vae.errors import UserError
+from ladder_vae.images import MNIST_DIR, load_mnist, load_npz
+
+
+def test_mnist_is_whole():
+    mnist = load_mnist()
+    assert mnist.train.shape == (60_000, 1, 28, 28)
+    assert mnist.test.shape == (10_000, 1, 28, 28)
+    assert mnist.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert (MNIST_DIR / "LICENSE.md").read_text().count("CC BY-SA 3.0")
+
+
+def test_splits_are_the_official_ones():
+    data = MNIST(binarization="threshold")
+    whole = load_mnist()
+    assert torch.equal(data.split("val") > 0, whole.train[50_000:] >= 128)
+    assert torch.equal(data.split("train") > 0, whole.train[:50_000] >= 128)
+    assert torch.equal(data.split("test") > 0, whole.test >= 128)
+    everything = MNIST(val_size=0)
+    assert torch.equal(everything.split("train"), whole.train)
+    assert len(everything.split("val")) == 0
+
+
+def test_draws_have_the_intensity_as_probability():
+    intensities = torch.arange(256, dtype=torch.uint8).repeat(20_000, 1)
+    mean = draw_binary(intensities, torch.Generator().manual_seed(0)).double().mean(0)
+    p = torch.arange(256) / 255
+    assert mean[0] == 0
+    assert mean[255] == 1
+    z = (mean - p)[1:255] / (p * (1 - p) / 20_000).sqrt()[1:255]
+    assert z.abs().max() < 5
+    assert abs(z.mean()) < 5 / math.sqrt(254)
+
+
+def test_dynamic_training_images_are_drawn_anew_and_test_images_once(npz):
+    data = Npz(path=str(npz), batch_size=40, val_size=8, seed=1)
+    epochs = []
+    for epoch in (0, 0, 1):
+        loader = data.train_dataloader()
+        loader.epoch = lambda epoch=epoch: epoch
+        epochs.append(torch.cat(list(loader)))
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0].sum(0), epochs[2].sum(0))  # not only another order
+    for split in ("val", "test"):
+        assert set(data.split(split).unique().tolist()) == {0, 255}
+        other = Npz(path=str(npz), val_size=8, seed=2)
+        assert torch.equal(data.split(split), other.split(split))
+
+
+def test_static_is_one_draw_whatever_the_seed_and_the_split(npz):
+    a, b = (Npz(path=str(npz), binarization="static", val_size=v, seed=v) for v in (0, 8))
+    assert torch.equal(a.split("train")[:32], b.split("train"))
+    assert torch.equal(a.split("train")[32:], b.split("val"))
+    assert set(a.split("train").unique().tolist()) == {0, 255}
+    rows = [sorted(map(bytes, torch.cat(list(a.train_dataloader())).byte().numpy())) for _ in range(2)]
+    assert rows[0] == rows[1]
+
+
+def test_an_epoch_serves_every_image_once():
+    pixels = torch.zeros(103, 1, 7, 1, dtype=torch.uint8)
+    for i in range(103):
+        pixels[i, 0, :, 0] = torch.tensor([255 * ((i >> bit) & 1) for bit in range(7)])
+    loader = Batches(pixels, 20, seed=3)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 6
+    code = (torch.cat(batches)[:, 0, :, 0] @ (2.0 ** torch.arange(7))).long()
+    assert code.tolist() != list(range(103))
+    assert sorted(code.tolist()) == list(range(103))
+
+
+def test_a_lone_last_training_image_waits_but_a_lone_test_image_does_not():
+    pixels = torch.zeros(41, 1, 2, 2, dtype=torch.uint8)
+    assert [len(b) for b in Batches(pixels, 20, seed=0)] == [20, 20]
+    assert [len(b) for b in Batches(pixels, 20)] == [20, 20, 1]
+
+
+def test_data_module_takes_any_height_and_width(npz):
+    assert Npz(path=str(npz), val_size=0).image_shape == (1, 12, 16)
+    batch = next(iter(Npz(path=str(npz), val_size=0, batch_size=5).train_dataloader()))
+    assert batch.shape == (5, 1, 12, 16)
+    assert batch.dtype == torch.float32
+    assert set(batch.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "truncated"),
+        (lambda path: path.write_bytes(b"hello"), "truncated or unreadable"),
+        (lambda path: path.write_bytes(gzip.compress(b"\0" * 10_008)), "was altered"),
+    ],
+)
+def test_damaged_mnist_is_named(tmp_path, damage, message):
+    for file in MNIST_DIR.glob("t10k*.gz"):
+        shutil.copy(file, tmp_path)
+    for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
+        (tmp_path / name).symlink_to(MNIST_DIR / name)
+    damage(tmp_path / "t10k-labels-idx1-ubyte.gz")
+    with pytest.raises(UserError, match=f"t10k-labels-idx1-ubyte.gz.*{message}.*reinstall"):
+        load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros((4, 3, 3), np.uint8)}, "lacks the array x_test"),
+        ({"x_train": np.zeros((4, 9), np.uint8), "x_test": np.zeros((4, 9), np.uint8)}, r"shape \(4, 9\)"),
+        (
+            {"x_train": np.zeros((4, 3, 3), np.uint8), "x_test": np.zeros((4, 3, 4), np.uint8)},
+            "must agree",
+        ),
+        ({"x_train": np.full((4, 3, 3), 1.5), "x_test": np.zeros((4, 3, 3))}, "outside 0 to 1"),
+        ({"x_train": np.full((4, 3, 3), np.nan), "x_test": np.zeros((4, 3, 3))}, "outside 0 to 1"),
+        ({"x_train": np.ones((4, 3, 3), np.uint8), "x_test": np.ones((4, 3, 3), np.uint8)}, "0 and 1"),
+        ({"x_train": np.ones((4, 3, 3), np.int64), "x_test": np.ones((4, 3, 3))}, "type int64"),
+        ({"x_train": np.ones((4, 3, 3)), "x_test": np.ones((4, 3, 3)), "y_test": np.ones(3, int)}, "y_test"),
+        ({"x_train": np.array([{}]), "x_test": np.ones((4, 3, 3))}, "not a readable"),
+    ],
+)
+def test_bad_npz_is_named(tmp_path, arrays, message):
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match=message):
+        load_npz(path)
+
+
+def test_npz_kinds_mean_the_same(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2, (4, 3, 3)).astype(bool)
+    for name, array in {"bool": bits, "float": bits * 1.0, "bytes": bits.astype(np.uint8) * 255}.items():
+        np.savez(tmp_path / name, x_train=array, x_test=array[:, None])
+        loaded = load_npz(tmp_path / f"{name}.npz")
+        assert torch.equal(loaded.train, torch.from_numpy(bits[:, None].astype(np.uint8) * 255))
+        assert torch.equal(loaded.test, loaded.train)
+
+
+def test_unreachable_download_is_named(tmp_path, monkeypatch):
+    import torchvision
+
+    def unreachable(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", unreachable)
+    images.load_torchvision.cache_clear()
+    with pytest.raises(UserError, match=r"FashionMNIST could not be downloaded.*data=mnist"):
+        FashionMNIST(directory=str(tmp_path)).setup()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"binarization": "stochastic"}, {"batch_size": 1}, {"val_size": -1}, {"val_size": 39}, {"eval_batch_size": 0}],
+)
+def test_bad_settings_are_named(npz, settings):
+    with pytest.raises(UserError, match=f"data.{next(iter(settings))}="):
+        Npz(path=str(npz), **settings).setup()

@@ -1,0 +1,135 @@
+"""What a hostile newcomer types: one ``error:`` line, nothing started, nothing lost."""
+
+import json
+
+import pytest
+from conftest import tiny
+
+BAD = {
+    "model.num_layer=3": "num_layer",
+    "model.num_layers=three": "num_layers",
+    "model.num_layers=0": "num_layers=0 is not between 1 and 32",
+    "model.num_layers=33": "num_layers=33 is not between 1 and 32",
+    "model.latent_sizes=[4,3,2]": "num_layers=2 needs 2 latent sizes, got 3",
+    "model=laddder": "laddder",
+    "data=imagenet": "imagenet",
+    "data.path=nowhere.npz": "data.path=nowhere.npz does not exist",
+    "data.val_size=40": "data.val_size=40",
+    "data.binarization=random": "choose dynamic, static, threshold",
+    "objective.free_bits=-1": "free_bits must be at least 0",
+    "optimizer.lr=fast": "lr",
+    "optimizer.lr=-1": "learning rate",
+    "optimizer._target_=torch.optim.Adaam": "Adaam",
+    "trainer.max_epochs=0": "trainer.max_epochs=0",
+    "trainer.accelerator=cuad": "cuad",
+    "trainer.precision=8": "trainer.precision=8",
+    "trainer.devices=2": "trainer.devices=2",
+    "trainer.max_epoch=3": "max_epoch",
+    "callbacks.averaging.decay=1.5": "decay=1.5",
+    "callbacks=early_stopping": "early_stopping needs validation images",
+    "experiment=papper": "papper",
+    "learning_rate=3": "learning_rate",
+    "seed=one": "seed",
+    "model.num_layers": "model.num_layers",
+    "--num_layers": "num_layers",
+    "resume=nowhere": "nowhere is not a directory",
+    "resume=/": "not a run directory",
+    "run_dir=/proc/here": "run_dir=/proc/here",
+}
+
+
+def only_line(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert lines[0] == err.splitlines()[-1]
+    return lines[0]
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_bad_arguments(command, npz, workdir, argument):
+    settings = [] if argument.startswith("resume") else tiny(npz)
+    code, _, err = command("train", *settings, argument)
+    assert code == 1
+    line = only_line(err)
+    assert BAD[argument] in line
+    assert len(line) < 400
+    assert not (workdir / "runs").exists()  # nothing was started
+
+
+def test_bottom_up_refuses_free_bits(command, npz):
+    _, _, err = command("train", *tiny(npz), "model=bottom_up", "objective.free_bits=1")
+    assert "objective.free_bits=1.0 needs rates that cannot be negative" in only_line(err)
+
+
+def test_a_run_directory_under_a_file(command, npz, workdir):
+    (workdir / "file").touch()
+    _, _, err = command("train", *tiny(npz), "run_dir=file/run")
+    assert "run_dir=file/run" in only_line(err)
+
+
+def test_a_directory_that_holds_a_run_is_not_written_over(train, command, npz):
+    run = train()
+    before = (run / "metrics.json").read_bytes()
+    _, _, err = command("train", *tiny(npz), f"run_dir={run}")
+    assert f"already holds a run; resume={run} continues it" in only_line(err)
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_resume_keeps_the_configuration(train, command):
+    run = train()
+    before = (run / "config.yaml").read_bytes()
+    _, _, err = command("train", f"resume={run}", "model.num_layers=3", "trainer.max_epochs=9")
+    assert "leave out model.num_layers=3" in only_line(err)
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_resume_of_a_damaged_checkpoint(train, command):
+    run = train()
+    last = run / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    status = (run / "status.json").read_bytes()
+    _, _, err = command("train", f"resume={run}", "trainer.max_epochs=9")
+    assert "last.ckpt" in only_line(err)
+    assert (run / "status.json").read_bytes() == status
+    last.unlink()
+    _, _, err = command("train", f"resume={run}", "trainer.max_epochs=9")
+    assert "no checkpoints/last.ckpt" in only_line(err)
+
+
+@pytest.mark.parametrize("bad", ["model.num_layers=1,40", "model.num_layers=1,x", "seed=1 resume=there"])
+def test_a_multirun_is_refused_before_its_first_job(command, npz, workdir, bad):
+    settings = [s for s in tiny(npz) if "sizes" not in s]
+    code, _, err = command("train", "-m", *settings, *bad.split(), "run_dir=sweep")
+    assert code == 1
+    only_line(err)
+    assert not list(workdir.rglob("config.yaml"))
+
+
+def test_a_failed_job_does_not_take_the_others_along(command, npz, workdir):
+    code, _, err = command("train", "-m", *tiny(npz), "optimizer.lr=1e30,1e-3", "scheduler=constant", "run_dir=sweep")
+    assert code == 1
+    assert "not finite" in only_line(err.splitlines()[0] if err.startswith("error") else err_line(err))
+    states = sorted(json.loads(p.read_text())["status"] for p in workdir.rglob("status.json"))
+    assert states == ["failed", "finished"]
+    code, out, err = command("report", "sweep")
+    assert code == 0, err
+    assert "1 " in out
+    text = (workdir / "sweep/report.md").read_text()
+    assert "Not finished" in text
+    assert "not finite" in text
+
+
+def err_line(err: str) -> str:
+    return next(line for line in err.splitlines() if line.startswith("error:"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("nowhere", "is not a directory"), (".", "holds no run"), ("--depth", "unrecognized"), (None, "required")],
+)
+def test_report_names_what_is_wrong(command, workdir, argument, message):
+    code, _, err = command("report", *([argument] if argument else []))
+    assert code == 1
+    assert message in only_line(err)
+    assert not list(workdir.iterdir())

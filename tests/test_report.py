@@ -1,0 +1,100 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ladder_vae import runs
+from ladder_vae.report import find_runs, group_runs, seed_noise
+
+
+def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
+    path.mkdir(parents=True)
+    model = {"_target_": "ladder_vae.models.LadderVAE", "num_layers": depth}
+    runs.write_config(path, {"name": "x", "seed": seed, "model": model, "data": {"seed": seed}, **settings})
+    runs.write_status(path, status, "the loss is not finite" if status == "failed" else "")
+    metrics = {"test/elbo": elbo, "test/rate": 2.0, "test/distortion": -elbo - 2, "test/mse": 0.1, "test/ssim": 0.5}
+    metrics |= {f"test/rate/z{level}": 2.0 / depth for level in range(1, depth + 1)}
+    metrics |= {"model/parameters": 10.0 * depth, "train/images_per_second": 5.0, "train/seconds": 3.0}
+    runs.write_metrics(path, metrics)
+    rng = np.random.default_rng(seed)
+    images = {"originals": np.zeros((4, 5, 6), np.uint8), "samples": rng.integers(0, 256, (8, 5, 6), np.uint8)}
+    np.savez(path / "images.npz", reconstructions=images["originals"], **images)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for depth, seed, elbo in [(1, 1, -100.0), (1, 2, -102.0), (12, 1, -95.0), (12, 2, -95.5), (12, 3, -96.0)]:
+        fake_run(tmp_path / f"L{depth}_{seed}", depth, seed, elbo)
+    fake_run(tmp_path / "L3_1", 3, 1, 1e9, status="failed")
+    fake_run(tmp_path / "L3_2", 3, 2, 1e9, status="running")
+    return tmp_path
+
+
+def test_seeds_are_averaged_and_unfinished_runs_are_not(sweep):
+    groups = group_runs(find_runs([sweep]))
+    assert [(g.depth, len(g.runs)) for g in groups] == [(1, 2), (12, 3)]
+    assert groups[0].mean("test/elbo") == -101
+    assert groups[0].std("test/elbo") == pytest.approx(math.sqrt(2))
+    assert groups[1].std("test/elbo") == pytest.approx(0.5)
+    # pooled: (1 * 2 + 2 * 0.25) / 3
+    assert seed_noise(groups, "test/elbo") == pytest.approx(math.sqrt(2.5 / 3))
+
+
+def test_runs_that_differ_in_more_than_the_seed_stay_apart(sweep):
+    fake_run(sweep / "other", 1, 3, -90.0, optimizer={"lr": 0.5})
+    groups = group_runs(find_runs([sweep]))
+    assert [(g.series, g.depth, len(g.runs)) for g in groups] == [
+        ("LadderVAE lr=0.5", 1, 1),
+        ("LadderVAE lr=None", 1, 2),
+        ("LadderVAE lr=None", 12, 3),
+    ]
+
+
+def test_report_files(sweep, command):
+    code, out, err = command("report", str(sweep))
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(sweep / "report.md")
+    text = (sweep / "report.md").read_text()
+    assert "-101.00 ± 1.41" in text
+    assert "1 to 12 levels changes the ELBO by +5.50 nats" in text
+    assert "is 0.91 nats" in text
+    assert "`L3_1`: failed the loss is not finite" in text
+    assert "`L3_2`: running" in text
+    assert "1000000000" not in text
+    with (sweep / "report.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0][:5] == ["run", "status", "model", "num_layers", "seed"]
+    assert len(rows) == 8
+    levels = [name for name in rows[0] if name.startswith("test/rate/")]
+    assert levels == [f"test/rate/z{n}" for n in range(1, 13)]
+    failed = next(row for row in rows if row[0] == "L3_1")
+    assert failed[1] == "failed"
+    assert set(failed[5:]) == {""}
+    for name in ("against_depth", "rates", "reconstructions", "samples"):
+        assert f"figures/{name}.png" in text
+        assert (sweep / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_several_directories_and_output(sweep, command, workdir):
+    code, out, _ = command("report", str(sweep / "L1_1"), str(sweep / "L12_1"), "--output", "there")
+    assert code == 0
+    assert out.splitlines()[-1] == "there/report.md"
+    assert "seed is unknown" not in (workdir / "there/report.md").read_text()
+    assert "One seed each" in (workdir / "there/report.md").read_text()
+
+
+def test_nothing_finished_is_an_error_that_says_so(tmp_path, command):
+    fake_run(tmp_path / "a", 1, 1, -100.0, status="interrupted")
+    code, _, err = command("report", str(tmp_path))
+    assert code == 1
+    assert "error: no run of 1 has finished" in err
+    assert "interrupted" in (tmp_path / "report.md").read_text()
+
+
+def test_an_unreadable_record_is_listed_and_not_averaged(sweep, command):
+    (sweep / "L1_1" / "metrics.json").write_text("{")
+    command("report", str(sweep))
+    assert "`L1_1`: failed unreadable record" in (sweep / "report.md").read_text()
+    assert json.loads((sweep / "L1_2" / "metrics.json").read_text())["test/elbo"] == -102

@@ -1,0 +1,265 @@
+"""Whole journeys of a run: train, test, stop, resume, break."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from conftest import tiny
+
+from ladder_vae import load_run
+from ladder_vae.callbacks import EpochCheckpoints
+from ladder_vae.data import MNIST, Batches, Npz
+from ladder_vae.errors import UserError
+from ladder_vae.models import LadderVAE
+from ladder_vae.module import HierarchicalVAE
+from ladder_vae.objective import Objective, elbo
+from ladder_vae.randomness import stream_seed
+from ladder_vae.runs import read_checkpoint
+
+
+def weights(run):
+    return read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
+
+
+def assert_same_weights(a, b):
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_run_directory_is_complete(train):
+    run = train("data.val_size=8")
+    metrics = json.loads((run / "metrics.json").read_text())
+    expected = {f"test/{name}" for name in ("elbo", "rate", "distortion", "rate/z1", "rate/z2", "mse", "ssim")}
+    expected |= {"model/parameters", "train/epochs", "train/seconds", "train/images_per_second"}
+    assert metrics.keys() == expected
+    assert all(isinstance(value, (int, float)) for value in metrics.values())
+    assert metrics["test/elbo"] == pytest.approx(-(metrics["test/rate"] + metrics["test/distortion"]), rel=1e-5)
+    assert metrics["test/rate"] == pytest.approx(metrics["test/rate/z1"] + metrics["test/rate/z2"], rel=1e-5)
+    assert metrics["train/epochs"] == 2
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["input_shape"] == [1, 12, 16]
+    assert not {"run_dir", "resume", "hydra"} & config.keys()
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/samples.png", "images.npz"):
+        assert (run / name).is_file(), name
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_shows_what_the_dashboards_promise(train):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train("data.val_size=8")
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    parts = ("elbo", "rate", "distortion", "rate/z1", "rate/z2")
+    for stage in ("train", "val", "test"):
+        assert {f"{stage}/{part}" for part in parts} <= set(tags["scalars"])
+    assert {"train/beta", "train/loss", "train/lr", "test/mse", "test/ssim"} <= set(tags["scalars"])
+    assert {"val/reconstructions", "val/samples"} <= set(tags["images"])
+    assert events.Scalars("test/elbo")[0].value == pytest.approx(
+        json.loads((run / "metrics.json").read_text())["test/elbo"]
+    )
+
+
+def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
+    run = train("data.val_size=8", "trainer.max_epochs=4", "optimizer.lr=0.02")
+    loaded = load_run(run)
+    assert not loaded.model.training
+    data = Npz(path=str(npz), val_size=8)
+    torch.manual_seed(stream_seed(loaded.config["seed"], "test"))
+    with torch.no_grad():
+        terms = elbo(loaded.model.infer(next(iter(data.test_dataloader()))))
+    assert json.loads((run / "metrics.json").read_text())["test/elbo"] == pytest.approx(terms.elbo.item(), rel=1e-5)
+    # averaged, not the raw weights of the last step
+    checkpoint = read_checkpoint(run / "checkpoints/best.ckpt")
+    raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
+    assert any(not torch.equal(raw[name], averaged[name]) for name in raw)
+
+
+class Stop(Exception):
+    """Ends a run at once, as a crash would."""
+
+
+@pytest.mark.parametrize("val_size", [0, 8])
+def test_stopped_and_resumed_is_the_run_that_was_never_stopped(train, command, npz, workdir, monkeypatch, val_size):
+    settings = [f"data.val_size={val_size}", "trainer.max_epochs=4"]
+    whole = train(*settings, run_dir="whole")
+
+    saved = EpochCheckpoints.on_train_epoch_end
+
+    def crash_after_two(self, trainer, pl_module):
+        saved(self, trainer, pl_module)
+        if trainer.current_epoch == 1:
+            raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochCheckpoints, "on_train_epoch_end", crash_after_two)
+        code, _, err = command("train", *tiny(npz), *settings, "run_dir=stopped")
+    assert code == 1
+    assert "Stop" in err
+    code, _, err = command("train", "resume=stopped")
+    assert code == 0, err
+
+    stopped = workdir / "stopped"
+    assert_same_weights(whole, stopped)
+    a, b = (json.loads((run / "metrics.json").read_text()) for run in (whole, stopped))
+    same = [k for k in a if not k.startswith("train/") or k == "train/epochs"]
+    assert {k: a[k] for k in same} == {k: b[k] for k in same}
+
+
+def test_a_finished_run_trains_on_and_totals_accumulate(train, command):
+    run = train()
+    before = json.loads((run / "metrics.json").read_text())
+    code, _, err = command("train", f"resume={run}")
+    assert code == 1
+    assert "has finished its 2 epochs; add trainer.max_epochs" in err
+    code, out, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(run)
+    after = json.loads((run / "metrics.json").read_text())
+    assert after["train/epochs"] == 3
+    assert after["train/seconds"] > before["train/seconds"]
+
+
+def test_same_seed_same_run_other_seed_other_run(train):
+    a, b, c = (train(f"seed={seed}", run_dir=name) for seed, name in ((1, "a"), (1, "b"), (2, "c")))
+    assert_same_weights(a, b)
+    assert not torch.equal(weights(a)["model.decoder.1.weight"], weights(c)["model.decoder.1.weight"])
+
+
+def test_a_multirun_gives_what_single_runs_give(train, command, npz, workdir):
+    code, _, err = command("train", "-m", *tiny(npz), "seed=1,2", "run_dir=sweep")
+    assert code == 0, err
+    for seed in (1, 2):
+        single = train(f"seed={seed}", run_dir=f"single{seed}")
+        (job,) = (workdir / "sweep").glob(f"*_seed{seed}")
+        assert_same_weights(single, job)
+
+
+def test_early_stopping_and_no_averaging(train):
+    run = train("data.val_size=8", "callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+                "trainer.max_epochs=30", "optimizer.lr=1e-9", "callbacks.averaging=null", "logger=none",
+                "scheduler=constant", "optimizer=adamw")  # fmt: skip
+    assert json.loads((run / "metrics.json").read_text())["train/epochs"] < 30
+    assert "current_model_state" not in read_checkpoint(run / "checkpoints/best.ckpt")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_any_checkpoint(command, npz, workdir):
+    code, _, err = command("train", *tiny(npz), "optimizer.lr=1e30", "scheduler=constant", "run_dir=run")
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("error:")]
+    assert "not finite at step 1: " in line
+    assert "z1" in line
+    assert not list((workdir / "run").rglob("*.ckpt"))
+    assert json.loads((workdir / "run/status.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize("broken", [7, 60])
+def test_the_step_and_the_level_are_named_within_50_steps(broken):
+    """Level z2's rate turns into NaN at a step of our choosing."""
+    import lightning as L
+
+    class Breaks(LadderVAE):
+        step = -1
+
+        def infer(self, x, num_samples=1, *, noise=None):
+            self.step += 1
+            inference = super().infer(x, num_samples, noise=noise)
+            if self.step == broken:
+                inference.levels[1].p.mean.mul_(float("nan"))
+            return inference
+
+    model = Breaks((1, 4, 4), 2, batch_norm=False)
+    module = HierarchicalVAE(model, Objective(), lambda p: torch.optim.SGD(p, lr=1e-6))
+    trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                        enable_model_summary=False, accelerator="cpu")  # fmt: skip
+    batches = Batches(torch.zeros(400, 1, 4, 4, dtype=torch.uint8), 2)
+    with pytest.raises(UserError, match=f"at step {broken}: the rate of z2"):
+        trainer.fit(module, batches)
+    assert model.step < broken + 50
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_before, command, train):
+    """A real signal to a real process, in the first epoch and in a later one."""
+    settings = [*tiny(npz), "data.batch_size=2", "run_dir=run"]
+    long = "trainer.max_epochs=100000"
+    if epochs_before == 0:
+        settings.append("data.path=" + str(_large(workdir)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "ladder_vae.train", *settings, long],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        ready = "checkpoints/last.ckpt" if epochs_before else "status.json"
+        while not (workdir / "run" / ready).exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        time.sleep(2)  # well into the first epoch, which takes much longer
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    checkpoint = read_checkpoint(workdir / "run/checkpoints/last.ckpt")
+    assert (checkpoint["global_step"] > 0) == bool(epochs_before)
+    assert "resume=run" in err
+    assert json.loads((workdir / "run/status.json").read_text())["status"] == "interrupted"
+    load_run(workdir / "run", "last")
+
+
+def _large(workdir):
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (100_000, 12, 16), dtype=np.uint8)
+    np.savez(workdir / "large.npz", x_train=images, x_test=images[:10])
+    return workdir / "large.npz"
+
+
+def test_load_run_runs_no_code_of_strangers(train):
+    run = train()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for target in ("os.system", "ladder_vae.models.ladder.math.prod", "ladder_vae.runs.os.system", ""):
+        config["model"]["_target_"] = target
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(UserError, match="only models of ladder_vae"):
+            load_run(run)
+
+
+def test_load_run_refuses_checkpoints_that_carry_code(train):
+    run = train()
+    best = run / "checkpoints/best.ckpt"
+    content = best.read_bytes()
+
+    class Code:
+        def __reduce__(self):
+            return (print, ("running",))
+
+    torch.save({"state_dict": Code()}, best)
+    with pytest.raises(UserError, match="carries code"):
+        load_run(run)
+    best.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        load_run(run)
+
+
+def test_training_lowers_the_loss_on_real_mnist():
+    data = MNIST(batch_size=128)
+    torch.manual_seed(0)
+    module = HierarchicalVAE(LadderVAE((1, 28, 28), 2), Objective(), torch.optim.Adam)
+    optimizer = torch.optim.Adam(module.model.parameters(), lr=2e-3)
+    losses = []
+    for step, x in enumerate(data.train_dataloader()):
+        if step == 60:
+            break
+        loss = module.objective.loss(elbo(module.model.infer(x)), beta=1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < 0.45 * losses[0]  # about 560 nats before, about 190 after
