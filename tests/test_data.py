@@ -160,7 +160,13 @@ def test_unreachable_download_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"binarization": "stochastic"}, {"batch_size": 1}, {"val_size": -1}, {"val_size": 39}, {"eval_batch_size": 0}],
+    [
+        {"binarization": "stochastic"},
+        {"batch_size": 1},
+        {"val_size": -1},
+        {"val_size": 39},
+        {"eval_batch_size": 0},
+    ],
 )
 def test_bad_settings_are_named(npz, settings):
     with pytest.raises(UserError, match=f"data.{next(iter(settings))}="):

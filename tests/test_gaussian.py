@@ -28,7 +28,9 @@ def test_event_dims_sum_over_maps():
     mean, log_var = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3)
     q, p = Gaussian(mean, log_var, 3), standard_normal((2, 3, 3), mean)
     assert q.kl(p).shape == q.log_prob(mean).shape == (4,)
-    torch.testing.assert_close(q.kl(p), Gaussian(mean.flatten(1), log_var.flatten(1)).kl(standard_normal((18,), mean)))
+    torch.testing.assert_close(
+        q.kl(p), Gaussian(mean.flatten(1), log_var.flatten(1)).kl(standard_normal((18,), mean))
+    )
 
 
 def test_kl_against_monte_carlo():
@@ -57,7 +59,9 @@ def test_product_is_the_product_of_densities():
 @pytest.mark.parametrize("log_var", [200.0, math.inf])
 def test_a_flat_partner_changes_nothing(log_var):
     p = random_gaussian(5)
-    flat = Gaussian(torch.full((5,), 3.0, dtype=torch.float64), torch.full((5,), log_var, dtype=torch.float64))
+    flat = Gaussian(
+        torch.full((5,), 3.0, dtype=torch.float64), torch.full((5,), log_var, dtype=torch.float64)
+    )
     for q in (product(flat, p), product(p, flat)):
         torch.testing.assert_close(q.mean, p.mean, rtol=0, atol=1e-12)
         torch.testing.assert_close(q.log_var, p.log_var, rtol=0, atol=1e-12)

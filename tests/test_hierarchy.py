@@ -147,7 +147,9 @@ def test_generate_holds_scales_and_repeats(cls):
     assert not torch.equal(held.z[2], first.z[2])
     cold = model.generate(4, temperature={0: 0.0})
     torch.testing.assert_close(cold.z[0], cold.p[0].mean.expand_as(cold.z[0]))
-    innovations = {level: (z - p.mean) / p.std for level, (z, p) in enumerate(zip(first.z, first.p, strict=True))}
+    innovations = {
+        level: (z - p.mean) / p.std for level, (z, p) in enumerate(zip(first.z, first.p, strict=True))
+    }
     torch.testing.assert_close(model.generate(4, noise=innovations).params, first.params)
     with pytest.raises(ValueError, match="level 3 does not exist"):
         model.generate(1, hold={3: first.z[0]})

@@ -1,14 +1,13 @@
 import pytest
 import torch
 
-from ladder_vae.hierarchy import Inference, Level
+from ladder_vae.errors import UserError
 from ladder_vae.gaussian import Gaussian, standard_normal
+from ladder_vae.hierarchy import Inference, Level
 from ladder_vae.models import BottomUpVAE, LadderVAE
 from ladder_vae.module import HierarchicalVAE
-from ladder_vae.errors import UserError
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.schedules import warmup_cosine
-
 
 TERMS = Elbo(distortion=torch.tensor(90.0), rates=torch.tensor([14.0, 3.0, 0.1]))
 
@@ -34,7 +33,9 @@ def test_free_bits_act_on_the_batch_mean_and_stop_the_gradient_below():
     mean = torch.tensor([[0.1], [2.0]], requires_grad=True)  # rates 0.005 and 2: mean 1.0025 > 1
     q, p = Gaussian(mean, torch.zeros(2, 1)), standard_normal((1,), mean)
     inference = Inference((Level(q.mean[None], q, p),), torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 2))
-    (above,) = torch.autograd.grad(Objective(free_bits=1.0).loss(elbo(inference), 1.0), mean, retain_graph=True)
+    (above,) = torch.autograd.grad(
+        Objective(free_bits=1.0).loss(elbo(inference), 1.0), mean, retain_graph=True
+    )
     assert (above != 0).all()  # the first image is below lambda, its batch is not
     (below,) = torch.autograd.grad(Objective(free_bits=1.1).loss(elbo(inference), 1.0), mean)
     assert (below == 0).all()
@@ -52,7 +53,9 @@ def test_free_bits_are_refused_where_rates_may_be_negative():
         make(BottomUpVAE)
 
 
-@pytest.mark.parametrize("settings", [{"free_bits": -1}, {"beta_warmup_epochs": -0.5}, {"free_bits": float("nan")}])
+@pytest.mark.parametrize(
+    "settings", [{"free_bits": -1}, {"beta_warmup_epochs": -0.5}, {"free_bits": float("nan")}]
+)
 def test_negative_settings_are_refused(settings):
     with pytest.raises(ValueError, match="at least 0"):
         Objective(**settings)

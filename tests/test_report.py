@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ladder_vae import runs
-from ladder_vae.report import find_runs, group_runs, seed_noise
+from ladder_vae.compare import find_runs, group_runs, seed_noise
 
 
 def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
@@ -14,12 +14,21 @@ def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
     model = {"_target_": "ladder_vae.models.LadderVAE", "num_layers": depth}
     runs.write_config(path, {"name": "x", "seed": seed, "model": model, "data": {"seed": seed}, **settings})
     runs.write_status(path, status, "the loss is not finite" if status == "failed" else "")
-    metrics = {"test/elbo": elbo, "test/rate": 2.0, "test/distortion": -elbo - 2, "test/mse": 0.1, "test/ssim": 0.5}
+    metrics = {
+        "test/elbo": elbo,
+        "test/rate": 2.0,
+        "test/distortion": -elbo - 2,
+        "test/mse": 0.1,
+        "test/ssim": 0.5,
+    }
     metrics |= {f"test/rate/z{level}": 2.0 / depth for level in range(1, depth + 1)}
     metrics |= {"model/parameters": 10.0 * depth, "train/images_per_second": 5.0, "train/seconds": 3.0}
     runs.write_metrics(path, metrics)
     rng = np.random.default_rng(seed)
-    images = {"originals": np.zeros((4, 5, 6), np.uint8), "samples": rng.integers(0, 256, (8, 5, 6), np.uint8)}
+    images = {
+        "originals": np.zeros((4, 5, 6), np.uint8),
+        "samples": rng.integers(0, 256, (8, 5, 6), np.uint8),
+    }
     np.savez(path / "images.npz", reconstructions=images["originals"], **images)
 
 

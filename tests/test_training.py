@@ -36,11 +36,15 @@ def assert_same_weights(a, b):
 def test_a_run_directory_is_complete(train):
     run = train("data.val_size=8")
     metrics = json.loads((run / "metrics.json").read_text())
-    expected = {f"test/{name}" for name in ("elbo", "rate", "distortion", "rate/z1", "rate/z2", "mse", "ssim")}
+    expected = {
+        f"test/{name}" for name in ("elbo", "rate", "distortion", "rate/z1", "rate/z2", "mse", "ssim")
+    }
     expected |= {"model/parameters", "train/epochs", "train/seconds", "train/images_per_second"}
     assert metrics.keys() == expected
     assert all(isinstance(value, (int, float)) for value in metrics.values())
-    assert metrics["test/elbo"] == pytest.approx(-(metrics["test/rate"] + metrics["test/distortion"]), rel=1e-5)
+    assert metrics["test/elbo"] == pytest.approx(
+        -(metrics["test/rate"] + metrics["test/distortion"]), rel=1e-5
+    )
     assert metrics["test/rate"] == pytest.approx(metrics["test/rate/z1"] + metrics["test/rate/z2"], rel=1e-5)
     assert metrics["train/epochs"] == 2
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
@@ -76,7 +80,9 @@ def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
     torch.manual_seed(stream_seed(loaded.config["seed"], "test"))
     with torch.no_grad():
         terms = elbo(loaded.model.infer(next(iter(data.test_dataloader()))))
-    assert json.loads((run / "metrics.json").read_text())["test/elbo"] == pytest.approx(terms.elbo.item(), rel=1e-5)
+    assert json.loads((run / "metrics.json").read_text())["test/elbo"] == pytest.approx(
+        terms.elbo.item(), rel=1e-5
+    )
     # averaged, not the raw weights of the last step
     checkpoint = read_checkpoint(run / "checkpoints/best.ckpt")
     raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
@@ -88,7 +94,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("val_size", [0, 8])
-def test_stopped_and_resumed_is_the_run_that_was_never_stopped(train, command, npz, workdir, monkeypatch, val_size):
+def test_stopped_and_resumed_is_the_run_that_was_never_stopped(
+    train, command, npz, workdir, monkeypatch, val_size
+):
     settings = [f"data.val_size={val_size}", "trainer.max_epochs=4"]
     whole = train(*settings, run_dir="whole")
 

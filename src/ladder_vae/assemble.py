@@ -12,6 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -72,13 +73,16 @@ def assemble(cfg: DictConfig) -> Assembly:
     _check_trainer(cfg)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    return Assembly({str(k): v for k, v in config.items() if k not in NOT_OF_THE_RUN}, data, module, callbacks)
+    return Assembly(
+        {str(k): v for k, v in config.items() if k not in NOT_OF_THE_RUN}, data, module, callbacks
+    )
 
 
 NOT_OF_THE_RUN = ("run_dir", "resume", "logger")  # where a run lies is not what it is
 
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
 def _check_trainer(cfg: DictConfig) -> None:
@@ -89,6 +93,8 @@ def _check_trainer(cfg: DictConfig) -> None:
         raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
     if trainer.precision not in PRECISIONS:
         raise UserError(f"trainer.precision={trainer.precision} is unknown; choose {', '.join(PRECISIONS)}")
+    if trainer.profiler not in (None, *PROFILERS):
+        raise UserError(f"trainer.profiler={trainer.profiler} is unknown; choose {', '.join(PROFILERS)}")
     try:
         make_trainer(cfg, logger=False)
     except (ValueError, TypeError, RuntimeError) as error:  # Lightning's own checks
@@ -96,8 +102,13 @@ def _check_trainer(cfg: DictConfig) -> None:
 
 
 def make_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
-    """The Trainer of the ``trainer`` group; ``parts`` are its callbacks and logger."""
+    """The Trainer of the ``trainer`` group; ``parts`` are its callbacks and logger.
+
+    A profiler leaves ``fit-profile.txt`` in the run directory.
+    """
     settings = {key: value for key, value in cfg.trainer.items() if value is not None}
+    if cfg.trainer.profiler is not None:
+        settings["profiler"] = PROFILERS[cfg.trainer.profiler](dirpath=cfg.run_dir, filename="profile")
     if not cfg.data.val_size:
         settings["limit_val_batches"] = 0
     return L.Trainer(

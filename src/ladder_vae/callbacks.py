@@ -36,7 +36,7 @@ HPARAM_METRICS = (  # the same for every depth: TensorBoard takes its columns fr
 
 
 class EpochCheckpoints(Checkpoint):
-    """``best.ckpt`` by validation ELBO and ``last.ckpt``, both at the end of an epoch, where resuming is exact.
+    """``best.ckpt`` by validation ELBO and ``last.ckpt``, both after an epoch, where resuming is exact.
 
     Lightning's ModelCheckpoint writes its "last" only when the best improves, and forgets the best
     score when a run directory was moved. Without validation the best is the last.

@@ -1,4 +1,4 @@
-"""LightningDataModules: official splits, binarization, batches cut from memory."""
+"""Data modules: how byte images become splits, and splits become binary batches."""
 
 from __future__ import annotations
 
@@ -104,9 +104,7 @@ class ImageData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if binarization not in BINARIZATIONS:
-            raise UserError(
-                f"data.binarization={binarization} is unknown; choose {', '.join(BINARIZATIONS)}"
-            )
+            raise UserError(f"data.binarization={binarization} is unknown; choose {', '.join(BINARIZATIONS)}")
         if batch_size < 2:  # batch norm needs two images
             raise UserError(f"data.batch_size={batch_size} must be at least 2")
         if eval_batch_size < 1:

@@ -1,4 +1,4 @@
-"""Arrays to pictures. Nothing here knows a model."""
+"""Drawing: everything arrives as arrays and leaves as PNG files."""
 
 from __future__ import annotations
 

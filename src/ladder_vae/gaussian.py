@@ -70,8 +70,9 @@ def product(e: Gaussian, p: Gaussian) -> Gaussian:
     r"""Normalized product of two Gaussian densities: the precision-weighted merge of a ladder.
 
     $1/\sigma_q^2 = 1/\sigma_e^2 + 1/\sigma_p^2$ and
-    $\mu_q = \sigma_q^2 (\mu_e/\sigma_e^2 + \mu_p/\sigma_p^2)$ (Sønderby et al. 2016, arXiv 1602.02282). Precisions add: averaging them would make
-    two agreeing views no surer than one. A flat partner (log-variance of +inf) changes nothing.
+    $\mu_q = \sigma_q^2 (\mu_e/\sigma_e^2 + \mu_p/\sigma_p^2)$
+    (Sønderby et al. 2016, arXiv 1602.02282). The result is at least as sure as the surer of the two;
+    a flat partner (log-variance of +inf) leaves the other as it is.
     """
     log_var_q = -torch.logaddexp(-e.log_var, -p.log_var)
     weight_e = torch.sigmoid(p.log_var - e.log_var)  # sigma_q^2 / sigma_e^2

@@ -29,8 +29,8 @@ class Level:
         z: The sample, ``(K, B, *event)``.
         q: The Gaussian it was drawn from.
         p: The Gaussian of the generative model it stands under.
-        closed_form: Whether ``p`` is conditioned on nothing but variables drawn *before* ``z``. Only
-            then is KL(q || p) the level's rate: otherwise ``p`` itself depends on ``z``.
+        closed_form: Whether ``p`` was settled before ``z`` was drawn. Only then is KL(q || p) the
+            level's rate: a ``p`` that reads levels drawn from ``z`` moves with it.
     """
 
     z: Tensor
@@ -63,7 +63,7 @@ class Inference:
     log_px: Tensor
 
     def rates(self, *, monte_carlo: bool = False) -> Tensor:
-        """Rate of each level, nats, ``(L, K, B)``. Summed over levels and added to ``-log_px``: -ELBO."""
+        """Rate of each level, nats, ``(L, K, B)``; ELBO = mean of ``log_px`` minus their sum over levels."""
         return torch.stack(
             [level.rate(monte_carlo=monte_carlo).expand_as(self.log_px) for level in self.levels]
         )
@@ -140,9 +140,7 @@ class Hierarchy(nn.Module, ABC):
         return tuple(rung.event_shape for rung in self._rungs())
 
     @abstractmethod
-    def infer(
-        self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None
-    ) -> Inference:
+    def infer(self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None) -> Inference:
         """Draw the latents of images from the posterior.
 
         Args:
@@ -177,9 +175,7 @@ class Hierarchy(nn.Module, ABC):
         hold, temperature, noise = hold or {}, temperature or {}, noise or {}
         for level in {*hold, *temperature, *noise}:
             if not 0 <= level < self.num_layers:
-                raise ValueError(
-                    f"level {level} does not exist: levels are 0 to {self.num_layers - 1}"
-                )
+                raise ValueError(f"level {level} does not exist: levels are 0 to {self.num_layers - 1}")
         like = next(self.parameters())
         fresh = [e[0] for e in self.draw_noise(1, n, like=like, generator=generator)]
 
@@ -195,7 +191,7 @@ class Hierarchy(nn.Module, ABC):
     def draw_noise(
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Standard-normal noise of each level, ``(K, B, *event)``, on the device and in the dtype of ``like``."""
+        """Standard-normal noise of each level, ``(K, B, *event)``, in the device and dtype of ``like``."""
         return [
             torch.randn(
                 (num_samples, batch, *event),
@@ -237,9 +233,7 @@ class TopDown(Hierarchy):
     def encode(self, x: Tensor) -> Sequence[Any]:
         """Bottom-up evidence of each level; computed once an image, however many samples follow."""
 
-    def infer(
-        self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None
-    ) -> Inference:
+    def infer(self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None) -> Inference:
         eps = noise or self.draw_noise(num_samples, len(x), like=x)
         evidence = self.encode(x)
         posteriors: dict[int, Gaussian] = {}
@@ -256,8 +250,8 @@ class TopDown(Hierarchy):
 class BottomUp(Hierarchy):
     """q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1}): inference runs against the generative path.
 
-    Only the top level's prior is conditioned on nothing that is drawn later, so only its rate is a
-    closed-form KL; below, the rate is log q(z_l | z_{l-1}) - log p(z_l | z_{l+1}).
+    Only at the top is the prior settled before the level is drawn, so only there is the rate a
+    closed-form KL; below, it is log q(z_l | z_{l-1}) - log p(z_l | z_{l+1}).
     """
 
     closed_form_rates = False
@@ -266,9 +260,7 @@ class BottomUp(Hierarchy):
     def recognize(self, level: int, below: Tensor) -> Gaussian:
         """q(z_1 | x) for level 0, from ``x``; q(z_l | z_{l-1}) above, from the sample below."""
 
-    def infer(
-        self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None
-    ) -> Inference:
+    def infer(self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None) -> Inference:
         eps = noise or self.draw_noise(num_samples, len(x), like=x)
         samples: list[Tensor] = []
         posteriors: list[Gaussian] = []

@@ -140,7 +140,10 @@ def load_npz(path: Path) -> Images:
             f"data.path={path}: x_train has images of {tuple(train.shape[2:])} pixels, "
             f"x_test of {tuple(test.shape[2:])}; they must agree"
         )
-    labels = [_as_labels(arrays.get(f"y_{s}"), f"y_{s}", len(x), path) for s, x in (("train", train), ("test", test))]
+    labels = [
+        _as_labels(arrays.get(f"y_{s}"), f"y_{s}", len(x), path)
+        for s, x in (("train", train), ("test", test))
+    ]
     return Images(train, test, *labels)
 
 

@@ -1,4 +1,4 @@
-"""The LightningModule: steps, logging, optimizer. The mathematics lives in objective and hierarchy."""
+"""What Lightning drives: a training step, validation, test, and what of them is logged."""
 
 from __future__ import annotations
 

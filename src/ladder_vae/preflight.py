@@ -22,7 +22,7 @@ from ladder_vae.assemble import assemble, prepare_directory
 from ladder_vae.cli import explain
 from ladder_vae.configs import Config
 from ladder_vae.errors import UserError
-from ladder_vae.runs import is_run, read_config, read_record
+from ladder_vae.runs import is_run, read_checkpoint, read_config, read_record
 
 RESUMABLE = ("resume", "trainer.", "hydra.")
 
@@ -63,7 +63,9 @@ def check_run(config: DictConfig) -> None:
 def check_sweep(config: DictConfig) -> None:
     """Raises UserError if a job of the sweep cannot start, naming the job."""
     if OmegaConf.select(config, "resume") is not None:
-        raise UserError("resume= continues one run; leave out --multirun, or name an experiment without a sweep")
+        raise UserError(
+            "resume= continues one run; leave out --multirun, or name an experiment without a sweep"
+        )
     run_dir = Path(config.hydra.sweep.dir)
     if run_dir.exists() and any(is_run(path) for path in run_dir.iterdir()):
         raise UserError(f"run_dir={run_dir} already holds runs; choose another for this sweep")
@@ -104,8 +106,10 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
                 f"resume= keeps the configuration of the run, except trainer.*; leave out {override}"
             )
     saved = read_config(path)
-    if not (path / "checkpoints" / "last.ckpt").is_file():
+    last = path / "checkpoints" / "last.ckpt"
+    if not last.is_file():
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
+    read_checkpoint(last)
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
     changes = [o.lstrip("+") for o in overrides if o.lstrip("+").startswith("trainer.")]
     try:

@@ -1,12 +1,12 @@
-"""A run directory: written by training, opened by everything else.
+"""The record that a run leaves on disk, and how to read it back.
 
-    config.yaml                resolved, plain YAML: rebuilds the model with nothing else
-    checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
-    status.json                running, finished, interrupted or failed, and why
-    metrics.json               flat, name to number; written when the run has finished
-    images.npz                 test images, their reconstructions, prior samples
-    figures/                   the same as pictures
-    events.out.tfevents.*      TensorBoard
+config.yaml                resolved, plain YAML: rebuilds the model with nothing else
+checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
+status.json                running, finished, interrupted or failed, and why
+metrics.json               flat, name to number; written when the run has finished
+images.npz                 test images, their reconstructions, prior samples
+figures/                   the same as pictures
+events.out.tfevents.*      TensorBoard
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_run(path: str | Path, checkpoint: str = "best") -> Run:
     """Rebuild a run's model from its directory alone.
 
-    Only classes of ``ladder_vae.models`` are built: a stranger's config must not run code.
+    Only classes of ``ladder_vae.models`` are built, so that opening a run that somebody sent is safe.
 
     Args:
         path: The run directory.

@@ -39,7 +39,9 @@ def run(cfg: DictConfig) -> None:
         metrics = train(cfg, path)
     except KeyboardInterrupt:
         runs.write_status(path, "interrupted")
-        raise KeyboardInterrupt(f"python -m ladder_vae.train resume={_shown(path)} continues this run") from None
+        raise KeyboardInterrupt(
+            f"python -m ladder_vae.train resume={_shown(path)} continues this run"
+        ) from None
     except Exception as error:
         runs.write_status(path, "failed", cli.explain(error))
         if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
@@ -72,8 +74,6 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
         callbacks=[*assembly.callbacks, totals, Dashboards(runs.flat(assembly.config)), checkpoints],
     )
     resume_from = path / "checkpoints" / "last.ckpt" if cfg.resume is not None else None
-    if resume_from is not None:
-        runs.read_checkpoint(resume_from)  # a damaged one is refused in one line
     module, data = assembly.module, assembly.data
     _interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
 
@@ -125,7 +125,10 @@ def _print_summary(metrics: dict[str, float]) -> None:
     table = Table("metric", "value", title="test split, nats per image")
     table.columns[1].justify = "right"
     for name, value in metrics.items():
-        table.add_row(name, f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")
+        table.add_row(
+            name,
+            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}",
+        )
     Console().print(table)
 
 
@@ -140,7 +143,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     cli.run(run)
 
 

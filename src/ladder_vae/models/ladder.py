@@ -16,7 +16,7 @@ from ladder_vae.nets import MLP, SoftplusHead
 
 
 class LadderRung(MarkovRung):
-    """The posterior is the precision-weighted product of bottom-up evidence and top-down prior."""
+    """q(z_l | x, z_>l) is proportional to evidence(z_l; x) times p(z_l | z_{l+1})."""
 
     def posterior(self, evidence: Gaussian, state: Tensor | None, p: Gaussian) -> Gaussian:
         # The top level stays unmerged, as published: N(0, I) is a prior, not evidence.
@@ -24,7 +24,7 @@ class LadderRung(MarkovRung):
 
 
 class LadderVAE(TopDown):
-    r"""q(z_l | x, z_>l): the product of bottom-up evidence and top-down prior.
+    r"""Every level's posterior merges what the image says with what the levels above expect.
 
     Upward, deterministic: $d_l = MLP(d_{l-1})$ with $d_0 = x$, evidence $N(m_l(d_l), s_l^2(d_l))$.
     Downward: $p(z_l | z_{l+1}) = N(\mu_p, \sigma_p^2)$ from $MLP(z_{l+1})$, whose width mirrors
@@ -63,8 +63,7 @@ class LadderVAE(TopDown):
             mirrored_decoder(latents[0], hidden[0], image, batch_norm=batch_norm),
         )
         self.encoder = nn.ModuleList(
-            MLP(below, width, batch_norm=batch_norm)
-            for below, width in pairwise([math.prod(image), *hidden])
+            MLP(below, width, batch_norm=batch_norm) for below, width in pairwise([math.prod(image), *hidden])
         )
         self.evidence = nn.ModuleList(
             SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)

@@ -56,9 +56,7 @@ class TextbookVAE(TopDown):
         latents = level_sizes("latent", latent_sizes, lambda level: max(32 >> level, 4), num_layers)
         hidden = level_sizes("hidden", hidden_sizes, lambda level: 256, num_layers)
         width = hidden[0]
-        body = nn.Sequential(
-            nn.Linear(latents[0], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-        )
+        body = nn.Sequential(nn.Linear(latents[0], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         super().__init__(
             [
                 ConcatRung(h, size, above)

@@ -1,0 +1,169 @@
+"""Runs side by side: which belong together, how they differ, and whether the seeds explain it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladder_vae.errors import UserError
+from ladder_vae.runs import CONFIG, Record, flat, is_run, read_record
+
+# metric, heading, format, and whether it is plotted against depth
+COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
+    ("test/elbo", "ELBO (nats)", ".2f", True),
+    ("test/distortion", "distortion (nats)", ".2f", True),
+    ("test/rate", "rate (nats)", ".2f", True),
+    ("test/mse", "MSE", ".4f", True),
+    ("test/ssim", "SSIM", ".3f", True),
+    ("model/parameters", "parameters", ",.0f", True),
+    ("train/images_per_second", "images/s", ",.0f", True),
+    ("train/seconds", "training (s)", ",.0f", True),
+)
+# Settings in which runs of one group may differ: the seed, and what changes no result.
+NOT_A_SETTING = (
+    "seed",
+    "data.seed",
+    "name",
+    "callbacks.pictures",
+    "callbacks.progress",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in nothing but their seed.
+
+    Args:
+        settings: What distinguishes the group from the others, setting to value.
+        runs: Its runs.
+    """
+
+    settings: dict[str, Any]
+    runs: list[Record]
+
+    @property
+    def depth(self) -> int:
+        """Number of latent levels."""
+        return int(self.runs[0].config["model"]["num_layers"])
+
+    @property
+    def series(self) -> str:
+        """What distinguishes it apart from its depth."""
+        others = {k: v for k, v in self.settings.items() if k != "model.num_layers"}
+        words = [str(others.pop("model._target_", self.runs[0].model_name)).rpartition(".")[2]]
+        return " ".join([*words, *(f"{k.rpartition('.')[2]}={v}" for k, v in others.items())])
+
+    @property
+    def label(self) -> str:
+        """Name in tables and figures."""
+        return f"{self.series}, L={self.depth}"
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds; NaN if no run has the metric."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else math.nan
+
+    def std(self, metric: str) -> float:
+        """Standard deviation over seeds (n - 1); NaN below two runs."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each run that has it."""
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+    def rates(self) -> list[float]:
+        """Mean rate of each level, z_1 first."""
+        return [self.mean(f"test/rate/z{level}") for level in range(1, self.depth + 1)]
+
+
+def find_runs(directories: Sequence[Path]) -> list[Record]:
+    """Records of all runs in or below the directories, each once, by path.
+
+    Raises:
+        UserError: If a directory does not exist or holds no run.
+    """
+    found: dict[Path, Record] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is not a directory; name run directories, or a folder of them")
+        paths = sorted(config.parent for config in directory.rglob(CONFIG) if is_run(config.parent))
+        if not paths:
+            raise UserError(f"{directory} holds no run (no {CONFIG} beside a status.json)")
+        found |= {path.resolve(): read_record(path) for path in paths}
+    return list(found.values())
+
+
+def group_runs(records: Sequence[Record]) -> list[Group]:
+    """Finished runs by the settings in which they differ, seeds aside; by series, then depth."""
+    finished = [record for record in records if record.finished]
+    settings = [
+        {k: v for k, v in flat(record.config).items() if not k.startswith(NOT_A_SETTING)}
+        for record in finished
+    ]
+    keys = sorted({key for s in settings for key in s})
+    differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
+    groups: dict[str, Group] = {}
+    for record, s in zip(finished, settings, strict=True):
+        mine = {key: s.get(key) for key in differing}
+        groups.setdefault(repr(mine), Group(mine, [])).runs.append(record)
+    return sorted(groups.values(), key=lambda g: (g.series, g.depth))
+
+
+def seed_noise(groups: Sequence[Group], metric: str) -> float:
+    """Standard deviation between seeds, pooled over groups; NaN if no group has two runs."""
+    spreads = [(len(g.values(metric)) - 1, g.std(metric)) for g in groups if len(g.values(metric)) > 1]
+    freedom = sum(n for n, _ in spreads)
+    return math.sqrt(sum(n * std**2 for n, std in spreads) / freedom) if freedom else math.nan
+
+
+def table_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
+    deepest = max((group.depth for group in groups), default=0)
+    columns = [(metric, heading, form) for metric, heading, form, _ in COLUMNS]
+    at = 1 + [metric for metric, *_ in columns].index("test/rate")
+    columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest + 1)]
+    rows = []
+    for group in groups:
+        cells = [group.series, str(group.depth), str(len(group.runs))]
+        for metric, _, form in columns:
+            values = group.values(metric)
+            cell = format(group.mean(metric), form) if values else "–"
+            varies = len(set(values)) > 1
+            cells.append(cell + (f" ± {format(group.std(metric), form)}" if varies else ""))
+        rows.append(cells)
+    return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
+
+
+def differences(groups: Sequence[Group]) -> list[str]:
+    """ELBO of each group against the one before it in its series, beside the noise between seeds."""
+    noise = seed_noise(groups, "test/elbo")
+    lines = []
+    for before, after in itertools.pairwise(groups):
+        if before.series != after.series:
+            continue
+        gain = after.mean("test/elbo") - before.mean("test/elbo")
+        line = f"{after.series}: {before.depth} to {after.depth} levels changes the ELBO by {gain:+.2f} nats"
+        if not math.isnan(noise):
+            error = noise * math.sqrt(1 / len(before.runs) + 1 / len(after.runs))
+            line += f" (standard error {error:.2f}, from the noise between seeds)"
+        lines.append(line)
+    return lines
+
+
+def noise_line(groups: Sequence[Group]) -> str:
+    """What is known of the noise between seeds, in words."""
+    noise = seed_noise(groups, "test/elbo")
+    if math.isnan(noise):
+        return (
+            "One seed each: the noise between seeds is unknown, so small differences mean nothing "
+            "(`seed=1,2,3` shows it)."
+        )
+    return f"Noise between seeds: the ELBO's standard deviation, pooled over rows, is {noise:.2f} nats."

@@ -1,0 +1,88 @@
+"""Every preset trains a step; every group option composes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ladder_vae
+
+CONF = Path(ladder_vae.__file__).parent / "conf"
+ONE_STEP = [
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=1",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+    "trainer.accelerator=cpu",
+    "data.batch_size=32",
+    "data.eval_batch_size=50",
+    "run_dir=run",
+]
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_trains_a_step(command, workdir, experiment):
+    code, _, err = command("train", f"experiment={experiment}", *ONE_STEP)
+    assert code == 0, err
+    finished = list(workdir.rglob("metrics.json"))
+    assert len(finished) == (4 if experiment == "depth_sweep" else 1)
+    for path in finished:
+        assert json.loads(path.read_text())["test/elbo"] < 0
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_every_model_optimizer_and_schedule_trains(train, model, optimizer, scheduler):
+    run = train(
+        f"model={model}", f"optimizer={optimizer}", f"scheduler={scheduler}", "trainer.gradient_clip_val=1"
+    )
+    assert json.loads((run / "metrics.json").read_text())["test/rate/z2"] is not None
+
+
+@pytest.mark.parametrize("group", ["data", "logger", "callbacks", "trainer"])
+def test_every_option_composes(command, group):
+    for option in options(group):
+        code, out, err = command("train", f"{group}={option}", "--cfg", "job")
+        assert code == 0, err
+        assert yaml.safe_load(out)["name"] == "train"
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions(train, precision):
+    run = train(f"trainer.precision={precision}")
+    assert json.loads((run / "metrics.json").read_text())["test/elbo"] < 0
+
+
+def test_the_paper_preset_is_the_papers(command):
+    _, out, _ = command("train", "experiment=paper", "--cfg", "job")
+    cfg = yaml.safe_load(out)
+    assert cfg["model"]["_target_"].endswith("LadderVAE")
+    assert (cfg["model"]["num_layers"], cfg["data"]["batch_size"], cfg["data"]["val_size"]) == (5, 256, 0)
+    assert (cfg["trainer"]["max_epochs"], cfg["objective"]["beta_warmup_epochs"]) == (2000, 200)
+    assert cfg["optimizer"]["lr"] == 1e-3
+    assert cfg["optimizer"]["_target_"].endswith(".Adam")
+    assert cfg["scheduler"]["_target_"].endswith(".constant")
+    assert cfg["trainer"]["gradient_clip_val"] is cfg["callbacks"]["averaging"] is None
+
+
+def test_a_users_own_optimizer_by_target(train, workdir):
+    (workdir / "mine/optimizer").mkdir(parents=True)
+    (workdir / "mine/optimizer/sgd.yaml").write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: 1e-5\n")
+    run = train("--config-dir", "mine", "optimizer=sgd")
+    assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["_target_"] == "torch.optim.SGD"
+
+
+def test_tiny_images_have_all_metrics(train, workdir):
+    import numpy as np
+
+    images = np.random.default_rng(0).random((20, 4, 3))
+    np.savez(workdir / "tiny.npz", x_train=images, x_test=images)
+    metrics = json.loads((train("data.path=tiny.npz") / "metrics.json").read_text())
+    assert 0 < metrics["test/mse"] < 1
+    assert -1 <= metrics["test/ssim"] <= 1

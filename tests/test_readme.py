@@ -1,0 +1,105 @@
+"""Every command of the README runs as written; training commands with debug settings added."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+QUICK = [
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=1",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+    "data.eval_batch_size=50",
+]
+NOT_RUN = ("git clone", "cd ", "source ", "make test", "make test-all")  # set-up, and what runs this test
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    lines = [line.partition(" #")[0].strip() for line in text.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+@pytest.fixture
+def run_dir(train):
+    return train("data.val_size=8", "logger=none", run_dir="runs/example/run")
+
+
+def test_there_are_commands():
+    assert len(commands()) > 8
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("python -m ladder_vae")])
+def test_python_commands(command, run_dir, npz, line):
+    line = line.replace("<run_dir>", str(run_dir)).replace("images.npz", str(npz))
+    _, _, module, *args = shlex.split(line)
+    name = module.partition(".")[2]
+    if name == "train":
+        if any(arg.startswith("resume=") for arg in args):
+            args += ["trainer.max_epochs=3"]
+        else:
+            args += QUICK
+    elif name == "report":
+        args = [str(run_dir.parent) if arg.startswith("runs") else arg for arg in args]
+    code, out, err = command(name, *args)
+    assert code == 0, err
+    assert Path(out.splitlines()[-1]).exists()
+
+
+@pytest.mark.parametrize(
+    "line", [c for c in commands() if c.startswith("make") and not c.startswith(NOT_RUN)]
+)
+def test_make_commands(run_dir, workdir, line):
+    """In a copy of the checkout's outside, with the environment that runs this test."""
+    for name in ("Makefile", "pyproject.toml"):
+        (workdir / name).symlink_to(ROOT / name)
+    ready = f"{sys.prefix}/.ready"
+    args = [*shlex.split(line), f"VENV={sys.prefix}", "-o", ready]
+    if "tensorboard" in line:
+        return check_tensorboard([*args, "port=0"])
+    if "sweep" in line or "train" in line:
+        given = next((a.partition("=")[2] for a in args if a.startswith("args=")), "")
+        args = [a for a in args if not a.startswith("args=")] + [f"args={given} {' '.join(QUICK)}"]
+    done = subprocess.run(args, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": ""})
+    assert done.returncode == 0, done.stderr
+    if "sweep" in line:
+        report = Path(done.stdout.splitlines()[-1])
+        assert "## Samples from every model's prior" in report.read_text()
+
+
+def check_tensorboard(args: list[str]) -> None:
+    with subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as server:
+        deadline = time.monotonic() + 120
+        try:
+            seen = ""
+            for line in server.stdout:
+                seen += line
+                if re.search(r"TensorBoard .* at http", line) or time.monotonic() > deadline:
+                    break
+        finally:
+            os.killpg(server.pid, 15)
+    assert re.search(r"TensorBoard .* at http", seen), seen
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_snippets(run_dir, code):
+    exec(code.replace("<run_dir>", str(run_dir)), {})
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
