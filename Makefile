@@ -39,7 +39,8 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 sweep-depth: $(READY) ## train Ladder VAEs of 1, 2, 3 and 5 levels on MNIST and compare them
-	@dir=runs/depth_sweep/$$(date +%Y-%m-%d_%H-%M-%S); \
+	@case "$(args)" in *run_dir=*) echo "error: sweep-depth chooses its run_dir; leave it out of args" >&2; exit 1;; esac; \
+	dir=runs/depth_sweep/$$(date +%Y-%m-%d_%H-%M-%S); \
 	$(PY) -m ladder_vae.train --multirun experiment=depth_sweep run_dir=$$dir $(if $(seed),seed=$(seed)) $(args); code=$$?; \
 	if [ -e $$dir/multirun.yaml ] && [ $$code != 130 ]; then $(PY) -m ladder_vae.report $$dir || code=$$?; fi; \
 	exit $$code

@@ -42,7 +42,9 @@ def test_every_model_optimizer_and_schedule_trains(train, model, optimizer, sche
     run = train(
         f"model={model}", f"optimizer={optimizer}", f"scheduler={scheduler}", "trainer.gradient_clip_val=1"
     )
-    assert json.loads((run / "metrics.json").read_text())["test/rate/z2"] is not None
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert -300 < metrics["test/elbo"] < 0
+    assert {"test/rate/z1", "test/rate/z2"} <= metrics.keys()
 
 
 @pytest.mark.parametrize("group", ["data", "logger", "callbacks", "trainer"])
@@ -53,9 +55,8 @@ def test_every_option_composes(command, group):
         assert yaml.safe_load(out)["name"] == "train"
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions(train, precision):
-    run = train(f"trainer.precision={precision}")
+def test_mixed_precision(train):
+    run = train("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1", "optimizer.fused=false")
     assert json.loads((run / "metrics.json").read_text())["test/elbo"] < 0
 
 

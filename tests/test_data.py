@@ -1,14 +1,12 @@
 import gzip
 import math
 import shutil
-import urllib.error
 
 import numpy as np
 import pytest
 import torch
 
-from ladder_vae import images
-from ladder_vae.data import MNIST, Batches, FashionMNIST, Npz, draw_binary
+from ladder_vae.data import MNIST, Batches, Npz, draw_binary
 from ladder_vae.errors import UserError
 from ladder_vae.images import MNIST_DIR, load_mnist, load_npz
 
@@ -144,18 +142,6 @@ def test_npz_kinds_mean_the_same(tmp_path):
         loaded = load_npz(tmp_path / f"{name}.npz")
         assert torch.equal(loaded.train, torch.from_numpy(bits[:, None].astype(np.uint8) * 255))
         assert torch.equal(loaded.test, loaded.train)
-
-
-def test_unreachable_download_is_named(tmp_path, monkeypatch):
-    import torchvision
-
-    def unreachable(*args, **kwargs):
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", unreachable)
-    images.load_torchvision.cache_clear()
-    with pytest.raises(UserError, match=r"FashionMNIST could not be downloaded.*data=mnist"):
-        FashionMNIST(directory=str(tmp_path)).setup()
 
 
 @pytest.mark.parametrize(

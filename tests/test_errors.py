@@ -1,9 +1,12 @@
 """What a hostile newcomer types: one ``error:`` line, nothing started, nothing lost."""
 
 import json
+import urllib.error
 
 import pytest
 from conftest import tiny
+
+from ladder_vae import data, images
 
 BAD = {
     "model.num_layer=3": "num_layer",
@@ -23,6 +26,12 @@ BAD = {
     "trainer.max_epochs=0": "trainer.max_epochs=0",
     "trainer.accelerator=cuad": "cuad",
     "trainer.precision=8": "trainer.precision=8",
+    "trainer.limit_test_batches=0": "trainer.limit_test_batches=0 must be at least 1",
+    "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch=0",
+    "trainer.profiler=fast": "choose simple, advanced",
+    "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0",
+    "seed=-1": "seed=-1",
+    "data._target_=ladder_vae.models.LadderVAE": "data",
     "trainer.devices=2": "trainer.devices=2",
     "trainer.max_epoch=3": "max_epoch",
     "callbacks.averaging.decay=1.5": "decay=1.5",
@@ -117,7 +126,7 @@ def test_a_failed_job_does_not_take_the_others_along(command, npz, workdir):
     assert states == ["failed", "finished"]
     code, out, err = command("report", "sweep")
     assert code == 0, err
-    assert "1 " in out
+    assert out.count("not finished: ") == 1
     text = (workdir / "sweep/report.md").read_text()
     assert "Not finished" in text
     assert "not finite" in text
@@ -137,3 +146,38 @@ def test_report_names_what_is_wrong(command, workdir, argument, message):
     assert code == 1
     assert message in only_line(err)
     assert not list(workdir.iterdir())
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+def test_damaged_mnist_is_refused_before_training(command, workdir, monkeypatch, multirun):
+    images.load_mnist.cache_clear()
+    for file in images.MNIST_DIR.glob("*.gz"):
+        (workdir / file.name).write_bytes(file.read_bytes()[:5000])
+    monkeypatch.setattr(data, "load_mnist", lambda: images.load_mnist(workdir))
+    args = ["-m", "seed=1,2"] if multirun else []
+    code, _, err = command("train", *args, "experiment=debug", "run_dir=run")
+    assert code == 1
+    assert "train-images-idx3-ubyte.gz is truncated" in only_line(err)
+    assert not (workdir / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
+def test_an_unreachable_download_is_refused_before_training(command, workdir, monkeypatch, name):
+    import torchvision
+
+    def unreachable(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", unreachable)
+    code, _, err = command("train", f"data={name}", "data.directory=here", "run_dir=run")
+    assert code == 1
+    assert "could not be downloaded to or read from here" in only_line(err)
+    assert not (workdir / "run").exists()
+
+
+def test_the_traceback_on_request(command, npz, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    for bad in ("model.num_layers=0", "model.nonsense=1"):
+        _, _, err = command("train", *tiny(npz), bad)
+        assert "Traceback" in err
+        assert err.splitlines()[-1].startswith("error: ")

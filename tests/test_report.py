@@ -55,9 +55,9 @@ def test_runs_that_differ_in_more_than_the_seed_stay_apart(sweep):
     fake_run(sweep / "other", 1, 3, -90.0, optimizer={"lr": 0.5})
     groups = group_runs(find_runs([sweep]))
     assert [(g.series, g.depth, len(g.runs)) for g in groups] == [
+        ("LadderVAE", 1, 2),
+        ("LadderVAE", 12, 3),
         ("LadderVAE lr=0.5", 1, 1),
-        ("LadderVAE lr=None", 1, 2),
-        ("LadderVAE lr=None", 12, 3),
     ]
 
 
@@ -67,8 +67,8 @@ def test_report_files(sweep, command):
     assert out.splitlines()[-1] == str(sweep / "report.md")
     text = (sweep / "report.md").read_text()
     assert "-101.00 ± 1.41" in text
-    assert "1 to 12 levels changes the ELBO by +5.50 nats" in text
-    assert "is 0.91 nats" in text
+    assert "| change of | noise between seeds | 1 → 12 levels |" in text
+    assert "| ELBO (nats) | 0.91 | +5.50 |" in text
     assert "`L3_1`: failed the loss is not finite" in text
     assert "`L3_2`: running" in text
     assert "1000000000" not in text
@@ -90,15 +90,16 @@ def test_several_directories_and_output(sweep, command, workdir):
     code, out, _ = command("report", str(sweep / "L1_1"), str(sweep / "L12_1"), "--output", "there")
     assert code == 0
     assert out.splitlines()[-1] == "there/report.md"
-    assert "seed is unknown" not in (workdir / "there/report.md").read_text()
-    assert "One seed each" in (workdir / "there/report.md").read_text()
+    text = (workdir / "there/report.md").read_text()
+    assert "One seed each" in text
+    assert "| ELBO (nats) | unknown | +5.00 |" in text
 
 
 def test_nothing_finished_is_an_error_that_says_so(tmp_path, command):
     fake_run(tmp_path / "a", 1, 1, -100.0, status="interrupted")
     code, _, err = command("report", str(tmp_path))
     assert code == 1
-    assert "error: no run of 1 has finished" in err
+    assert "error: no run has finished" in err
     assert "interrupted" in (tmp_path / "report.md").read_text()
 
 
@@ -107,3 +108,28 @@ def test_an_unreadable_record_is_listed_and_not_averaged(sweep, command):
     command("report", str(sweep))
     assert "`L1_1`: failed unreadable record" in (sweep / "report.md").read_text()
     assert json.loads((sweep / "L1_2" / "metrics.json").read_text())["test/elbo"] == -102
+
+
+def test_a_repeated_seed_says_nothing_of_the_noise(sweep, command):
+    fake_run(sweep / "L1_2_again", 1, 2, -102.0)
+    (group, _) = group_runs(find_runs([sweep]))
+    assert sorted(group.values("test/elbo")) == [-102, -100]
+    command("report", str(sweep))
+    assert "`L1_2`: repeats settings and seed of a later run" in (sweep / "report.md").read_text()
+
+
+def test_jobs_that_never_started_are_listed(tmp_path, command):
+    runs.write_plan(tmp_path, ["model.num_layers=1", "model.num_layers=2"])
+    fake_run(tmp_path / "0_ladder", 1, 1, -100.0)
+    command("report", str(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert "never started: model.num_layers=2" in text
+    assert "never started: model.num_layers=1" not in text
+
+
+def test_a_single_run_keeps_its_own_figures(tmp_path, command, workdir):
+    fake_run(tmp_path / "run", 1, 1, -100.0)
+    code, out, _ = command("report", str(tmp_path / "run"))
+    assert code == 0
+    assert out.splitlines()[-1].startswith("runs/reports/")
+    assert not (tmp_path / "run/figures").exists()

@@ -11,24 +11,35 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.data import ImageData
-from ladder_vae.errors import UserError
+from ladder_vae.errors import UserError, one_line
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
 
+PRECISIONS = ("32-true", "bf16-mixed")
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+
 
 @dataclass(frozen=True)
 class Assembly:
-    """What a run is made of, apart from the Trainer."""
+    """What a run is made of, apart from the Trainer.
 
-    config: dict[str, Any]  # resolved, plain values, with the model's input shape filled in
+    Args:
+        config: Plain values, interpolations resolved, the model's input shape filled in.
+        data: Loaded and split.
+        module: The model with its objective and optimizer, weights drawn from the run's seed.
+        callbacks: Those that the configuration names.
+    """
+
+    config: dict[str, Any]
     data: ImageData
     module: HierarchicalVAE
     callbacks: list[Callback]
@@ -41,8 +52,12 @@ def assemble(cfg: DictConfig) -> Assembly:
         UserError: If anything in it cannot be used.
     """
     cfg = cfg.copy()
-    data = _build(cfg, "data")
-    assert isinstance(data, ImageData)
+    if cfg.seed < 0 or cfg.data.seed < 0:
+        raise UserError(f"seed={cfg.seed} and data.seed={cfg.data.seed} must be at least 0")
+    for key in ("path", "directory"):
+        if key in cfg.data:  # a run may be opened from another directory
+            cfg.data[key] = str(Path(cfg.data[key]).expanduser().absolute())
+    data = _build(cfg, "data", ImageData)
     data.setup()
     shape = list(data.image_shape)
     if cfg.model.get("input_shape") not in (None, shape):
@@ -52,53 +67,41 @@ def assemble(cfg: DictConfig) -> Assembly:
         )
     cfg.model.input_shape = shape
     torch.manual_seed(stream_seed(cfg.seed, "weights"))
-    model = _build(cfg, "model")
-    assert isinstance(model, Hierarchy)
+    model = _build(cfg, "model", Hierarchy)
     try:
         objective = Objective(**cfg.objective)
     except ValueError as error:
         raise UserError(f"objective: {error}") from None
-    scheduler = _build(cfg, "scheduler") if cfg.scheduler else None
-    module = HierarchicalVAE(model, objective, _build(cfg, "optimizer"), scheduler, cfg.seed)
+    optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
+    module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed)
     try:
-        module.make_optimizer(model.parameters())
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optimizer: {_one_line(error)}") from None
-    callbacks = [_build(cfg.callbacks, key, "callbacks.") for key in cfg.callbacks if cfg.callbacks[key]]
-    if not data.val_size and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+        made = optimizer(model.parameters())
+        if scheduler is not None:
+            scheduler(made, total_steps=2)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"optimizer or scheduler: {one_line(error)}") from None
+    callbacks = [
+        _build(cfg.callbacks, key, Callback, "callbacks.") for key, value in cfg.callbacks.items() if value
+    ]
+    validated = data.val_size > 0 and cfg.trainer.limit_val_batches != 0
+    if not validated and any(isinstance(callback, EarlyStopping) for callback in callbacks):
         raise UserError(
-            "callbacks.early_stopping needs validation images, but data.val_size=0; "
+            f"callbacks.early_stopping needs validation images, but data.val_size={data.val_size}; "
             "set data.val_size=10000 or callbacks=default"
         )
-    _check_trainer(cfg)
+    _check_trainer(cfg, callbacks)
+    return Assembly(plain(cfg), data, module, callbacks)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without where the run lies: it may be moved."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    return Assembly(
-        {str(k): v for k, v in config.items() if k not in NOT_OF_THE_RUN}, data, module, callbacks
-    )
-
-
-NOT_OF_THE_RUN = ("run_dir", "resume", "logger")  # where a run lies is not what it is
-
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
-
-
-def _check_trainer(cfg: DictConfig) -> None:
-    trainer = cfg.trainer
-    if trainer.max_epochs < 1:
-        raise UserError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1")
-    if trainer.devices != 1:
-        raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
-    if trainer.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={trainer.precision} is unknown; choose {', '.join(PRECISIONS)}")
-    if trainer.profiler not in (None, *PROFILERS):
-        raise UserError(f"trainer.profiler={trainer.profiler} is unknown; choose {', '.join(PROFILERS)}")
-    try:
-        make_trainer(cfg, logger=False)
-    except (ValueError, TypeError, RuntimeError) as error:  # Lightning's own checks
-        raise UserError(f"trainer: {_one_line(error)}") from None
+    for key in ("run_dir", "resume"):
+        config.pop(key, None)
+    if config.get("logger"):
+        config["logger"].pop("save_dir", None)
+    return {str(key): value for key, value in config.items()}
 
 
 def make_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
@@ -111,30 +114,15 @@ def make_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         settings["profiler"] = PROFILERS[cfg.trainer.profiler](dirpath=cfg.run_dir, filename="profile")
     if not cfg.data.val_size:
         settings["limit_val_batches"] = 0
+    bars = [part for part in parts["callbacks"] if isinstance(part, ProgressBar)]
     return L.Trainer(
         **settings,
-        enable_checkpointing=bool(parts.get("callbacks")),
+        enable_progress_bar=bool(bars),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # HierarchicalVAE decides when
         **parts,
     )
-
-
-def _build(cfg: DictConfig, key: str, prefix: str = "") -> Any:
-    try:
-        return instantiate(cfg[key], _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(f"{prefix}{key}: {_one_line(cause or error)}") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{prefix}{key}: {_one_line(error)}") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def prepare_directory(path: Path) -> None:
@@ -147,3 +135,40 @@ def prepare_directory(path: Path) -> None:
         raise UserError(
             f"run_dir={path} cannot be written ({error.strerror}: {error.filename}); choose another run_dir"
         ) from None
+
+
+def _check_trainer(cfg: DictConfig, callbacks: list[Callback]) -> None:
+    trainer = cfg.trainer
+    for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
+        if trainer[key] is not None and trainer[key] < 1:
+            raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
+    if trainer.devices != 1:
+        raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
+    for key, choices in (("precision", PRECISIONS), ("profiler", (None, *PROFILERS))):
+        if trainer[key] not in choices:
+            known = ", ".join(choice for choice in choices if choice)
+            raise UserError(f"trainer.{key}={trainer[key]} is unknown; choose {known}")
+    if trainer.precision == "bf16-mixed" and trainer.gradient_clip_val and cfg.optimizer.get("fused"):
+        raise UserError(
+            "trainer.gradient_clip_val with trainer.precision=bf16-mixed needs optimizer.fused=false"
+        )
+    try:
+        make_trainer(cfg, logger=False, callbacks=callbacks)
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
+        raise UserError(f"trainer: {one_line(error)}") from None
+
+
+def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:
+    """What ``cfg[key]`` names. Raises UserError if it cannot be made, or is not of the ``kind``."""
+    try:
+        built = instantiate(cfg[key], _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{prefix}{key}: {one_line(cause or error)}") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{prefix}{key}: {one_line(error)}") from None
+    if kind is not None and not isinstance(built, kind):
+        raise UserError(f"{prefix}{key}._target_={cfg[key]._target_} does not make a {kind.__name__}")
+    return built

@@ -19,10 +19,11 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 from torchvision.utils import make_grid
 
 from ladder_vae.averaging import ExponentialMovingAverage
+from ladder_vae.errors import UserError
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE
 
-HPARAM_METRICS = (  # the same for every depth: TensorBoard takes its columns from the first run
+HPARAM_METRICS = (  # no rates of single levels: the columns have to fit runs of every depth
     "test/elbo",
     "test/rate",
     "test/distortion",
@@ -60,20 +61,24 @@ class EpochCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.last.exists():
-            self._initial = tempfile.TemporaryDirectory()
-            trainer.save_checkpoint(Path(self._initial.name) / "initial.ckpt")
+            initial = tempfile.TemporaryDirectory()
+            trainer.save_checkpoint(Path(initial.name) / "initial.ckpt")
+            self._initial = initial
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        score = trainer.callback_metrics.get("val/elbo")
-        if score is None or score > self.best_elbo:
-            self.best_elbo = float("-inf") if score is None else float(score)
-            self._save(trainer, self.directory / "best.ckpt")
+        best = self.directory / "best.ckpt"
+        score = float(trainer.callback_metrics.get("val/elbo", "-inf"))
+        # an epoch may go unvalidated (trainer.check_val_every_n_epoch); a run may, altogether
+        if score > self.best_elbo or not trainer.enable_validation or not best.exists():
+            self.best_elbo = score
+            self._save(trainer, best)
         self._save(trainer, self.last)  # second, so that it knows the best score
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt) and self._initial and not self.last.exists():
+        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))  # Ctrl-C, SIGTERM
+        if stopped and self._initial and not self.last.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
             initial = Path(self._initial.name) / "initial.ckpt"
             shutil.copy(initial, self.last)
@@ -156,7 +161,7 @@ class ProgressBar(TQDMProgressBar):
     """A bar that shows the ELBO; where nobody watches a terminal, a line an epoch."""
 
     def __init__(self, refresh_rate: int = 20) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
+        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
@@ -165,7 +170,7 @@ class ProgressBar(TQDMProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        if not sys.stderr.isatty():
+        if not sys.stdout.isatty():
             values = {**trainer.callback_metrics}
             shown = [f"{name} {float(values[name]):.2f}" for name in ("elbo", "val_elbo") if name in values]
             print(
@@ -184,6 +189,10 @@ class Pictures(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 5, count: int = 16) -> None:
+        if every_n_epochs < 1 or count < 1:
+            raise UserError(
+                f"callbacks.pictures: every_n_epochs={every_n_epochs} and count={count} must be at least 1"
+            )
         self.every_n_epochs = every_n_epochs
         self.count = count
 
@@ -246,7 +255,7 @@ class Dashboards(Callback):
                     writer.file_writer.add_summary(summary)
                 writer.add_custom_scalars(
                     {
-                        "Levels": {  # one pattern a chart: rate/z1 alone would match z10, too
+                        "Levels": {  # one anchored pattern for all levels, so that z1 is not z10's
                             f"{stage}: rate of each level (nats)": ["Multiline", [rf"^{stage}/rate/z\d+$"]]
                             for stage in ("train", "val")
                         },

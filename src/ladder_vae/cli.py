@@ -8,9 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
-from unittest.mock import patch
 
-from ladder_vae.errors import UserError
+from ladder_vae.errors import Refusal, UserError, one_line
 
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
 
@@ -20,20 +19,25 @@ def run(main: Callable[[], None]) -> NoReturn:
 
     ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback.
     """
-    detailed = os.environ.get(DETAIL, "0") not in ("", "0")
+    asked = os.environ.get(DETAIL)
+    os.environ[DETAIL] = "1"  # else Hydra prints and exits by itself
     try:
-        # Hydra prints and exits by itself unless this is set; argparse, unless `error` raises.
-        with patch.dict(os.environ, {DETAIL: "1"}), patch.object(argparse.ArgumentParser, "error", _usage):
-            main()
+        main()
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", file=sys.stderr)
+        print(": ".join(filter(None, ["interrupted", str(interrupt)])), file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
-        if detailed:
-            traceback.print_exc()
+    except (Exception, Refusal) as raised:
+        error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised
+        if asked not in (None, "", "0"):
+            traceback.print_exception(error)
         if not getattr(error, "reported", False):
             print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        if asked is None:
+            del os.environ[DETAIL]
+        else:
+            os.environ[DETAIL] = asked
     sys.exit(0)
 
 
@@ -41,12 +45,17 @@ def explain(error: BaseException) -> str:
     """One line that says what is wrong."""
     if isinstance(error, UserError):
         return str(error)
-    text = " ".join(str(error).split())
-    kind = type(error).__module__.split(".")[0]
-    if kind in ("hydra", "omegaconf"):
+    text = one_line(error)
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return text
     return f"{type(error).__name__}: {text} (set {DETAIL}=1 for the traceback)"
 
 
-def _usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    raise UserError(f"{message}; --help explains the usage")
+def strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser, but bad arguments raise UserError instead of printing the usage and exiting."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; --help explains the usage")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser

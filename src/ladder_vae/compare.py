@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ladder_vae.errors import UserError
-from ladder_vae.runs import CONFIG, Record, flat, is_run, read_record
+from ladder_vae.runs import CONFIG, PLAN, Record, flat, is_run, not_started, read_record
 
 # metric, heading, format, and whether it is plotted against depth
 COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
@@ -24,14 +24,15 @@ COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
     ("train/images_per_second", "images/s", ",.0f", True),
     ("train/seconds", "training (s)", ",.0f", True),
 )
+QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
 # Settings in which runs of one group may differ: the seed, and what changes no result.
 NOT_A_SETTING = (
     "seed",
     "data.seed",
     "name",
+    "logger",
     "callbacks.pictures",
     "callbacks.progress",
-    "trainer.enable_progress_bar",
     "trainer.profiler",
 )
 
@@ -51,14 +52,15 @@ class Group:
     @property
     def depth(self) -> int:
         """Number of latent levels."""
-        return int(self.runs[0].config["model"]["num_layers"])
+        return int(self.runs[0].config["model"].get("num_layers") or 0)
 
     @property
     def series(self) -> str:
         """What distinguishes it apart from its depth."""
         others = {k: v for k, v in self.settings.items() if k != "model.num_layers"}
         words = [str(others.pop("model._target_", self.runs[0].model_name)).rpartition(".")[2]]
-        return " ".join([*words, *(f"{k.rpartition('.')[2]}={v}" for k, v in others.items())])
+        named = [f"{k.rpartition('.')[2]}={v}" for k, v in others.items() if v is not None]
+        return " ".join([*words, *named])
 
     @property
     def label(self) -> str:
@@ -102,7 +104,10 @@ def find_runs(directories: Sequence[Path]) -> list[Record]:
 
 
 def group_runs(records: Sequence[Record]) -> list[Group]:
-    """Finished runs by the settings in which they differ, seeds aside; by series, then depth."""
+    """Finished runs by the settings in which they differ, seeds aside; by series, then depth.
+
+    Of runs that repeat settings and seed only the last counts: a repetition says nothing of the noise.
+    """
     finished = [record for record in records if record.finished]
     settings = [
         {k: v for k, v in flat(record.config).items() if not k.startswith(NOT_A_SETTING)}
@@ -110,11 +115,32 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     ]
     keys = sorted({key for s in settings for key in s})
     differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
-    groups: dict[str, Group] = {}
+    by_seed: dict[str, dict[tuple, Record]] = {}
+    distinguishing: dict[str, dict[str, Any]] = {}
     for record, s in zip(finished, settings, strict=True):
         mine = {key: s.get(key) for key in differing}
-        groups.setdefault(repr(mine), Group(mine, [])).runs.append(record)
-    return sorted(groups.values(), key=lambda g: (g.series, g.depth))
+        distinguishing[repr(mine)] = mine
+        seeds = (record.config.get("seed"), record.config.get("data", {}).get("seed"))
+        by_seed.setdefault(repr(mine), {})[seeds] = record
+    groups = [Group(distinguishing[key], list(runs.values())) for key, runs in by_seed.items()]
+    return sorted(groups, key=lambda g: (g.series, g.depth))
+
+
+def left_out(
+    directories: Sequence[Path], records: Sequence[Record], groups: Sequence[Group]
+) -> list[tuple[Path, str]]:
+    """What no average holds, and why: unfinished and failed runs, repetitions, jobs that never started."""
+    counted = {run.path for group in groups for run in group.runs}
+    reasons = [
+        (
+            r.path,
+            "repeats settings and seed of a later run" if r.finished else f"{r.status} {r.message}".strip(),
+        )
+        for r in records
+        if r.path not in counted
+    ]
+    sweeps = {plan.parent for directory in directories for plan in directory.rglob(PLAN)}
+    return reasons + [(s, f"never started: {job}") for s in sorted(sweeps) for job in not_started(s)]
 
 
 def seed_noise(groups: Sequence[Group], metric: str) -> float:
@@ -142,28 +168,26 @@ def table_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
 
 
-def differences(groups: Sequence[Group]) -> list[str]:
-    """ELBO of each group against the one before it in its series, beside the noise between seeds."""
-    noise = seed_noise(groups, "test/elbo")
-    lines = []
-    for before, after in itertools.pairwise(groups):
-        if before.series != after.series:
-            continue
-        gain = after.mean("test/elbo") - before.mean("test/elbo")
-        line = f"{after.series}: {before.depth} to {after.depth} levels changes the ELBO by {gain:+.2f} nats"
-        if not math.isnan(noise):
-            error = noise * math.sqrt(1 / len(before.runs) + 1 / len(after.runs))
-            line += f" (standard error {error:.2f}, from the noise between seeds)"
-        lines.append(line)
-    return lines
+def difference_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """A row a metric: the noise between seeds, then the change from each depth to the next of its series."""
+    steps = [(a, b) for a, b in itertools.pairwise(groups) if a.series == b.series and a.depth != b.depth]
+    alone = len({group.series for group in groups}) == 1
+    names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
+    rows = []
+    for metric, heading, form, _ in COLUMNS[:QUALITY]:
+        noise = seed_noise(groups, metric)
+        changes = [format(b.mean(metric) - a.mean(metric), "+" + form) for a, b in steps]
+        rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
+    return ["change of", "noise between seeds", *names], rows
 
 
 def noise_line(groups: Sequence[Group]) -> str:
-    """What is known of the noise between seeds, in words."""
-    noise = seed_noise(groups, "test/elbo")
-    if math.isnan(noise):
+    """How to read the differences, in words."""
+    if math.isnan(seed_noise(groups, "test/elbo")):
         return (
-            "One seed each: the noise between seeds is unknown, so small differences mean nothing "
-            "(`seed=1,2,3` shows it)."
+            "One seed each: the noise between seeds is unknown; trust no small difference (try seed=1,2,3)."
         )
-    return f"Noise between seeds: the ELBO's standard deviation, pooled over rows, is {noise:.2f} nats."
+    return (
+        "The noise between seeds is the standard deviation of a single run, pooled over all rows; "
+        "a difference of two means over n seeds has about sqrt(2 / n) of it as standard error."
+    )

@@ -31,7 +31,7 @@ class MLPHierarchy(Target):
     """``model``: a hierarchy whose widths follow from ``num_layers``."""
 
     input_shape: list[int] | None = None  # (C, H, W), filled in from the data
-    num_layers: int = 5
+    num_layers: int = MISSING
     latent_sizes: list[int] | None = None
     hidden_sizes: list[int] | None = None
 
@@ -40,25 +40,25 @@ class MLPHierarchy(Target):
 class NormedHierarchy(MLPHierarchy):
     """``model``: an MLP hierarchy with optional batch norm."""
 
-    batch_norm: bool = True
+    batch_norm: bool = MISSING
 
 
 @dataclass
 class Data(Target):
     """``data``: what every data set has."""
 
-    batch_size: int = 512
-    val_size: int = 10_000
-    binarization: str = "dynamic"
-    seed: int = 0
-    eval_batch_size: int = 1_000
+    batch_size: int = MISSING
+    val_size: int = MISSING
+    binarization: str = MISSING
+    seed: int = MISSING
+    eval_batch_size: int = MISSING
 
 
 @dataclass
 class DownloadedData(Data):
     """``data``: a torchvision data set."""
 
-    directory: str = "~/.cache/ladder_vae"
+    directory: str = MISSING
 
 
 @dataclass
@@ -72,19 +72,19 @@ class FileData(Data):
 class ObjectiveConfig:
     """``objective``: see :class:`ladder_vae.objective.Objective`."""
 
-    beta_warmup_epochs: float = 10.0
-    free_bits: float = 0.0
-    monte_carlo_rates: bool = False
+    beta_warmup_epochs: float = MISSING
+    free_bits: float = MISSING
+    monte_carlo_rates: bool = MISSING
 
 
 @dataclass
 class TrainerConfig:
     """``trainer``: arguments of ``lightning.Trainer``."""
 
-    max_epochs: int = 40
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str = "32-true"
+    max_epochs: int = MISSING
+    accelerator: str = MISSING
+    devices: int = MISSING
+    precision: str = MISSING
     gradient_clip_val: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None
@@ -92,15 +92,14 @@ class TrainerConfig:
     limit_test_batches: int | None = None
     check_val_every_n_epoch: int = 1
     profiler: str | None = None
-    enable_progress_bar: bool = True
 
 
 @dataclass
 class Adam(Factory):
     """``optimizer``: Adam and AdamW."""
 
-    lr: float = 2e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    lr: float = MISSING
+    betas: list[float] = MISSING
     eps: float = 1e-8
     weight_decay: float = 0.0
     fused: bool | None = None
@@ -110,7 +109,7 @@ class Adam(Factory):
 class Cosine(Factory):
     """``scheduler``: cosine decay with linear warm-up."""
 
-    warmup_steps: int = 0
+    warmup_steps: int = MISSING
 
 
 @dataclass
@@ -127,31 +126,31 @@ class TensorBoard(Target):
 class Averaging(Target):
     """``callbacks.averaging``."""
 
-    decay: float = 0.999
+    decay: float = MISSING
 
 
 @dataclass
 class PicturesConfig(Target):
     """``callbacks.pictures``."""
 
-    every_n_epochs: int = 5
-    count: int = 16
+    every_n_epochs: int = MISSING
+    count: int = MISSING
 
 
 @dataclass
 class Progress(Target):
     """``callbacks.progress``."""
 
-    refresh_rate: int = 20
+    refresh_rate: int = MISSING
 
 
 @dataclass
 class Stopping(Target):
     """``callbacks.early_stopping``."""
 
-    monitor: str = "val/elbo"
-    mode: str = "max"
-    patience: int = 20
+    monitor: str = MISSING
+    mode: str = MISSING
+    patience: int = MISSING
     min_delta: float = 0.0
 
 
@@ -169,8 +168,8 @@ class Callbacks:
 class Config:
     """The whole configuration of a run."""
 
-    name: str = "train"
-    seed: int = 1
+    name: str = MISSING
+    seed: int = MISSING
     run_dir: str = MISSING
     resume: str | None = None
     model: Any = MISSING
@@ -202,6 +201,3 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "first", lambda *options: next(o for o in options if o is not None), replace=True
     )
-
-
-register()

@@ -1,5 +1,14 @@
-"""What a user can mend: raised anywhere, printed by the entry points as one ``error:`` line."""
+"""What a user can mend, and how it is said."""
 
 
 class UserError(Exception):
     """Bad input. The message is one line that names what is wrong and what to do about it."""
+
+
+class Refusal(BaseException):
+    """Carries an error (its ``__cause__``) past code that swallows exceptions, as Hydra's callbacks do."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without its line breaks; the type's name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

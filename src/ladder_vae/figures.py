@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")
 DPI = 110
 GAP = 2  # pixels between images of a strip
 
@@ -123,15 +122,17 @@ def save_rates(path: Path, rates: Mapping[str, Sequence[float]]) -> None:
     colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, deepest))
     figure = Figure(figsize=(max(5.0, 1.1 * len(rates) + 2.2), 3.8), dpi=DPI)
     ax = figure.subplots()
-    bottom = np.zeros(len(rates))
+    tops, bottoms = np.zeros(len(rates)), np.zeros(len(rates))  # a rate may be negative, bottom-up
+    visible = 0.06 * max(sum(abs(x) for x in r) for r in rates.values())
     for level in range(deepest):
         values = np.array([r[level] if level < len(r) else 0.0 for r in rates.values()])
-        ax.bar(range(len(rates)), values, bottom=bottom, color=colors[level], label=f"z{level + 1}")
-        for i, (value, base) in enumerate(zip(values, bottom, strict=True)):
-            if value > 0.06 * max(sum(r) for r in rates.values()):
+        base = np.where(values >= 0, tops, bottoms)
+        ax.bar(range(len(rates)), values, bottom=base, color=colors[level], label=f"z{level + 1}")
+        for i, (value, start) in enumerate(zip(values, base, strict=True)):
+            if abs(value) > visible:
                 color = "white" if level < deepest * 0.6 else "black"
-                ax.text(i, base + value / 2, f"{value:.1f}", ha="center", va="center", color=color)
-        bottom += values
+                ax.text(i, start + value / 2, f"{value:.1f}", ha="center", va="center", color=color)
+        tops, bottoms = tops + values.clip(0), bottoms + values.clip(None, 0)
     ax.set_xticks(range(len(rates)), list(rates), rotation=0 if len(rates) < 8 else 45)
     ax.set_ylabel("rate (nats)")
     ax.set_title("What each level adds to the rate; z1 is next to the image", fontsize=10)

@@ -28,7 +28,7 @@ class Level:
     Args:
         z: The sample, ``(K, B, *event)``.
         q: The Gaussian it was drawn from.
-        p: The Gaussian of the generative model it stands under.
+        p: What the generative model expects there, given the levels above.
         closed_form: Whether ``p`` was settled before ``z`` was drawn. Only then is KL(q || p) the
             level's rate: a ``p`` that reads levels drawn from ``z`` moves with it.
     """
@@ -41,7 +41,8 @@ class Level:
     def rate(self, *, monte_carlo: bool = False) -> Tensor:
         """KL(q || p) where ``closed_form`` allows it, else log q(z) - log p(z); nats, ``(K, B)``.
 
-        A Monte Carlo rate may be negative for a single draw; its mean may not.
+        The latter may be negative for a single draw; below the top of a bottom-up model even in the
+        mean, for there only the sum over levels is a divergence.
         """
         if self.closed_form and not monte_carlo:
             return self.q.kl(self.p)
@@ -80,7 +81,7 @@ class Generation:
     Args:
         params: Decoder output, ``(n, C, H, W)``; logits for Bernoulli pixels.
         z: Sample of each level, ``(n, *event)``.
-        p: Prior that each level's sample stands under.
+        p: Prior of each level, given the levels above.
     """
 
     params: Tensor
@@ -147,7 +148,7 @@ class Hierarchy(nn.Module, ABC):
             x: Images ``(B, C, H, W)`` with binarized values in {0, 1}.
             num_samples: Draws K per image.
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
-                (see :meth:`draw_noise`).
+                (see :meth:`draw_noise`); its K then counts.
         """
 
     @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import urllib.error
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladder_vae.errors import UserError
+from ladder_vae.errors import UserError, one_line
 
 MNIST_DIR = Path(__file__).parent / "assets" / "mnist"
 # Of the unpacked files, as published by LeCun, Cortes and Burges.
@@ -98,17 +97,15 @@ def load_torchvision(name: str, directory: Path) -> Images:
     try:
         train = dataset(directory, train=True, download=True)
         test = dataset(directory, train=False, download=True)
-    except (urllib.error.URLError, RuntimeError, OSError, EOFError, ValueError) as error:
+        if (len(train), len(test)) != (60_000, 10_000):
+            raise ValueError(f"{len(train)} and {len(test)} images instead of 60,000 and 10,000")
+    except (RuntimeError, OSError, EOFError, ValueError, AssertionError, KeyError) as error:
         raise UserError(
-            f"{name} could not be downloaded to or read from {directory} ({_first_line(error)}); "
+            f"{name} could not be downloaded to or read from {directory} ({one_line(error)}); "
             f"check the connection, delete {directory / name} and try again, or use data=mnist, "
             "which needs no download"
         ) from None
     return Images(train.data[:, None], test.data[:, None], train.targets, test.targets)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(":") if str(error).strip() else repr(error)
 
 
 @lru_cache(maxsize=2)
@@ -126,8 +123,16 @@ def load_npz(path: Path) -> Images:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise UserError(f"data.path={path} does not exist") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"data.path={path} is not a readable .npz file ({_first_line(error)})") from None
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"data.path={path} is not a readable .npz file ({one_line(error)})") from None
     missing = {"x_train", "x_test"} - arrays.keys()
     if missing:
         raise UserError(

@@ -18,6 +18,7 @@ from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.randomness import stream_seed
 
+REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
 
 
@@ -55,7 +56,7 @@ class HierarchicalVAE(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
-        self._recent: list[Tensor] = []  # (1 + L,) distortion and rates of the steps since last read
+        self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
         self.test_mse = MeanSquaredError()
         self.test_ssim: Metric | None = None
 
@@ -78,14 +79,16 @@ class HierarchicalVAE(L.LightningModule):
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
         terms = elbo(self.model.infer(x), monte_carlo=self.objective.monte_carlo_rates)
         loss = self.objective.loss(terms, beta)
-        self._recent.append(torch.cat([terms.distortion[None], terms.rates]).detach())
+        self._recent.append(torch.cat([torch.stack([loss, terms.distortion]), terms.rates]).detach())
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
             self._read_recent(beta)
         return loss
 
     def _read_recent(self, beta: float) -> None:
         """Bring the values of the last steps to the host: check that they are finite, log their means."""
-        values = torch.stack(self._recent).cpu()  # (steps, 1 + L)
+        losses, values = (
+            torch.stack(self._recent).cpu().tensor_split([1], dim=1)
+        )  # (steps, 1), (steps, 1 + L)
         self._recent.clear()
         if not values.isfinite().all():
             first = int((~values.isfinite()).any(1).nonzero()[0])
@@ -93,7 +96,7 @@ class HierarchicalVAE(L.LightningModule):
             raise _diverged(f"at step {step}", values[first])
         terms = Elbo(values[:, 0].mean(), values[:, 1:].mean(0))
         metrics = named_terms("train", terms)
-        metrics["train/loss"] = self.objective.loss(terms, beta)
+        metrics["train/loss"] = losses.mean()
         metrics["train/beta"] = beta
         metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         for logger in self.loggers:
@@ -140,9 +143,6 @@ class HierarchicalVAE(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         assert self.test_ssim is not None
         self.log_dict({"test/mse": self.test_mse.compute(), "test/ssim": self.test_ssim.compute()})
-
-
-REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
 
 
 def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:

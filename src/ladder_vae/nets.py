@@ -36,26 +36,26 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
-class LogVarHead(nn.Linear):
-    """Features ``(*, in)`` to a Gaussian whose log-variance is linear in them."""
+class GaussianHead(nn.Linear):
+    """Features ``(*, in)`` to a diagonal Gaussian over ``latents``; rows: means first, then spreads."""
 
     def __init__(self, in_features: int, latents: int) -> None:
-        super().__init__(in_features, 2 * latents)  # rows: means first, then log-variances
+        super().__init__(in_features, 2 * latents)
 
     def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]
-        mean, log_var = super().forward(input).chunk(2, dim=-1)
-        return Gaussian(mean, log_var)
+        mean, spread = full_precision(super().forward(input)).chunk(2, dim=-1)
+        return Gaussian(mean, self.log_var(spread))
+
+    def log_var(self, spread: Tensor) -> Tensor:
+        """The log-variance is linear in the features."""
+        return spread
 
 
-class SoftplusHead(nn.Linear):
-    """Features ``(*, in)`` to a Gaussian whose *variance* is the softplus of a linear map."""
+class SoftplusHead(GaussianHead):
+    """A Gaussian head whose *variance* is the softplus of a linear map."""
 
-    def __init__(self, in_features: int, latents: int) -> None:
-        super().__init__(in_features, 2 * latents)  # rows: means first, then pre-softplus variances
-
-    def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]
-        mean, raw = full_precision(super().forward(input)).chunk(2, dim=-1)
-        return Gaussian(mean, torch.log(F.softplus(raw) + MIN_VARIANCE))
+    def log_var(self, spread: Tensor) -> Tensor:
+        return torch.log(F.softplus(spread) + MIN_VARIANCE)
 
 
 class ImageDecoder(nn.Sequential):

@@ -1,13 +1,13 @@
 """Everything that can be known before training starts is checked here, before a directory is made.
 
 A multirun is checked job by job before its first job. Hydra calls this through
-``hydra.callbacks.preflight``; it turns exceptions of callbacks into warnings, so bad input leaves
-as SystemExit, which is how ``error:`` lines leave anyway.
+``hydra.callbacks.preflight``; it turns exceptions of callbacks into warnings, so they leave as
+:class:`~ladder_vae.errors.Refusal`.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.assemble import assemble, prepare_directory
-from ladder_vae.cli import explain
 from ladder_vae.configs import Config
-from ladder_vae.errors import UserError
-from ladder_vae.runs import is_run, read_checkpoint, read_config, read_record
-
-RESUMABLE = ("resume", "trainer.", "hydra.")
+from ladder_vae.errors import Refusal, UserError, one_line
+from ladder_vae.runs import (
+    is_run,
+    last_checkpoint,
+    read_checkpoint,
+    read_config,
+    read_record,
+    write_plan,
+)
 
 
 class Preflight(Callback):
@@ -32,30 +36,31 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the run directory is made."""
-        _exit_on_error(check_run, config)
+        _refuse_on_error(check_run, config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the first job."""
-        _exit_on_error(check_sweep, config)
+        _refuse_on_error(check_sweep, config)
 
 
-def _exit_on_error(check: Any, config: DictConfig) -> None:
+def _refuse_on_error(check: Callable[[DictConfig], None], config: DictConfig) -> None:
     try:
         check(config)
     except Exception as error:
-        sys.exit(f"error: {explain(error)}")
+        raise Refusal from error
 
 
 def check_run(config: DictConfig) -> None:
     """Raises UserError if the run cannot start."""
+    config.run_dir  # noqa: B018  resolves its time stamp once, for this copy and for the run itself
     cfg = without_hydra(config)
     if cfg.resume is not None:
         cfg = resumed(cfg, list(config.hydra.overrides.task))
     elif is_run(Path(cfg.run_dir)):
-        raise UserError(
-            f"run_dir={cfg.run_dir} already holds a run; resume={cfg.run_dir} continues it, "
-            "another run_dir starts anew"
+        how = (
+            "remove it" if not last_checkpoint(cfg.run_dir).exists() else f"resume={cfg.run_dir} continues it"
         )
+        raise UserError(f"run_dir={cfg.run_dir} already holds a run; {how}, another run_dir starts anew")
     assemble(cfg)
     prepare_directory(Path(cfg.run_dir))
 
@@ -74,13 +79,17 @@ def check_sweep(config: DictConfig) -> None:
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
     name = config.hydra.job.config_name
-    for job in BasicSweeper.split_arguments(parsed, None)[0]:
+    jobs = BasicSweeper.split_arguments(parsed, None)[0]
+    for job in jobs:
         try:
             # run_dir may hold Hydra's time stamp, which only the sweep itself resolves
             assemble(compose(name, overrides=[*job, f"++run_dir={_quoted(str(run_dir))}"]))
         except UserError as error:
             raise UserError(f"{' '.join(job)}: {error}") from None
     prepare_directory(run_dir)
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
+    if str(subdir).startswith("${hydra.job.num}_"):  # the report tells the jobs by this number
+        write_plan(run_dir, [" ".join(job) for job in jobs])
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -101,28 +110,29 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """
     path = Path(cfg.resume)
     for override in overrides:
-        if not override.lstrip("+~").startswith(RESUMABLE):
+        if not override.startswith(("resume=", "trainer.")):
             raise UserError(
                 f"resume= keeps the configuration of the run, except trainer.*; leave out {override}"
             )
     saved = read_config(path)
-    last = path / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(path)
     if not last.is_file():
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
-    read_checkpoint(last)
+    done = read_checkpoint(last)["callbacks"]["Totals"]["epochs"]
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
-    changes = [o.lstrip("+") for o in overrides if o.lstrip("+").startswith("trainer.")]
+    changes = [override for override in overrides if override.startswith("trainer.")]
     try:
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(changes))
     except OmegaConfBaseException as error:
-        raise UserError(explain(error)) from None
+        raise UserError(one_line(error)) from None
     assert isinstance(merged, DictConfig)
-    merged.resume, merged.run_dir, merged.logger = cfg.resume, cfg.resume, cfg.logger
-    record = read_record(path)
-    if record.finished and merged.trainer.max_epochs <= record.metrics["train/epochs"]:
+    merged.resume = merged.run_dir = cfg.resume
+    if merged.logger:
+        merged.logger.save_dir = cfg.resume
+    if merged.trainer.max_epochs < done + read_record(path).finished:
         raise UserError(
-            f"resume={path} has finished its {record.metrics['train/epochs']:.0f} epochs; "
-            "add trainer.max_epochs=N to train it for longer"
+            f"resume={path} has finished its {done} epochs; trainer.max_epochs=N trains it for longer, "
+            "on the schedule of a run of N epochs from there on"
         )
     return merged
 

@@ -7,22 +7,30 @@ import csv
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ladder_vae import cli, figures
-from ladder_vae.compare import COLUMNS, Group, differences, find_runs, group_runs, noise_line, table_rows
+from ladder_vae.compare import (
+    COLUMNS,
+    Group,
+    difference_rows,
+    find_runs,
+    group_runs,
+    left_out,
+    noise_line,
+    table_rows,
+)
 from ladder_vae.errors import UserError
-from ladder_vae.runs import Record, flat, level_keys, read_images
+from ladder_vae.runs import Record, flat, is_run, level_keys, read_images
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
-    """A row a run, ``run,status,model,num_layers,seed``, then its metrics."""
+    """``report.csv``: every run, finished or not, with its settings in short and its metrics."""
     known = [metric for metric, *_ in COLUMNS]
     found = {key for record in records for key in record.metrics}
     keys = [k for k in known if k in found] + sorted(found - set(known), key=level_keys)
@@ -96,124 +104,140 @@ def _short(group: Group, groups: Sequence[Group]) -> str:
 
 
 def write_markdown(
-    path: Path, records: Sequence[Record], groups: Sequence[Group], drawn: Sequence[tuple[str, str]]
+    path: Path,
+    groups: Sequence[Group],
+    missing: Sequence[tuple[Path, str]],
+    drawn: Sequence[tuple[str, str]],
 ) -> None:
-    """``report.md``: what was compared, the table, what it means, what failed, the figures."""
+    """``report.md``: what was compared, the tables, what is missing, the figures."""
     lines = ["# Comparison of runs", ""]
     if groups:
-        lines += [*_shared_settings(groups), ""]
-        headings, rows = table_rows(groups)
-        lines += ["| " + " | ".join(headings) + " |", "| --- " * 1 + "| ---: " * (len(headings) - 1) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        lines += ["", "Test split; the ELBO is higher, distortion and rate are lower the better. "]
-        lines[-1] += "z1 is the rate of the level next to the image. MSE and SSIM compare the decoder's mean "
-        lines[-1] += "for one posterior sample with the binarized image."
-        lines += ["", noise_line(groups), "", *(f"- {line}" for line in differences(groups))]
+        lines += [_shared_settings(groups), "", *_markdown_table(*table_rows(groups)), "", READING, ""]
+        headings, rows = difference_rows(groups)
+        if len(headings) > 2:
+            lines += [*_markdown_table(headings, rows), "", noise_line(groups), ""]
     else:
-        lines += ["No run has finished."]
-    left_out = [record for record in records if not record.finished]
-    if left_out:
-        lines += ["", "## Not finished, and in no figure above", ""]
-        lines += [
-            f"- `{os.path.relpath(r.path, path.parent)}`: {r.status} {r.message}".rstrip() for r in left_out
-        ]
+        lines += ["No run has finished.", ""]
+    if missing:
+        lines += ["## Not finished, and in no number or figure here", ""]
+        lines += [f"- `{os.path.relpath(where, path.parent)}`: {why}" for where, why in missing] + [""]
     for name, caption in drawn:
-        lines += ["", f"## {caption}", "", f"![{caption}](figures/{name})"]
-    path.write_text("\n".join(lines) + "\n")
+        lines += [f"## {caption}", "", f"![{caption}](figures/{name})", ""]
+    path.write_text("\n".join(lines))
 
 
-def _shared_settings(groups: Sequence[Group]) -> list[str]:
-    first = groups[0].runs[0].config
-    differing = {key for group in groups for key in group.settings}
-    described: list[tuple[str, str, Callable[[Any], str]]] = [
-        ("data._target_", "data", lambda v: str(v).rpartition(".")[2]),
-        (
-            "data.binarization",
-            "binarization",
-            lambda v: (
-                "static (one seeded draw of ladder_vae, not Larochelle's files)" if v == "static" else str(v)
-            ),
-        ),
-        ("data.val_size", "validation images", str),
-        ("data.batch_size", "batch", str),
-        ("trainer.max_epochs", "epochs", str),
-        ("optimizer.lr", "learning rate", str),
-        ("objective.beta_warmup_epochs", "beta warm-up epochs", str),
-    ]
-    values = flat(first)
+READING = (
+    "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the image. "
+    "MSE and SSIM hold one reconstruction of each image (the decoder's mean) against the binarized image. "
+    "± is the standard deviation over seeds."
+)
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (headings, ruler, *rows)]
+
+
+SHARED = {  # setting: its name in a sentence
+    "data._target_": "data",
+    "data.binarization": "binarization",
+    "data.val_size": "validation images",
+    "data.batch_size": "batch",
+    "trainer.max_epochs": "epochs",
+    "optimizer.lr": "learning rate",
+    "objective.beta_warmup_epochs": "beta warm-up epochs",
+    "objective.free_bits": "free bits",
+}
+
+
+def _shared_settings(groups: Sequence[Group]) -> str:
+    values = flat(groups[0].runs[0].config)
+    shared = [key for key in SHARED if key in values and key not in groups[0].settings]
     words = [
-        f"{name} {show(values[key])}"
-        for key, name, show in described
-        if key in values and key not in differing
+        f"{SHARED[key]} {str(values[key]).rpartition('.')[2]}"
+        if key == "data._target_"
+        else f"{SHARED[key]} {values[key]}"
+        for key in shared
     ]
-    return ["Shared by all rows: " + ", ".join(words) + "."]
+    sentence = "Shared by all rows: " + ", ".join(words) + "."
+    if values.get("data.binarization") == "static":
+        sentence += " The static draw is this package's own, not the files of Larochelle and Murray (2011)."
+    return sentence
 
 
-def report(directories: Sequence[Path], output: Path) -> list[Record]:
+def report(directories: Sequence[Path], output: Path) -> list[Group]:
     """Compare the runs below ``directories``; write ``report.md``, ``report.csv``, ``figures/``; print.
 
     Returns:
-        The records of all runs found.
+        The groups that were compared; empty if no run has finished.
 
     Raises:
-        UserError: If there is nothing to compare, or ``output`` cannot be written.
+        UserError: If there is no run, or ``output`` cannot be written.
     """
     records = find_runs(directories)
     groups = group_runs(records)
+    missing = left_out(directories, records, groups)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_csv(output / "report.csv", records)
         drawn = write_figures(output / "figures", groups) if groups else []
-        write_markdown(output / "report.md", records, groups, drawn)
+        write_markdown(output / "report.md", groups, missing, drawn)
     except OSError as error:
         raise UserError(
             f"{error.filename or output} cannot be written ({error.strerror}); choose another --output"
         ) from None
-    _print(records, groups)
-    return records
+    _print(groups, missing)
+    return groups
 
 
-def _print(records: Sequence[Record], groups: Sequence[Group]) -> None:
-    # wide enough for every column when the output goes to a file
-    console = Console(width=None if sys.stdout.isatty() else 200)
+def _print(groups: Sequence[Group], missing: Sequence[tuple[Path, str]]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a file has room for every column
     if groups:
         headings, rows = table_rows(groups)
-        # turned: a column a group, so that it fits a terminal
-        table = Table("", *(row[0] + f"\nL={row[1]}" for row in rows), title="test split, by depth")
-        for i, heading in enumerate(headings[2:], start=2):
-            table.add_row(heading, *(row[i] for row in rows))
-        for column in table.columns[1:]:
-            column.justify = "right"
-        console.print(table)
-        console.print(noise_line(groups))
-        for line in differences(groups):
-            console.print(f"- {line}")
-    for record in records:
-        if not record.finished:
-            console.print(f"not finished: {record.path}: {record.status} {record.message}", style="yellow")
+        # turned, a column a group, so that it fits a terminal
+        turned = [[heading, *(row[i] for row in rows)] for i, heading in enumerate(headings) if i > 1]
+        _print_table(console, ["", *(f"{row[0]}\nL={row[1]}" for row in rows)], turned)
+        headings, rows = difference_rows(groups)
+        if len(headings) > 2:
+            _print_table(console, headings, rows)
+            console.print(noise_line(groups))
+    for where, why in missing:
+        console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
+
+
+def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*headings)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def default_output(directories: Sequence[Path]) -> Path:
+    """Beside the runs of the one folder named; otherwise a new folder under ``runs/reports``."""
+    if len(directories) == 1 and not is_run(directories[0]):
+        return directories[0]
+    return Path("runs/reports") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _main() -> None:
+    parser = cli.strict(argparse.ArgumentParser(prog="python -m ladder_vae.report", description=__doc__))
+    parser.add_argument("directories", nargs="+", type=Path, help="run directories, or folders of them")
+    parser.add_argument(
+        "--output", type=Path, help="where to write (default: the folder named, or runs/reports/<time>)"
+    )
+    args = parser.parse_args()
+    output = args.output or default_output(args.directories)
+    groups = report(args.directories, output)
+    print(output / "report.md")
+    if not groups:
+        raise UserError("no run has finished; there is nothing to compare")
 
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m ladder_vae.report", description=__doc__)
-    parser.add_argument("directories", nargs="+", type=Path, help="run directories, or folders of them")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="where to write (default: the one directory named, else runs/reports/<time>)",
-    )
-
-    def call() -> None:
-        args = parser.parse_args()
-        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        alone = args.directories[0] if len(args.directories) == 1 else Path("runs/reports") / now
-        output = args.output or alone
-        records = report(args.directories, output)
-        print(output / "report.md")
-        if not any(record.finished for record in records):
-            raise UserError(f"no run of {len(records)} has finished; there is nothing to compare")
-
-    cli.run(call)
+    cli.run(_main)
 
 
 if __name__ == "__main__":

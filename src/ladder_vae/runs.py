@@ -1,9 +1,9 @@
 """The record that a run leaves on disk, and how to read it back.
 
-config.yaml                resolved, plain YAML: rebuilds the model with nothing else
+config.yaml                every setting, interpolations resolved; all that ``load_run`` needs
 checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
 status.json                running, finished, interrupted or failed, and why
-metrics.json               flat, name to number; written when the run has finished
+metrics.json               the final numbers by name; written when the run has finished
 images.npz                 test images, their reconstructions, prior samples
 figures/                   the same as pictures
 events.out.tfevents.*      TensorBoard
@@ -15,6 +15,8 @@ import json
 import os
 import pickle
 import re
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ import torch
 import yaml
 
 import ladder_vae.models
-from ladder_vae.errors import UserError
+from ladder_vae.errors import UserError, one_line
 from ladder_vae.hierarchy import Hierarchy
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
+PLAN = "jobs.json"  # of a sweep, beside its runs
 MODELS_PREFIX = "ladder_vae.models."
 
 
@@ -74,6 +77,26 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / STATUS).is_file()
 
 
+def last_checkpoint(path: str | Path) -> Path:
+    """Where a run keeps the checkpoint that it resumes from."""
+    return Path(path) / "checkpoints" / "last.ckpt"
+
+
+def write_plan(path: Path, jobs: Sequence[str]) -> None:
+    """Write what a sweep is going to run: the overrides of each job, in order."""
+    _write_text(path / PLAN, json.dumps(list(jobs), indent=2) + "\n")
+
+
+def not_started(path: Path) -> list[str]:
+    """Overrides of those jobs of the sweep ``path`` that left no run; none where there is no plan."""
+    try:
+        jobs = json.loads((path / PLAN).read_text())
+    except (OSError, ValueError):
+        return []
+    started = {run.name.partition("_")[0] for run in path.iterdir() if is_run(run)}
+    return [job for number, job in enumerate(jobs) if str(number) not in started]
+
+
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Write ``config.yaml``: plain values only."""
     _write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
@@ -102,7 +125,7 @@ def read_images(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path / IMAGES, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return {}
 
 
@@ -119,21 +142,22 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load((path / CONFIG).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path / CONFIG} cannot be read ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path / CONFIG} cannot be read ({one_line(error)})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{path / CONFIG} is not the configuration of a run: it has no model")
     return config
 
 
 def read_record(path: Path) -> Record:
-    """The record of a run. Raises UserError if ``path`` is not a run directory."""
-    config = read_config(path)
+    """The record of a run; one that cannot be read counts as failed."""
+    config: dict[str, Any] = {"model": {}}
     try:
+        config = read_config(path)
         status = json.loads((path / STATUS).read_text())
         metrics = json.loads((path / METRICS).read_text()) if status["status"] == "finished" else {}
         return Record(path, config, status["status"], status["message"], metrics)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Record(path, config, "failed", f"unreadable record: {error!r}", {})
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        return Record(path, config, "failed", f"unreadable record: {one_line(error)}", {})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -149,7 +173,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path} is damaged ({one_line(error)[:200]})") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
     return checkpoint
@@ -189,7 +213,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
         model.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{path}: the weights or the config do not make a {name} ({str(error).splitlines()[0]})"
+            f"{path}: the weights or the config do not make a {name} ({one_line(error)[:200]})"
         ) from None
     return Run(model.eval(), config, path)
 

@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae import cli, configs, figures, runs
-from ladder_vae.assemble import Assembly, assemble, make_trainer
+from ladder_vae.assemble import Assembly, assemble, make_trainer, plain
 from ladder_vae.callbacks import Dashboards, EpochCheckpoints, Totals, draw_pictures
 from ladder_vae.preflight import resumed
 
@@ -39,10 +40,13 @@ def run(cfg: DictConfig) -> None:
         metrics = train(cfg, path)
     except KeyboardInterrupt:
         runs.write_status(path, "interrupted")
-        raise KeyboardInterrupt(
-            f"python -m ladder_vae.train resume={_shown(path)} continues this run"
-        ) from None
+        if not runs.last_checkpoint(path).exists():
+            raise
+        hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
+        raise KeyboardInterrupt(hint) from None
     except Exception as error:
+        if not runs.is_run(path):  # so that the report lists it
+            runs.write_config(path, plain(cfg))
         runs.write_status(path, "failed", cli.explain(error))
         if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
             print(f"error: {path.name}: {cli.explain(error)}", file=sys.stderr)
@@ -73,7 +77,7 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
         logger=logger,
         callbacks=[*assembly.callbacks, totals, Dashboards(runs.flat(assembly.config)), checkpoints],
     )
-    resume_from = path / "checkpoints" / "last.ckpt" if cfg.resume is not None else None
+    resume_from = runs.last_checkpoint(path) if cfg.resume is not None else None
     module, data = assembly.module, assembly.data
     _interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
 
@@ -145,7 +149,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-    cli.run(run)
+    cli.run(_checked)
+
+
+def _checked() -> None:
+    cli.strict(get_args_parser()).parse_args()  # flags, before Hydra sees them
+    run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One file per inference pathway. A class listed here can be named in a config."""
+"""The models. What is exported here can be named in a config and rebuilt by ``load_run``."""
 
 from ladder_vae.models.bottom_up import BottomUpVAE
 from ladder_vae.models.ladder import LadderVAE

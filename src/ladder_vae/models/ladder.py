@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ladder_vae.gaussian import Gaussian, product
 from ladder_vae.hierarchy import TopDown
 from ladder_vae.models.markov import MarkovRung, mirrored_decoder, mirrored_priors
-from ladder_vae.models.sizes import image_shape, level_sizes
+from ladder_vae.models.sizes import image_shape, published_sizes
 from ladder_vae.nets import MLP, SoftplusHead
 
 
@@ -55,8 +55,7 @@ class LadderVAE(TopDown):
         batch_norm: bool = True,
     ) -> None:
         image = image_shape(input_shape)
-        latents = level_sizes("latent", latent_sizes, lambda level: max(64 >> level, 4), num_layers)
-        hidden = level_sizes("hidden", hidden_sizes, lambda level: max(512 >> level, 32), num_layers)
+        latents, hidden = published_sizes(latent_sizes, hidden_sizes, num_layers)
         priors = mirrored_priors(latents, hidden, batch_norm=batch_norm)
         super().__init__(
             [LadderRung(size, net) for size, net in zip(latents, priors, strict=True)],

@@ -17,6 +17,15 @@ def image_shape(input_shape: Sequence[int]) -> ImageShape:
     return shape
 
 
+def published_sizes(
+    latent_sizes: Sequence[int] | None, hidden_sizes: Sequence[int] | None, num_layers: int
+) -> tuple[list[int], list[int]]:
+    """Latents and MLP widths per level of Sønderby et al. 2016, halved on at any depth: 64 >> l, 512 >> l."""
+    latents = level_sizes("latent", latent_sizes, lambda level: max(64 >> level, 4), num_layers)
+    hidden = level_sizes("hidden", hidden_sizes, lambda level: max(512 >> level, 32), num_layers)
+    return latents, hidden
+
+
 def level_sizes(
     kind: str, given: Sequence[int] | None, default: Callable[[int], int], num_layers: int
 ) -> list[int]:
