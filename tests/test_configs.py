@@ -75,7 +75,7 @@ def test_the_paper_preset_is_the_papers(command):
 def test_a_users_own_optimizer_by_target(train, workdir):
     (workdir / "mine/optimizer").mkdir(parents=True)
     (workdir / "mine/optimizer/sgd.yaml").write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: 1e-5\n")
-    run = train("--config-dir", "mine", "optimizer=sgd")
+    run = train("optimizer=sgd", "--config-dir", "mine")
     assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["_target_"] == "torch.optim.SGD"
 
 

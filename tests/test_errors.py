@@ -171,7 +171,7 @@ def test_an_unreachable_download_is_refused_before_training(command, workdir, mo
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", unreachable)
     code, _, err = command("train", f"data={name}", "data.directory=here", "run_dir=run")
     assert code == 1
-    assert "could not be downloaded to or read from here" in only_line(err)
+    assert f"could not be downloaded to or read from {workdir}/here" in only_line(err)
     assert not (workdir / "run").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -104,8 +105,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def make_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
-    """The Trainer of the ``trainer`` group; ``parts`` are its callbacks and logger.
+def make_trainer(cfg: DictConfig, callbacks: Sequence[Callback], logger: Any) -> L.Trainer:
+    """The Trainer of the ``trainer`` group.
 
     A profiler leaves ``fit-profile.txt`` in the run directory.
     """
@@ -114,14 +115,15 @@ def make_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         settings["profiler"] = PROFILERS[cfg.trainer.profiler](dirpath=cfg.run_dir, filename="profile")
     if not cfg.data.val_size:
         settings["limit_val_batches"] = 0
-    bars = [part for part in parts["callbacks"] if isinstance(part, ProgressBar)]
     return L.Trainer(
         **settings,
-        enable_progress_bar=bool(bars),
+        callbacks=list(callbacks),
+        logger=logger,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # HierarchicalVAE decides when
-        **parts,
     )
 
 
@@ -153,7 +155,7 @@ def _check_trainer(cfg: DictConfig, callbacks: list[Callback]) -> None:
             "trainer.gradient_clip_val with trainer.precision=bf16-mixed needs optimizer.fused=false"
         )
     try:
-        make_trainer(cfg, logger=False, callbacks=callbacks)
+        make_trainer(cfg, callbacks, logger=False)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
         raise UserError(f"trainer: {one_line(error)}") from None
 

@@ -182,7 +182,7 @@ class Config:
     callbacks: Callbacks = field(default_factory=Callbacks)
 
 
-SCHEMAS = {
+SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy},
     "data": {"packaged": Data, "downloaded": DownloadedData, "file": FileData},
     "optimizer": {"adam": Adam},

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 DPI = 110
 GAP = 2  # pixels between images of a strip
@@ -103,6 +103,8 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
         _depth_axis(ax, sorted({x for line in series for x in line.x}))
         ax.set_ylabel(label)
         ax.grid(alpha=0.3)
+        if max(abs(y) for line in series for y in line.mean) >= 1000:
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
     if any(len(series) > 1 for series in panels.values()):
@@ -134,6 +136,7 @@ def save_rates(path: Path, rates: Mapping[str, Sequence[float]]) -> None:
                 ax.text(i, start + value / 2, f"{value:.1f}", ha="center", va="center", color=color)
         tops, bottoms = tops + values.clip(0), bottoms + values.clip(None, 0)
     ax.set_xticks(range(len(rates)), list(rates), rotation=0 if len(rates) < 8 else 45)
+    ax.set_ylim(top=1.04 * tops.max())
     ax.set_ylabel("rate (nats)")
     ax.set_title("What each level adds to the rate; z1 is next to the image", fontsize=10)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=-(-deepest // 16))

@@ -114,10 +114,8 @@ def write_metrics(path: Path, metrics: dict[str, float]) -> None:
 
 def write_images(path: Path, **images: torch.Tensor) -> None:
     """Write ``images.npz``: intensities in [0, 1], ``(n, C, H, W)``, as bytes ``(n, H, W)``."""
-    np.savez_compressed(
-        path / IMAGES,
-        **{name: (value[:, 0] * 255).round().byte().numpy() for name, value in images.items()},
-    )
+    arrays: dict[str, Any] = {name: (x[:, 0] * 255).round().byte().numpy() for name, x in images.items()}
+    np.savez_compressed(path / IMAGES, **arrays)
 
 
 def read_images(path: Path) -> dict[str, np.ndarray]:
