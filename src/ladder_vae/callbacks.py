@@ -22,7 +22,9 @@ from ladder_vae.averaging import ExponentialMovingAverage
 from ladder_vae.errors import UserError
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE
+from ladder_vae.runs import class_name, flat
 
+COLUMNS = 8  # of images in TensorBoard
 HPARAM_METRICS = (  # no rates of single levels: the columns have to fit runs of every depth
     "test/elbo",
     "test/rate",
@@ -69,10 +71,18 @@ class EpochCheckpoints(Checkpoint):
         best = self.directory / "best.ckpt"
         score = float(trainer.callback_metrics.get("val/elbo", "-inf"))
         # an epoch may go unvalidated (trainer.check_val_every_n_epoch); a run may, altogether
-        if score > self.best_elbo or not trainer.enable_validation or not best.exists():
+        improved = score > self.best_elbo or not trainer.enable_validation or not best.exists()
+        if improved:
             self.best_elbo = score
-            self._save(trainer, best)
-        self._save(trainer, self.last)  # second, so that it knows the best score
+        part = self.directory / "last.part"  # whatever interrupts the writing, last.ckpt stays whole
+        trainer.save_checkpoint(part)
+        if improved:  # the same bytes under two names, where the file system can do that
+            try:
+                os.link(part, self.directory / "best.part")
+            except OSError:
+                shutil.copyfile(part, self.directory / "best.part")
+            os.replace(self.directory / "best.part", best)
+        os.replace(part, self.last)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -88,11 +98,6 @@ class EpochCheckpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_elbo = state_dict["best_elbo"]
-
-    def _save(self, trainer: L.Trainer, path: Path) -> None:
-        part = path.with_suffix(".part")  # whatever interrupts the writing, `path` stays whole
-        trainer.save_checkpoint(part)
-        os.replace(part, path)
 
 
 class Totals(Callback):
@@ -207,11 +212,16 @@ class Pictures(Callback):
         originals, reconstructions, samples = draw_pictures(model, x, len(x))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                pairs = make_grid(torch.cat([originals, reconstructions]), nrow=len(x), pad_value=0.5)
                 write = logger.experiment.add_image
-                write(f"{stage}/reconstructions", pairs, trainer.global_step)
-                grid = make_grid(samples, nrow=len(x) // 2 or 1, pad_value=0.5)
-                write(f"{stage}/samples", grid, trainer.global_step)
+                # a row of originals above a row of their reconstructions, again and again
+                pairs = zip(originals.split(COLUMNS), reconstructions.split(COLUMNS), strict=True)
+                rows = torch.cat([torch.cat(pair) for pair in pairs])
+                write(f"{stage}/reconstructions", _grid(rows), trainer.global_step)
+                write(f"{stage}/samples", _grid(samples), trainer.global_step)
+
+
+def _grid(images: Tensor) -> Tensor:
+    return make_grid(images, nrow=COLUMNS, pad_value=0.5)
 
 
 def averaged_model(trainer: L.Trainer, pl_module: L.LightningModule) -> Hierarchy:
@@ -241,30 +251,38 @@ class Dashboards(Callback):
     """TensorBoard's HParams row of the run, and one custom chart with the rates of all its levels.
 
     Args:
-        hparams: Settings of the run by name: numbers, words, booleans.
+        config: The run's configuration, plain values.
     """
 
-    def __init__(self, hparams: dict[str, Any]) -> None:
-        self.hparams = hparams
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        stages = ("train", "val") if trainer.enable_validation else ("train",)
+        charts = {
+            "Levels": ("rate of each level", r"rate/z\d+"),
+            "ELBO and its parts": ("ELBO, rate, distortion", "(elbo|rate|distortion)"),
+        }
+        layout = {  # one anchored pattern for all levels, so that z1 is not z10's
+            title: {f"{stage}: {what} (nats)": ["Multiline", [f"^{stage}/{tags}$"]] for stage in stages}
+            for title, (what, tags) in charts.items()
+        }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
-                for summary in hparams_summary(self.hparams, dict.fromkeys(HPARAM_METRICS, 0)):
+                for summary in hparams_summary(self.hparams(), dict.fromkeys(HPARAM_METRICS, 0)):
                     writer.file_writer.add_summary(summary)
-                writer.add_custom_scalars(
-                    {
-                        "Levels": {  # one anchored pattern for all levels, so that z1 is not z10's
-                            f"{stage}: rate of each level (nats)": ["Multiline", [rf"^{stage}/rate/z\d+$"]]
-                            for stage in ("train", "val")
-                        },
-                        "ELBO and its parts": {
-                            f"{stage} (nats)": [
-                                "Multiline",
-                                [rf"^{stage}/(elbo|rate|distortion)$"],
-                            ]
-                            for stage in ("train", "val")
-                        },
-                    }
-                )
+                writer.add_custom_scalars(layout)
+
+    def hparams(self) -> dict[str, Any]:
+        """Settings by name. TensorBoard sorts the names and shows five: what people compare comes first."""
+        settings = flat(self.config)
+        settings = {k: v for k, v in settings.items() if not k.startswith(("callbacks.p", "logger", "name"))}
+        first = {
+            "data": class_name(settings.pop("data._target_")),
+            "levels": settings.pop("model.num_layers", 0),
+            "lr": settings.pop("optimizer.lr", 0.0),
+            "model": class_name(settings.pop("model._target_")),
+            "seed": settings.pop("seed"),
+        }
+        return first | {f"setting {name}": value for name, value in settings.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ladder_vae.errors import UserError
-from ladder_vae.runs import CONFIG, PLAN, Record, flat, is_run, not_started, read_record
+from ladder_vae.runs import CONFIG, PLAN, Record, class_name, flat, is_run, not_started, read_record
 
 # metric, heading, format, and whether it is plotted against depth
 COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
@@ -58,7 +58,7 @@ class Group:
     def series(self) -> str:
         """What distinguishes it apart from its depth."""
         others = {k: v for k, v in self.settings.items() if k != "model.num_layers"}
-        words = [str(others.pop("model._target_", self.runs[0].model_name)).rpartition(".")[2]]
+        words = [class_name(str(others.pop("model._target_", self.runs[0].model_name)))]
         named = [f"{k.rpartition('.')[2]}={v}" for k, v in others.items() if v is not None]
         return " ".join([*words, *named])
 

@@ -26,7 +26,7 @@ from ladder_vae.compare import (
     table_rows,
 )
 from ladder_vae.errors import UserError
-from ladder_vae.runs import Record, flat, is_run, level_keys, read_images
+from ladder_vae.runs import Record, class_name, flat, is_run, level_keys, read_images
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
@@ -154,9 +154,7 @@ def _shared_settings(groups: Sequence[Group]) -> str:
     values = flat(groups[0].runs[0].config)
     shared = [key for key in SHARED if key in values and key not in groups[0].settings]
     words = [
-        f"{SHARED[key]} {str(values[key]).rpartition('.')[2]}"
-        if key == "data._target_"
-        else f"{SHARED[key]} {values[key]}"
+        f"{SHARED[key]} {class_name(values[key]) if key == 'data._target_' else values[key]}"
         for key in shared
     ]
     sentence = "Shared by all rows: " + ", ".join(words) + "."

@@ -60,7 +60,7 @@ class Record:
     @property
     def model_name(self) -> str:
         """Name of the model's class."""
-        return str(self.config["model"].get("_target_", "?")).rpartition(".")[2]
+        return class_name(self.config["model"].get("_target_", "?"))
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,11 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None:
             items[f"{prefix}{key}"] = str(value)
     return items
+
+
+def class_name(target: str) -> str:
+    """``LadderVAE`` of ``ladder_vae.models.LadderVAE``."""
+    return target.rpartition(".")[2]
 
 
 def level_keys(metric: str) -> list[str | int]:

@@ -72,8 +72,8 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
     runs.write_status(path, "running")
     logger = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     checkpoints, totals = EpochCheckpoints(path / "checkpoints"), Totals()
-    dashboards = Dashboards(runs.flat(assembly.config))
-    trainer = make_trainer(cfg, [*assembly.callbacks, totals, dashboards, checkpoints], logger)
+    parts = [*assembly.callbacks, totals, Dashboards(assembly.config), checkpoints]
+    trainer = make_trainer(cfg, parts, logger)
     resume_from = runs.last_checkpoint(path) if cfg.resume is not None else None
     module, data = assembly.module, assembly.data
     _interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
