@@ -63,21 +63,32 @@ def test_python_commands(command, run_dir, npz, line):
         assert Path(out.splitlines()[-1]).exists()
 
 
-@pytest.mark.parametrize(
-    "line", [c for c in commands() if c.startswith("make") and not c.startswith(NOT_RUN)]
-)
-def test_make_commands(run_dir, workdir, line):
-    """In a copy of the checkout's outside, with the environment that runs this test."""
+@pytest.fixture
+def checkout(workdir) -> Path:
+    """An empty current directory that make takes for the checkout."""
     for name in ("Makefile", "pyproject.toml"):
         (workdir / name).symlink_to(ROOT / name)
-    ready = f"{sys.prefix}/.ready"
-    args = [*shlex.split(line), f"VENV={sys.prefix}", "-o", ready]
+    return workdir
+
+
+HERE = [f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready"]  # the environment that runs this test
+MAKE = [line for line in commands() if line.startswith("make") and not line.startswith(NOT_RUN)]
+
+
+def make(*args: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "MAKEFLAGS": ""}  # not those of the make that runs the tests
+    return subprocess.run(["make", *args], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("line", MAKE)
+def test_make_commands(run_dir, checkout, line):
+    args = [*shlex.split(line), *HERE]
     if "tensorboard" in line:
         return check_tensorboard([*args, "port=0"])
     if "sweep" in line or "train" in line:
         given = next((a.partition("=")[2] for a in args if a.startswith("args=")), "")
         args = [a for a in args if not a.startswith("args=")] + [f"args={given} {' '.join(QUICK)}"]
-    done = subprocess.run(args, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": ""})
+    done = make(*args[1:])
     assert done.returncode == 0, done.stderr
     if "sweep" in line:
         report = Path(done.stdout.splitlines()[-1])
@@ -108,3 +119,18 @@ def test_python_snippets(run_dir, code):
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README))
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("python", ["", "no-such-python", "false"])
+def test_make_says_which_python_it_needs(checkout, python):
+    done = make("test", f"PYTHON={python}")
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "3.10 to 3.13" in line
+    assert not (checkout / ".venv").exists()
+
+
+def test_sweep_depth_refuses_a_run_dir(checkout):
+    done = make("sweep-depth", "args=run_dir=x", *HERE)
+    assert done.returncode != 0
+    assert "error: sweep-depth chooses its run_dir" in done.stderr

@@ -70,7 +70,9 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
         heading: series(metric) for metric, heading, _, plotted in COLUMNS if plotted and series(metric)
     }
     figures.save_against_depth(directory / "against_depth.png", panels)
-    drawn.append(("against_depth.png", "Each metric of the test split against depth; bars: std over seeds"))
+    drawn.append(
+        ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
+    )
     figures.save_rates(directory / "rates.png", {_short(g, groups): g.rates() for g in groups})
     drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
 

@@ -23,7 +23,8 @@ from rich.table import Table
 
 from ladder_vae import cli, configs, figures, runs
 from ladder_vae.assemble import Assembly, assemble, make_trainer, plain
-from ladder_vae.callbacks import Dashboards, EpochCheckpoints, Totals, draw_pictures
+from ladder_vae.callbacks import EpochCheckpoints, Totals
+from ladder_vae.dashboards import Dashboards, draw_pictures
 from ladder_vae.preflight import resumed
 
 PICTURED = 10  # test images in a run's figures, and as many samples
