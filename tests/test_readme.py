@@ -76,7 +76,8 @@ MAKE = [line for line in commands() if line.startswith("make") and not line.star
 
 
 def make(*args: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "MAKEFLAGS": ""}  # not those of the make that runs the tests
+    # a make of its own, whatever make runs the tests
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(["make", *args], capture_output=True, text=True, env=environment)
 
 
