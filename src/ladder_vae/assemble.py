@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ladder_vae.configs import Config
 from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
 from ladder_vae.hierarchy import Hierarchy
@@ -53,6 +54,9 @@ def assemble(cfg: DictConfig) -> Assembly:
         UserError: If anything in it cannot be used.
     """
     cfg = cfg.copy()
+    unknown = set(cfg) - {setting.name for setting in fields(Config)}
+    if unknown:  # Hydra lets +key=value through
+        raise UserError(f"there is no setting {sorted(unknown)[0]}; --cfg job lists all settings")
     if cfg.seed < 0 or cfg.data.seed < 0:
         raise UserError(f"seed={cfg.seed} and data.seed={cfg.data.seed} must be at least 0")
     for key in ("path", "directory"):
@@ -71,7 +75,7 @@ def assemble(cfg: DictConfig) -> Assembly:
     model = _build(cfg, "model", Hierarchy)
     try:
         objective = Objective(**cfg.objective)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"objective: {error}") from None
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
     module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from ladder_vae import configs
 from ladder_vae.errors import Refusal, UserError, one_line
 
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
@@ -45,10 +48,29 @@ def explain(error: BaseException) -> str:
     """One line that says what is wrong."""
     if isinstance(error, UserError):
         return str(error)
-    text = one_line(error)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-        return text
-    return f"{type(error).__name__}: {text} (set {DETAIL}=1 for the traceback)"
+        return _explain_hydra(error)
+    return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
+
+
+def _explain_hydra(error: BaseException) -> str:
+    """Hydra's messages span lines and paragraphs; what a user needs of the common ones is this."""
+    text = str(error)
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        key = unknown.group(1)
+        close = difflib.get_close_matches(key, configs.known_keys(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"there is no setting {key}; {hint}--cfg job lists all settings"
+    if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):
+        options = re.search(r"Available options in '.*':\n((?:\t.*\n?)+)", text)
+        choices = f"; choose {', '.join(options.group(1).split())}" if options else ""
+        return f"there is no {missing.group(1).rstrip('.')}{choices}"
+    if text.startswith("Error merging override") and error.__cause__ is not None:
+        override = text.removeprefix("Error merging override").split("\n")[0].strip()
+        return f"{override}: {str(error.__cause__).splitlines()[0]}"
+    if type(error).__name__ == "OverrideParseException":
+        return f"{text.splitlines()[0]}; settings are written key=value, lists 'key=[1,2]' in quotes"
+    return one_line(error)
 
 
 def strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

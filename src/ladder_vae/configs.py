@@ -5,7 +5,7 @@ Values live in ``conf/``; a file there names the type that it fills under ``/sch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -189,6 +189,14 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {"cosine": Cosine, "constant": Factory},
     "logger": {"tensorboard": TensorBoard},
 }
+
+
+def known_keys() -> list[str]:
+    """Names of all settings, to suggest one where a name was mistyped."""
+    nested = {"objective": ObjectiveConfig, "trainer": TrainerConfig, "callbacks": Callbacks}
+    nodes = [*nested.items(), *((group, node) for group, types in SCHEMAS.items() for node in types.values())]
+    inner = {f"{group}.{f.name}" for group, node in nodes for f in fields(node)}
+    return sorted(inner | {f.name for f in fields(Config)})
 
 
 def register() -> None:
