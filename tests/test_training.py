@@ -285,17 +285,26 @@ def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_be
     long = "trainer.max_epochs=100000"
     if epochs_before == 0:
         settings.append("data.path=" + str(_large(workdir)))
-    with subprocess.Popen(
-        [sys.executable, "-m", "ladder_vae.train", *settings, long],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    log = workdir / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ladder_vae.train", *settings, long],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            # a shell that runs the tests in the background makes its children deaf to Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
         ready = "checkpoints/last.ckpt" if epochs_before else "events.out.*"
         while not list((workdir / "run").glob(ready)):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, log.read_text()
             time.sleep(0.05)
         time.sleep(2)  # well into the first epoch, which takes much longer
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+    err = log.read_text()
     assert process.returncode == 130, err
     assert "Traceback" not in err
     checkpoint = read_checkpoint(workdir / "run/checkpoints/last.ckpt")
