@@ -27,7 +27,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except KeyboardInterrupt as interrupt:
-        print(": ".join(filter(None, ["interrupted", str(interrupt)])), file=sys.stderr)
+        hint = f": {interrupt}" if str(interrupt) else ""
+        print(f"\ninterrupted{hint}", file=sys.stderr)  # a progress bar may stand on the line
         sys.exit(130)
     except (Exception, Refusal) as raised:
         error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised
