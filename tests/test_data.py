@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ladder_vae.data import MNIST, Batches, Npz, draw_binary
+from ladder_vae.data import MNIST, Batches, FashionMNIST, Npz, draw_binary
 from ladder_vae.errors import UserError
-from ladder_vae.images import MNIST_DIR, load_mnist, load_npz
+from ladder_vae.images import MNIST_DIR, load_mnist, load_npz, load_torchvision
 
 
 def test_mnist_is_whole():
@@ -142,6 +142,21 @@ def test_npz_kinds_mean_the_same(tmp_path):
         loaded = load_npz(tmp_path / f"{name}.npz")
         assert torch.equal(loaded.train, torch.from_numpy(bits[:, None].astype(np.uint8) * 255))
         assert torch.equal(loaded.test, loaded.train)
+
+
+def test_torchvision_files_are_read_as_they_are(tmp_path):
+    """MNIST's own files where Fashion-MNIST's would lie: same names, same format."""
+    raw = tmp_path / "FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    for file in MNIST_DIR.glob("*.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    loaded, expected = FashionMNIST(directory=str(tmp_path)).load(), load_mnist()
+    for name in ("train", "test", "train_labels", "test_labels"):
+        assert torch.equal(getattr(loaded, name), getattr(expected, name))
+    (raw / "t10k-images-idx3-ubyte").write_bytes(b"cut")
+    load_torchvision.cache_clear()
+    with pytest.raises(UserError, match=f"delete {raw.parent} and try again"):
+        FashionMNIST(directory=str(tmp_path)).load()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ BAD = {
     "trainer.profiler=fast": "choose simple, advanced",
     "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0",
     "seed=-1": "seed=-1",
+    "logger=null": "logger=none",
     "data._target_=ladder_vae.models.LadderVAE": "data",
     "trainer.devices=2": "trainer.devices=2",
     "trainer.max_epoch=3": "did you mean trainer.max_epochs?",

@@ -51,6 +51,8 @@ def explain(error: BaseException) -> str:
         return str(error)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return _explain_hydra(error)
+    if str(error).startswith("Config group override must be"):  # Hydra, of GROUP=null
+        return "a configuration group cannot be null; choose one of its files (logger=none)"
     return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
 
 

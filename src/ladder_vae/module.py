@@ -86,9 +86,8 @@ class HierarchicalVAE(L.LightningModule):
 
     def _read_recent(self, beta: float) -> None:
         """Bring the values of the last steps to the host: check that they are finite, log their means."""
-        losses, values = (
-            torch.stack(self._recent).cpu().tensor_split([1], dim=1)
-        )  # (steps, 1), (steps, 1 + L)
+        recent = torch.stack(self._recent).cpu()  # (steps, 2 + L)
+        losses, values = recent[:, 0], recent[:, 1:]
         self._recent.clear()
         if not values.isfinite().all():
             first = int((~values.isfinite()).any(1).nonzero()[0])

@@ -136,7 +136,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} is not a directory; name a run directory, one that holds {CONFIG}")
     if not is_run(path):
-        raise UserError(f"{path} is not a run directory: it lacks {CONFIG} or {STATUS}")
+        raise UserError(
+            f"{path} is not a run directory: it lacks {CONFIG} or {STATUS}; training prints the right one"
+        )
     try:
         config = yaml.safe_load((path / CONFIG).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

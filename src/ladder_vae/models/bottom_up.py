@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ladder_vae.gaussian import Gaussian
 from ladder_vae.hierarchy import BottomUp
-from ladder_vae.models.markov import MarkovRung, mirrored_decoder, mirrored_priors
+from ladder_vae.models.markov import MarkovRung, mirrored_generator, recognition
 from ladder_vae.models.sizes import image_shape, published_sizes
-from ladder_vae.nets import MLP, SoftplusHead
 
 
 class BottomUpVAE(BottomUp):
@@ -42,18 +40,9 @@ class BottomUpVAE(BottomUp):
     ) -> None:
         image = image_shape(input_shape)
         latents, hidden = published_sizes(latent_sizes, hidden_sizes, num_layers)
-        priors = mirrored_priors(latents, hidden, batch_norm=batch_norm)
-        super().__init__(
-            [MarkovRung(size, net) for size, net in zip(latents, priors, strict=True)],
-            mirrored_decoder(latents[0], hidden[0], image, batch_norm=batch_norm),
-        )
-        self.encoder = nn.ModuleList(
-            MLP(below, width, batch_norm=batch_norm)
-            for (below, _), width in zip(pairwise([math.prod(image), *latents]), hidden, strict=True)
-        )
-        self.evidence = nn.ModuleList(
-            SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)
-        )
+        super().__init__(*mirrored_generator(image, latents, hidden, MarkovRung, batch_norm=batch_norm))
+        inputs = [math.prod(image), *latents[:-1]]
+        self.encoder, self.evidence = recognition(inputs, hidden, latents, batch_norm=batch_norm)
 
     def recognize(self, level: int, below: Tensor) -> Gaussian:
         below = below.flatten(1) if level == 0 else below

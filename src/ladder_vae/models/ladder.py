@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ladder_vae.gaussian import Gaussian, product
 from ladder_vae.hierarchy import TopDown
-from ladder_vae.models.markov import MarkovRung, mirrored_decoder, mirrored_priors
+from ladder_vae.models.markov import MarkovRung, mirrored_generator, recognition
 from ladder_vae.models.sizes import image_shape, published_sizes
-from ladder_vae.nets import MLP, SoftplusHead
 
 
 class LadderRung(MarkovRung):
@@ -56,17 +54,9 @@ class LadderVAE(TopDown):
     ) -> None:
         image = image_shape(input_shape)
         latents, hidden = published_sizes(latent_sizes, hidden_sizes, num_layers)
-        priors = mirrored_priors(latents, hidden, batch_norm=batch_norm)
-        super().__init__(
-            [LadderRung(size, net) for size, net in zip(latents, priors, strict=True)],
-            mirrored_decoder(latents[0], hidden[0], image, batch_norm=batch_norm),
-        )
-        self.encoder = nn.ModuleList(
-            MLP(below, width, batch_norm=batch_norm) for below, width in pairwise([math.prod(image), *hidden])
-        )
-        self.evidence = nn.ModuleList(
-            SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)
-        )
+        super().__init__(*mirrored_generator(image, latents, hidden, LadderRung, batch_norm=batch_norm))
+        inputs = [math.prod(image), *hidden[:-1]]
+        self.encoder, self.evidence = recognition(inputs, hidden, latents, batch_norm=batch_norm)
 
     def encode(self, x: Tensor) -> list[Gaussian]:
         d = x.flatten(1)  # (B, pixels)

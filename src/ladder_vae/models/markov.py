@@ -26,20 +26,31 @@ class MarkovRung(Rung):
         return self.prior_net(state)
 
 
-def mirrored_priors(
-    latents: Sequence[int], hidden: Sequence[int], *, batch_norm: bool
-) -> list[nn.Module | None]:
-    """Net of p(z_l | z_{l+1}) per level: MLP as wide as the one that leads *up* to level l+1, softplus head.
+def mirrored_generator(
+    image: ImageShape,
+    latents: Sequence[int],
+    hidden: Sequence[int],
+    rung: type[MarkovRung],
+    *,
+    batch_norm: bool,
+) -> tuple[list[MarkovRung], ImageDecoder]:
+    """Rungs and decoder whose MLPs are as wide as those that lead up to the same level.
 
-    None at the top, whose prior is N(0, I).
+    p(z_l | z_{l+1}) is an MLP of ``hidden[l + 1]`` units with a softplus head, N(0, I) at the top;
+    the decoder is an MLP of ``hidden[0]`` units from z_1 to logits.
     """
-    nets: list[nn.Module | None] = [
+    priors = [
         nn.Sequential(MLP(above, width, batch_norm=batch_norm), SoftplusHead(width, below))
         for (below, above), width in zip(pairwise(latents), hidden[1:], strict=True)
     ]
-    return [*nets, None]
+    rungs = [rung(size, net) for size, net in zip(latents, [*priors, None], strict=True)]
+    return rungs, ImageDecoder(MLP(latents[0], hidden[0], batch_norm=batch_norm), hidden[0], image)
 
 
-def mirrored_decoder(latents: int, hidden: int, image: ImageShape, *, batch_norm: bool) -> ImageDecoder:
-    """z_1 ``(*, latents)`` to logits ``(*, C, H, W)`` by an MLP as wide as the one that reads the image."""
-    return ImageDecoder(MLP(latents, hidden, batch_norm=batch_norm), hidden, image)
+def recognition(
+    inputs: Sequence[int], hidden: Sequence[int], latents: Sequence[int], *, batch_norm: bool
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Per level: an MLP from ``inputs[l]`` to ``hidden[l]`` units, and a softplus head to ``latents[l]``."""
+    mlps = [MLP(size, width, batch_norm=batch_norm) for size, width in zip(inputs, hidden, strict=True)]
+    heads = [SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)]
+    return nn.ModuleList(mlps), nn.ModuleList(heads)
