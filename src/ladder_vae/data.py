@@ -120,7 +120,7 @@ class ImageData(L.LightningDataModule):
 
     @abstractmethod
     def load(self) -> Images:
-        """The grey-level images. Raises UserError if they cannot be had."""
+        """The gray-level images. Raises UserError if they cannot be had."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split; validation and test pixels are drawn here, once."""

@@ -34,7 +34,7 @@ class Series:
 
 
 def strip(images: np.ndarray, columns: int) -> np.ndarray:
-    """uint8 ``(n, H, W)`` in rows of ``columns``, separated by grey lines, as one ``(H', W')``."""
+    """uint8 ``(n, H, W)`` in rows of ``columns``, separated by gray lines, as one ``(H', W')``."""
     n, h, w = images.shape
     rows = -(-n // columns)
     canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP), 128, np.uint8)

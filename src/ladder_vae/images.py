@@ -1,4 +1,4 @@
-"""Grey-level images from files to bytes in memory: MNIST inside the package, torchvision, ``.npz``."""
+"""Gray-level images from files to bytes in memory: MNIST inside the package, torchvision, ``.npz``."""
 
 from __future__ import annotations
 
