@@ -13,16 +13,16 @@ from typing import Any
 from ladder_vae.errors import UserError
 from ladder_vae.runs import CONFIG, PLAN, Record, class_name, flat, is_run, not_started, read_record
 
-# metric, heading, format, and whether it is plotted against depth
-COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
-    ("test/elbo", "ELBO (nats)", ".2f", True),
-    ("test/distortion", "distortion (nats)", ".2f", True),
-    ("test/rate", "rate (nats)", ".2f", True),
-    ("test/mse", "MSE", ".5f", True),
-    ("test/ssim", "SSIM", ".4f", True),
-    ("model/parameters", "parameters", ",.0f", True),
-    ("train/images_per_second", "images/s", ",.0f", True),
-    ("train/seconds", "training (s)", ",.0f", True),
+# metric, heading, format; each is also plotted against depth
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("test/elbo", "ELBO (nats)", ".2f"),
+    ("test/distortion", "distortion (nats)", ".2f"),
+    ("test/rate", "rate (nats)", ".2f"),
+    ("test/mse", "MSE", ".5f"),
+    ("test/ssim", "SSIM", ".4f"),
+    ("model/parameters", "parameters", ",.0f"),
+    ("train/images_per_second", "images/s", ",.0f"),
+    ("train/seconds", "training (s)", ",.0f"),
 )
 QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
 # Settings in which runs of one group may differ: the seed, and what changes no result.
@@ -153,7 +153,7 @@ def seed_noise(groups: Sequence[Group], metric: str) -> float:
 def table_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
     deepest = max((group.depth for group in groups), default=0)
-    columns = [(metric, heading, form) for metric, heading, form, _ in COLUMNS]
+    columns = list(COLUMNS)
     at = 1 + [metric for metric, *_ in columns].index("test/rate")
     columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest + 1)]
     rows = []
@@ -174,7 +174,7 @@ def difference_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]
     alone = len({group.series for group in groups}) == 1
     names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
     rows = []
-    for metric, heading, form, _ in COLUMNS[:QUALITY]:
+    for metric, heading, form in COLUMNS[:QUALITY]:
         noise = seed_noise(groups, metric)
         changes = [format(b.mean(metric) - a.mean(metric), "+" + form) for a, b in steps]
         rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])

@@ -53,10 +53,9 @@ class Pictures(Callback):
         if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        stage = "val" if data.val_size else "train"
-        x = data.split(stage)[: self.count].to(pl_module.device).gt(0).float()
+        stage, x = data.examples(self.count)
         model = averaged_model(trainer, pl_module)
-        originals, reconstructions, samples = draw_pictures(model, x, len(x))
+        originals, reconstructions, samples = draw_pictures(model, x.to(pl_module.device), len(x))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 write = logger.experiment.add_image

@@ -152,6 +152,14 @@ class ImageData(L.LightningDataModule):
         assert self._splits is not None
         return self._splits[name]
 
+    def examples(self, count: int) -> tuple[str, Tensor]:
+        """Binary images to look at while training, float ``(count, C, H, W)``, and the split they are from.
+
+        Validation images, or training images where there are none; the same in every run.
+        """
+        name = "val" if self.val_size else "train"
+        return name, self._fixed(self.split(name)[:count], "examples").gt(0).float()
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""

@@ -66,9 +66,7 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
         ]
 
     drawn = []
-    panels = {
-        heading: series(metric) for metric, heading, _, plotted in COLUMNS if plotted and series(metric)
-    }
+    panels = {heading: lines for metric, heading, _ in COLUMNS if (lines := series(metric))}
     figures.save_against_depth(directory / "against_depth.png", panels)
     drawn.append(
         ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")

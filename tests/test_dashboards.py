@@ -1,0 +1,54 @@
+import json
+import re
+
+import pytest
+import torch
+from conftest import events
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from ladder_vae.data import Npz
+
+
+def test_tensorboard_shows_what_the_dashboards_promise(train):
+    run = train("data.val_size=8")
+    seen = events(run)
+    tags = seen.Tags()
+    parts = ("elbo", "rate", "distortion", "rate/z1", "rate/z2")
+    for stage in ("train", "val", "test"):
+        assert {f"{stage}/{part}" for part in parts} <= set(tags["scalars"])
+    assert {"train/beta", "train/loss", "train/lr"} <= set(tags["scalars"])
+    assert {"val/reconstructions", "val/samples"} <= set(tags["images"])
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name, value in metrics.items():
+        assert seen.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(seen.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    patterns = [tag for c in layout.category for chart in c.chart for tag in chart.multiline.tag]
+    matched = [t for t in tags["scalars"] if any(re.search(p, t) for p in patterns if "rate/z" in p)]
+    assert sorted(matched) == ["train/rate/z1", "train/rate/z2", "val/rate/z1", "val/rate/z2"]
+
+
+def test_hparams_have_the_same_columns_for_every_depth(train):
+    sizes = "model.latent_sizes=null", "model.hidden_sizes=null"
+    columns = []
+    for depth in (1, 3):
+        run = train(f"model.num_layers={depth}", *sizes, run_dir=f"L{depth}")
+        content = events(run).PluginTagToContent("hparams")["_hparams_/experiment"]
+        experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+        columns.append([info.name.tag for info in experiment.metric_infos])
+        assert set(columns[-1]) <= set(events(run).Tags()["scalars"])  # each column gets a value
+    assert columns[0] == columns[1]
+    assert "test/elbo" in columns[0]
+
+
+@pytest.mark.parametrize("val_size", [0, 8])
+def test_pictures_are_of_binarized_images(npz, val_size):
+    """A draw of gray pixels, not every pixel that is not black."""
+    data = Npz(path=str(npz), val_size=val_size)
+    name, x = data.examples(5)
+    assert name == ("val" if val_size else "train")
+    assert x.shape == (5, 1, 12, 16)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert 0.4 < x.mean() < 0.6  # intensities are uniform; all but 1 of 256 are above zero
+    assert torch.equal(x, Npz(path=str(npz), val_size=val_size, seed=9).examples(5)[1])

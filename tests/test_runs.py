@@ -1,0 +1,33 @@
+import pytest
+import torch
+import yaml
+
+from ladder_vae import load_run
+from ladder_vae.errors import UserError
+
+
+def test_load_run_runs_no_code_of_strangers(train):
+    run = train()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for target in ("os.system", "ladder_vae.models.ladder.math.prod", "ladder_vae.runs.os.system", ""):
+        config["model"]["_target_"] = target
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(UserError, match="only models of ladder_vae"):
+            load_run(run)
+
+
+def test_load_run_refuses_checkpoints_that_carry_code(train):
+    run = train()
+    best = run / "checkpoints/best.ckpt"
+    content = best.read_bytes()
+
+    class Code:
+        def __reduce__(self):
+            return (print, ("running",))
+
+    torch.save({"state_dict": Code()}, best)
+    with pytest.raises(UserError, match="carries code"):
+        load_run(run)
+    best.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        load_run(run)
