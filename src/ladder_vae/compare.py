@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("train/seconds", "training (s)", ",.0f"),
 )
 QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
+# by level, of runs that were evaluated: metric, heading, format
+LEVEL_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("test/active_units", "KL: z1, z2, ...", ".1f"),
+    ("test/active_units_var", "variance: z1, z2, ...", ".1f"),
+    ("test/variance_ratio", "σ²q / σ²p", ".2f"),
+)
 # Settings in which runs of one group may differ: the seed, and what changes no result.
 NOT_A_SETTING = (
     "seed",
@@ -81,9 +88,9 @@ class Group:
         """The metric of each run that has it."""
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
-    def rates(self) -> list[float]:
-        """Mean rate of each level, z_1 first."""
-        return [self.mean(f"test/rate/z{level}") for level in range(1, self.depth + 1)]
+    def by_level(self, metric: str) -> list[float]:
+        """Mean over seeds of ``metric`` of each level, z_1 first."""
+        return [self.mean(f"{metric}/z{level}") for level in range(1, self.depth + 1)]
 
 
 def find_runs(directories: Sequence[Path]) -> list[Record]:
@@ -150,12 +157,48 @@ def seed_noise(groups: Sequence[Group], metric: str) -> float:
     return math.sqrt(sum(n * std**2 for n, std in spreads) / freedom) if freedom else math.nan
 
 
-def table_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
+Columns = Sequence[tuple[str, str, str]]
+Cells = tuple[list[str], list[list[str]]]
+
+
+def run_columns(groups: Sequence[Group]) -> Columns:
+    """What training leaves of every run, with the rate of each level."""
     deepest = max((group.depth for group in groups), default=0)
     columns = list(COLUMNS)
     at = 1 + [metric for metric, *_ in columns].index("test/rate")
     columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest + 1)]
+    return columns
+
+
+def sample_sizes(group: Group) -> list[int]:
+    """Each K for which a run of the group has L_K, ascending."""
+    matches = [re.fullmatch(r"test/log_px/K=(\d+)", name) for run in group.runs for name in run.metrics]
+    return sorted({int(match[1]) for match in matches if match})
+
+
+def comparable(groups: Sequence[Group]) -> int | None:
+    """The largest K for which every group that was evaluated has L_K; None if there is none."""
+    evaluated = [set(sizes) for group in groups if (sizes := sample_sizes(group))]
+    shared = set.intersection(*evaluated) if evaluated else set()
+    return max(shared, default=None)
+
+
+def bound_columns(groups: Sequence[Group]) -> Columns:
+    """Importance-weighted bounds, of runs that were evaluated."""
+    sizes = sorted({k for group in groups for k in sample_sizes(group)})
+    columns = [(f"test/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
+    if k := comparable(groups):
+        columns += [
+            (f"test/log_px/K={k}_stderr", "error over images", ".2f"),
+            (f"test/log_px/K={k}_mc_stderr", "error over draws", ".4f"),
+            (f"test/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
+            (f"test/ess/K={k}", f"effective of {k} draws", ".1f"),
+        ]
+    return columns
+
+
+def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
+    """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
     rows = []
     for group in groups:
         cells = [group.series, str(group.depth), str(len(group.runs))]
@@ -168,17 +211,63 @@ def table_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
 
 
-def difference_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+def level_rows(groups: Sequence[Group]) -> Cells:
+    """Headings and cells: a row a group, means over seeds of what is known by level, z_1's first."""
+    rows = []
+    for group in groups:
+        total = group.mean("test/active_units")
+        cells = [
+            group.series,
+            str(group.depth),
+            str(len(group.runs)),
+            format(total, ".1f").removesuffix(".0"),
+        ]
+        for metric, _, form in LEVEL_COLUMNS:
+            values = [format(value, form).removesuffix(".0") for value in group.by_level(metric)]
+            cells.append(", ".join(values))
+        rows.append(cells)
+    headings = ["model", "levels", "runs", "active units (KL)", *(heading for _, heading, _ in LEVEL_COLUMNS)]
+    return headings, rows
+
+
+def tables(groups: Sequence[Group]) -> list[Cells]:
+    """All that the runs have to show, a row a group."""
+    shown = [table_rows(groups, run_columns(groups))]
+    if evaluated := [group for group in groups if sample_sizes(group)]:
+        shown += [table_rows(evaluated, bound_columns(evaluated)), level_rows(evaluated)]
+    return shown
+
+
+def depth_columns(groups: Sequence[Group]) -> Columns:
+    """What is held against depth: quality first, then cost."""
+    columns = list(COLUMNS)
+    if k := comparable(groups):
+        columns[1:1] = [
+            (f"test/log_px/K={k}", f"L_{k} (nats)", ".2f"),
+            (f"test/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
+        ]
+        columns.append(("test/active_units", "active units (KL)", ".1f"))
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
+
+
+def difference_rows(groups: Sequence[Group]) -> Cells:
     """A row a metric: the noise between seeds, then the change from each depth to the next of its series."""
     steps = [(a, b) for a, b in itertools.pairwise(groups) if a.series == b.series and a.depth != b.depth]
     alone = len({group.series for group in groups}) == 1
     names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
     rows = []
-    for metric, heading, form in COLUMNS[:QUALITY]:
+    costs = {metric for metric, *_ in COLUMNS[QUALITY:]}
+    for metric, heading, form in depth_columns(groups):
+        if metric in costs:
+            continue
         noise = seed_noise(groups, metric)
-        changes = [format(b.mean(metric) - a.mean(metric), "+" + form) for a, b in steps]
+        changes = [_change(b.mean(metric) - a.mean(metric), form) for a, b in steps]
         rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
     return ["change of", "noise between seeds", *names], rows
+
+
+def _change(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, "+" + form)
 
 
 def noise_line(groups: Sequence[Group]) -> str:

@@ -182,6 +182,19 @@ class Config:
     callbacks: Callbacks = field(default_factory=Callbacks)
 
 
+@dataclass
+class EvaluateConfig:
+    """The configuration of ``ladder_vae.evaluate``."""
+
+    run: str | None = None
+    num_samples: int = MISSING
+    k: list[int] | None = None
+    checkpoint: str = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    chunk_size: int = MISSING
+
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy},
     "data": {"packaged": Data, "downloaded": DownloadedData, "file": FileData},
@@ -196,13 +209,14 @@ def known_keys() -> list[str]:
     nested = {"objective": ObjectiveConfig, "trainer": TrainerConfig, "callbacks": Callbacks}
     nodes = [*nested.items(), *((group, node) for group, types in SCHEMAS.items() for node in types.values())]
     inner = {f"{group}.{f.name}" for group, node in nodes for f in fields(node)}
-    return sorted(inner | {f.name for f in fields(Config)})
+    return sorted(inner | {f.name for node in (Config, EvaluateConfig) for f in fields(node)})
 
 
 def register() -> None:
     """Make the types known to Hydra. Harmless to repeat."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
     for group, nodes in SCHEMAS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)

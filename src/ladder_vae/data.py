@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -159,6 +161,29 @@ class ImageData(L.LightningDataModule):
         """
         name = "val" if self.val_size else "train"
         return name, self._fixed(self.split(name)[:count], "examples").gt(0).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: enough to recognize them."""
+        return {"fingerprint": self.fingerprint}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the gray-level images."""
+        self.setup()
+        digest = hashlib.sha256()
+        for images in (self.source.train, self.source.test):
+            digest.update(repr(tuple(images.shape)).encode())
+            digest.update(images.numpy())
+        return digest.hexdigest()
+
+    def check_trained_on(self, checkpoint: Mapping[str, Any], run: Path) -> None:
+        """Raises UserError if the checkpoint of ``run`` was trained on other images than these."""
+        kept = checkpoint.get(type(self).__qualname__, {}).get("fingerprint", self.fingerprint)
+        if kept != self.fingerprint:
+            raise UserError(
+                f"{run} was trained on other images than {type(self).__name__} holds now; restore the file "
+                "that its config.yaml names"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

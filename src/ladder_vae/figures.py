@@ -113,34 +113,109 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
     _save(figure, path)
 
 
-def save_rates(path: Path, rates: Mapping[str, Sequence[float]]) -> None:
-    """Stacked bars: how the total rate of each model splits over its levels.
+def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: str, title: str) -> None:
+    """Stacked bars: how the total of each model splits over its levels.
 
     Args:
         path: PNG to write.
-        rates: Label of a model to its rates in nats, z_1 first.
+        models: Label of a model to a value per level, z_1 first.
+        label: Of the axis: what is counted, in which unit.
+        title: What is to be seen.
     """
-    deepest = max(len(r) for r in rates.values())
+    deepest = max(len(r) for r in models.values())
     colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, deepest))
-    figure = Figure(figsize=(max(5.0, 1.1 * len(rates) + 2.2), 3.8), dpi=DPI)
+    figure = Figure(figsize=(max(5.0, 1.1 * len(models) + 2.2), 3.8), dpi=DPI)
     ax = figure.subplots()
-    tops, bottoms = np.zeros(len(rates)), np.zeros(len(rates))  # a rate may be negative, bottom-up
-    visible = 0.06 * max(sum(abs(x) for x in r) for r in rates.values())
+    tops, bottoms = np.zeros(len(models)), np.zeros(len(models))  # bottom-up, a rate may be negative
+    visible = 0.06 * max(sum(abs(x) for x in r) for r in models.values())
     for level in range(deepest):
-        values = np.array([r[level] if level < len(r) else 0.0 for r in rates.values()])
+        values = np.array([r[level] if level < len(r) else 0.0 for r in models.values()])
         base = np.where(values >= 0, tops, bottoms)
-        ax.bar(range(len(rates)), values, bottom=base, color=colors[level], label=f"z{level + 1}")
+        ax.bar(range(len(models)), values, bottom=base, color=colors[level], label=f"z{level + 1}")
         for i, (value, start) in enumerate(zip(values, base, strict=True)):
             if abs(value) > visible:
                 color = "white" if level < deepest * 0.6 else "black"
                 ax.text(i, start + value / 2, f"{value:.1f}", ha="center", va="center", color=color)
         tops, bottoms = tops + values.clip(0), bottoms + values.clip(None, 0)
-    ax.set_xticks(range(len(rates)), list(rates), rotation=0 if len(rates) < 8 else 45)
-    ax.set_ylim(top=1.04 * tops.max())
-    ax.set_ylabel("rate (nats)")
-    ax.set_title("What each level adds to the rate; z1 is next to the image", fontsize=10)
+    ax.set_xticks(range(len(models)), list(models), rotation=0 if len(models) < 8 else 45)
+    ax.set_ylim(top=1.04 * max(tops.max(), 1e-3))
+    ax.set_ylabel(label)
+    ax.set_title(title, fontsize=10)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=-(-deepest // 16))
     figure.tight_layout()
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class BoundCurve:
+    """L_K of one model against K.
+
+    Args:
+        label: What distinguishes it.
+        k: Numbers of samples, ascending.
+        log_px: L_K, nats, a value per K.
+        error: Its standard error, a value per K.
+    """
+
+    label: str
+    k: Sequence[int]
+    log_px: Sequence[float]
+    error: Sequence[float]
+
+
+def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None:
+    """L_K against K, one line a model.
+
+    Args:
+        path: PNG to write.
+        title: What is to be seen, and what the error bars are.
+    """
+    figure = Figure(figsize=(6.4, 4.2 + 0.12 * len(curves)), dpi=DPI)
+    ax = figure.subplots()
+    for curve in curves:
+        ax.errorbar(curve.k, curve.log_px, yerr=curve.error, marker="o", capsize=3, label=curve.label)
+    sizes = sorted({k for curve in curves for k in curve.k})
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{k:,}" for k in sizes], minor=False)
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("samples K")
+    ax.set_ylabel("$L_K$, a lower bound on log p(x) (nats)")
+    ax.set_title(title, fontsize=10)
+    ax.grid(alpha=0.3)
+    if len(curves) > 1:
+        figure.legend(loc="outside lower center", ncols=2)
+    elif curves:
+        for k, value in zip(curves[0].k, curves[0].log_px, strict=True):
+            ax.annotate(f"{value:.2f}", (k, value), xytext=(0, 8), textcoords="offset points", ha="center")
+        ax.margins(0.08, 0.14)
+    figure.set_layout_engine("constrained")
+    _save(figure, path)
+
+
+def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> None:
+    """The units of each level by what they carry, most first.
+
+    Args:
+        path: PNG to write.
+        levels: Rate of each unit in nats, one array a level, z_1 first.
+        threshold: Above which a unit counts as active.
+    """
+    figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.2), dpi=DPI)
+    grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
+    for number, (ax, rates) in enumerate(zip(grid, levels, strict=True), start=1):
+        ordered = np.sort(rates)[::-1]
+        active = ordered > threshold
+        # below zero (possible bottom-up) and at zero, a logarithm shows nothing; a stub marks the place
+        heights = ordered.clip(threshold / 10)
+        ax.bar(np.arange(len(rates)), heights, color=np.where(active, "tab:blue", "lightgray"), width=1.0)
+        ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
+        ax.set_yscale("log")
+        ax.set_xlabel("unit, by rate")
+        ax.set_title(f"z{number}: {active.sum()} of {len(rates)} active", fontsize=10)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0].set_ylabel("rate (nats)")
+    grid[0].text(0.02, threshold * 1.1, f"{threshold} nats", color="tab:red", fontsize=8)
+    figure.set_layout_engine("constrained")
     _save(figure, path)
 
 

@@ -43,18 +43,26 @@ class Gaussian:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of ``z``, nats, shape ``(*batch,)``."""
+        return self._sum_event(self.unit_log_prob(z))
+
+    def unit_log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of each unit of ``z``, nats, shape ``(*batch, *event)``."""
         squared = (z - self.mean) ** 2 * torch.exp(-self.log_var)
-        return -0.5 * self._sum_event(squared + self.log_var + LOG_2PI)
+        return -0.5 * (squared + self.log_var + LOG_2PI)
 
     def kl(self, other: Gaussian) -> Tensor:
-        r"""$KL(\text{self} \| \text{other})$ in closed form, nats, shape ``(*batch,)``.
+        r"""$KL(\text{self} \| \text{other})$ in closed form, nats, shape ``(*batch,)``."""
+        return self._sum_event(self.unit_kl(other))
 
-        $\frac12 \sum [\,e^d - 1 - d + (\mu - \mu_o)^2 / \sigma_o^2\,]$ with
+    def unit_kl(self, other: Gaussian) -> Tensor:
+        r"""The closed-form divergence of each unit, nats, shape ``(*batch, *event)``.
+
+        $\frac12 [\,e^d - 1 - d + (\mu - \mu_o)^2 / \sigma_o^2\,]$ with
         $d = \log\sigma^2 - \log\sigma_o^2$; ``expm1`` keeps small differences exact.
         """
         d = self.log_var - other.log_var
         squared = (self.mean - other.mean) ** 2 * torch.exp(-other.log_var)
-        return 0.5 * self._sum_event(torch.expm1(d) - d + squared)
+        return 0.5 * (torch.expm1(d) - d + squared)
 
     def _sum_event(self, value: Tensor) -> Tensor:
         return value.flatten(-self.event_dims).sum(-1)

@@ -48,6 +48,12 @@ class Level:
             return self.q.kl(self.p)
         return self.q.log_prob(self.z) - self.p.log_prob(self.z)
 
+    def unit_rate(self) -> Tensor:
+        """The rate of each unit; their sum is :meth:`rate`. Nats, ``(K, B, *event)``."""
+        if self.closed_form:
+            return self.q.unit_kl(self.p).expand_as(self.z)
+        return self.q.unit_log_prob(self.z) - self.p.unit_log_prob(self.z)
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -141,7 +147,21 @@ class Hierarchy(nn.Module, ABC):
         return tuple(rung.event_shape for rung in self._rungs())
 
     @abstractmethod
-    def infer(self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None) -> Inference:
+    def encode(self, x: Tensor) -> Any:
+        """All that inference computes once an image, however many samples follow."""
+
+    @abstractmethod
+    def _infer(self, features: Any, eps: Sequence[Tensor]) -> tuple[Tensor, list[Level]]:
+        """The decoder's output and the levels, from ``encode(x)`` and each level's noise."""
+
+    def infer(
+        self,
+        x: Tensor,
+        num_samples: int = 1,
+        *,
+        noise: Sequence[Tensor] | None = None,
+        features: Any = None,
+    ) -> Inference:
         """Draw the latents of images from the posterior.
 
         Args:
@@ -149,7 +169,11 @@ class Hierarchy(nn.Module, ABC):
             num_samples: Draws K per image.
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
                 (see :meth:`draw_noise`); its K then counts.
+            features: ``encode(x)``, where it is at hand from an earlier call.
         """
+        eps = noise or self.draw_noise(num_samples, len(x), like=x)
+        params, levels = self._infer(self.encode(x) if features is None else features, eps)
+        return Inference(tuple(levels), params, self.likelihood.log_prob(params, x))
 
     @torch.no_grad()
     def generate(
@@ -232,20 +256,17 @@ class TopDown(Hierarchy):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Sequence[Any]:
-        """Bottom-up evidence of each level; computed once an image, however many samples follow."""
+        """Bottom-up evidence of each level."""
 
-    def infer(self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None) -> Inference:
-        eps = noise or self.draw_noise(num_samples, len(x), like=x)
-        evidence = self.encode(x)
+    def _infer(self, features: Sequence[Any], eps: Sequence[Tensor]) -> tuple[Tensor, list[Level]]:
         posteriors: dict[int, Gaussian] = {}
 
         def choose(level: int, state: Any, p: Gaussian) -> Tensor:
-            posteriors[level] = self._rungs()[level].posterior(evidence[level], state, p)
+            posteriors[level] = self._rungs()[level].posterior(features[level], state, p)
             return posteriors[level].rsample(eps[level])
 
-        params, walked = self._walk(choose, x)
-        levels = tuple(Level(z, posteriors[level], p) for level, (z, p) in enumerate(walked))
-        return Inference(levels, params, self.likelihood.log_prob(params, x))
+        params, walked = self._walk(choose, eps[0])
+        return params, [Level(z, posteriors[level], p) for level, (z, p) in enumerate(walked)]
 
 
 class BottomUp(Hierarchy):
@@ -261,19 +282,19 @@ class BottomUp(Hierarchy):
     def recognize(self, level: int, below: Tensor) -> Gaussian:
         """q(z_1 | x) for level 0, from ``x``; q(z_l | z_{l-1}) above, from the sample below."""
 
-    def infer(self, x: Tensor, num_samples: int = 1, *, noise: Sequence[Tensor] | None = None) -> Inference:
-        eps = noise or self.draw_noise(num_samples, len(x), like=x)
-        samples: list[Tensor] = []
-        posteriors: list[Gaussian] = []
-        below = x
-        for level in range(self.num_layers):
-            posteriors.append(self.recognize(level, below))
-            below = posteriors[level].rsample(eps[level])
-            samples.append(below)
+    def encode(self, x: Tensor) -> Gaussian:
+        """q(z_1 | x), the only posterior that no sample goes into."""
+        return self.recognize(0, x)
 
-        params, walked = self._walk(lambda level, state, p: samples[level], x)
-        levels = tuple(
+    def _infer(self, features: Gaussian, eps: Sequence[Tensor]) -> tuple[Tensor, list[Level]]:
+        posteriors = [features]
+        samples = [features.rsample(eps[0])]
+        for level in range(1, self.num_layers):
+            posteriors.append(self.recognize(level, samples[-1]))
+            samples.append(posteriors[level].rsample(eps[level]))
+
+        params, walked = self._walk(lambda level, state, p: samples[level], eps[0])
+        return params, [
             Level(z, q, p, closed_form=level == self.num_layers - 1)
             for level, ((z, p), q) in enumerate(zip(walked, posteriors, strict=True))
-        )
-        return Inference(levels, params, self.likelihood.log_prob(params, x))
+        ]

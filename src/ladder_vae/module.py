@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanSquaredError, Metric
-from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from ladder_vae.errors import UserError
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.objective import Elbo, Objective, elbo
+from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
@@ -57,8 +56,6 @@ class HierarchicalVAE(L.LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
-        self.test_mse = MeanSquaredError()
-        self.test_ssim: Metric | None = None
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.model.parameters())
@@ -123,25 +120,15 @@ class HierarchicalVAE(L.LightningModule):
                     f"the weights {name} are no longer finite after step {self.global_step}; {REMEDY}"
                 )
 
-    def on_test_start(self) -> None:
-        self.test_mse.reset()
-        self.test_ssim = _ssim(self.trainer.datamodule.image_shape).to(self.device)  # type: ignore[attr-defined]
-
     def on_test_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "test"))
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         with torch.autocast(x.device.type, enabled=False):
             inference = self.model.infer(x)
-        self.log_dict(named_terms("test", elbo(inference)), batch_size=len(x))
-        mean = self.model.likelihood.mean(inference.params[0])  # (B, C, H, W)
-        self.test_mse.update(mean.reshape(-1), x.reshape(-1))
-        assert self.test_ssim is not None
-        self.test_ssim.update(mean, x)
-
-    def on_test_epoch_end(self) -> None:
-        assert self.test_ssim is not None
-        self.log_dict({"test/mse": self.test_mse.compute(), "test/ssim": self.test_ssim.compute()})
+        mse, ssim = reconstruction_quality(self.model.likelihood.mean(inference.params[0]), x)
+        metrics = {**named_terms("test", elbo(inference)), "test/mse": mse.mean(), "test/ssim": ssim.mean()}
+        self.log_dict(metrics, batch_size=len(x))
 
 
 def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:
@@ -158,12 +145,3 @@ def _diverged(where: str, values: Tensor) -> UserError:
     names = ["the distortion", *(f"the rate of z{level}" for level in range(1, len(values)))]
     broken = [name for name, value in zip(names, values, strict=True) if not value.isfinite()]
     return UserError(f"the loss is not finite {where}: {', '.join(broken)}; {REMEDY}")
-
-
-def _ssim(image_shape: tuple[int, int, int]) -> Metric:
-    """SSIM with its usual Gaussian window, or a uniform one that fits images smaller than that."""
-    smallest = min(image_shape[1:])
-    if smallest >= 11:  # pixels: the window of the default sigma of 1.5
-        return StructuralSimilarityIndexMeasure(data_range=1.0)
-    window = smallest if smallest % 2 else smallest - 1
-    return StructuralSimilarityIndexMeasure(data_range=1.0, gaussian_kernel=False, kernel_size=max(window, 1))

@@ -61,7 +61,10 @@ def check_run(config: DictConfig) -> None:
             "remove it" if not last_checkpoint(cfg.run_dir).exists() else f"resume={cfg.run_dir} continues it"
         )
         raise UserError(f"run_dir={cfg.run_dir} already holds a run; {how}, another run_dir starts anew")
-    assemble(cfg)
+    assembly = assemble(cfg)
+    if cfg.resume is not None:
+        last = read_checkpoint(last_checkpoint(cfg.resume))
+        assembly.data.check_trained_on(last, Path(cfg.resume))
     prepare_directory(Path(cfg.run_dir))
 
 

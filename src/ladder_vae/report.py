@@ -17,13 +17,16 @@ from rich.table import Table
 from ladder_vae import cli, figures
 from ladder_vae.compare import (
     COLUMNS,
+    Cells,
     Group,
+    depth_columns,
     difference_rows,
     find_runs,
     group_runs,
     left_out,
     noise_line,
-    table_rows,
+    sample_sizes,
+    tables,
 )
 from ladder_vae.errors import UserError
 from ladder_vae.runs import Record, class_name, flat, is_run, level_keys, read_images
@@ -66,13 +69,19 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
         ]
 
     drawn = []
-    panels = {heading: lines for metric, heading, _ in COLUMNS if (lines := series(metric))}
+    panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
     figures.save_against_depth(directory / "against_depth.png", panels)
     drawn.append(
         ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
     )
-    figures.save_rates(directory / "rates.png", {_short(g, groups): g.rates() for g in groups})
+    figures.save_by_level(
+        directory / "rates.png",
+        {_short(g, groups): g.by_level("test/rate") for g in groups},
+        label="rate (nats)",
+        title="What each level adds to the rate; z1 is next to the image",
+    )
     drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
+    drawn += _write_evaluated(directory, groups)
 
     pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
     if pictured:
@@ -96,6 +105,36 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
     return drawn
 
 
+def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Bounds and active units of the groups that were evaluated, if any."""
+    evaluated = [group for group in groups if sample_sizes(group)]
+    if not evaluated:
+        return []
+
+    def error(group: Group, metric: str) -> float:
+        return 0.0 if math.isnan(group.std(metric)) else group.std(metric)
+
+    curves = []
+    for group in evaluated:
+        sizes = sample_sizes(group)
+        names = [f"test/log_px/K={k}" for k in sizes]
+        values = [group.mean(name) for name in names]
+        label = _short(group, groups).replace("\n", ", ")
+        curves.append(figures.BoundCurve(label, sizes, values, [error(group, name) for name in names]))
+    title = "Importance-weighted bounds; bars: standard deviation over seeds"
+    figures.save_bounds(directory / "log_px.png", curves, title=title)
+    figures.save_by_level(
+        directory / "active_units.png",
+        {_short(g, groups): g.by_level("test/active_units") for g in evaluated},
+        label="active units",
+        title="Units whose rate is above 0.01 nats; z1 is next to the image",
+    )
+    return [
+        ("log_px.png", "The bound on log p(x) against the number of samples"),
+        ("active_units.png", "How many units of each level carry information"),
+    ]
+
+
 def _short(group: Group, groups: Sequence[Group]) -> str:
     alone = len({g.series for g in groups}) == 1
     return (
@@ -112,7 +151,11 @@ def write_markdown(
     """``report.md``: what was compared, the tables, what is missing, the figures."""
     lines = ["# Comparison of runs", ""]
     if groups:
-        lines += [_shared_settings(groups), "", *_markdown_table(*table_rows(groups)), "", READING, ""]
+        lines += [_shared_settings(groups), "", READING, ""]
+        for cells in tables(groups):
+            lines += [*_markdown_table(*cells), ""]
+        if any(sample_sizes(group) for group in groups):
+            lines += [READING_BOUNDS, ""]
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
             lines += [*_markdown_table(headings, rows), "", noise_line(groups), ""]
@@ -130,6 +173,14 @@ READING = (
     "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the image. "
     "MSE and SSIM hold one reconstruction of each image (the decoder's mean) against the binarized image. "
     "± is the standard deviation over seeds."
+)
+
+READING_BOUNDS = (
+    "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K. Where a run was "
+    "evaluated, its ELBO, rate and distortion are means over all draws, too. A unit is active (KL) where its "
+    "rate is above 0.01 nats, active (variance) where its posterior mean, averaged over draws of the other "
+    "levels, varies by more than 0.01 between images: below the top that counts units that only relay what "
+    "the level above says. σ²q / σ²p is 1 where the posterior is as wide as the prior."
 )
 
 
@@ -191,16 +242,21 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
 def _print(groups: Sequence[Group], missing: Sequence[tuple[Path, str]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)  # a file has room for every column
     if groups:
-        headings, rows = table_rows(groups)
-        # turned, a column a group, so that it fits a terminal
-        turned = [[heading, *(row[i] for row in rows)] for i, heading in enumerate(headings) if i > 1]
-        _print_table(console, ["", *(f"{row[0]}\nL={row[1]}" for row in rows)], turned)
+        for cells in tables(groups):
+            _print_turned(console, cells)
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
             _print_table(console, headings, rows)
             console.print(noise_line(groups))
     for where, why in missing:
         console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
+
+
+def _print_turned(console: Console, cells: Cells) -> None:
+    """A column a group, so that it fits a terminal."""
+    headings, rows = cells
+    turned = [[heading, *(row[i] for row in rows)] for i, heading in enumerate(headings) if i > 1]
+    _print_table(console, ["", *(f"{row[0]}\nL={row[1]}" for row in rows)], turned)
 
 
 def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -4,6 +4,7 @@ config.yaml                every setting, interpolations resolved; all that ``lo
 checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
 status.json                running, finished, interrupted or failed, and why
 metrics.json               the final numbers by name; written when the run has finished
+evaluation/                what ``ladder_vae.evaluate`` has finished, image by image
 images.npz                 test images, their reconstructions, prior samples
 figures/                   the same as pictures
 events.out.tfevents.*      TensorBoard
@@ -77,9 +78,14 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / STATUS).is_file()
 
 
+def checkpoint_path(path: str | Path, checkpoint: str) -> Path:
+    """Where a run keeps its ``best`` and ``last`` checkpoint."""
+    return Path(path) / "checkpoints" / f"{checkpoint}.ckpt"
+
+
 def last_checkpoint(path: str | Path) -> Path:
     """Where a run keeps the checkpoint that it resumes from."""
-    return Path(path) / "checkpoints" / "last.ckpt"
+    return checkpoint_path(path, "last")
 
 
 def write_plan(path: Path, jobs: Sequence[str]) -> None:
@@ -206,7 +212,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
             f"{path / CONFIG} names model._target_={target!r}; only models of ladder_vae are built: "
             + ", ".join(ladder_vae.models.__all__)
         )
-    state = read_checkpoint(path / "checkpoints" / f"{checkpoint}.ckpt")["state_dict"]
+    state = read_checkpoint(checkpoint_path(path, checkpoint))["state_dict"]
     weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
     try:
         model = getattr(ladder_vae.models, name)(**settings)

@@ -1,0 +1,277 @@
+"""Importance-weighted bounds on log p(x), and which latent units carry information.
+
+Everything here is measured from posterior draws through ``encode`` and ``infer``; it holds for any model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladder_vae.hierarchy import Hierarchy, Level
+from ladder_vae.quality import reconstruction_quality
+from ladder_vae.randomness import stream_seed
+
+SAMPLE_BLOCK = 100  # draws of an image that share one random stream
+MIN_UNIT_DRAWS = 10  # over which what a unit inherits from other levels is averaged out
+ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
+ACTIVE_VARIANCE = 0.01  # Burda et al. 2015
+
+
+@dataclass(frozen=True)
+class Bound:
+    """L_K of each image.
+
+    Args:
+        log_px: L_K, nats, ``(B,)``.
+        draw_var: Variance of it over repetitions with other draws, ``(B,)``; NaN from a single draw.
+        ess: Effective sample size of K draws, between 1 and K, ``(B,)``.
+    """
+
+    log_px: Tensor
+    draw_var: Tensor
+    ess: Tensor
+
+
+def importance_bound(log_weights: Tensor, k: int) -> Bound:
+    r"""$L_K = E[\log \frac1K \sum_k w_k]$ (Burda et al. 2015, arXiv 1509.00519, eq. 8).
+
+    The mean over disjoint blocks of ``k`` draws, in float64. Over a fixed set of draws it never falls where
+    ``k`` is replaced by a multiple of it. Its variance comes from the spread of the blocks. A single block
+    has none; there the jackknife stands in, which leaves out one draw after the other (Efron and Stein 1981)
+    and, unlike the delta method, holds where few draws carry the weight.
+
+    Args:
+        log_weights: log p(x, z) - log q(z | x), nats, ``(N, B)``; N is a multiple of ``k``.
+    """
+    draws, images = log_weights.shape
+    blocks = log_weights.double().view(draws // k, k, images)
+    totals = blocks.logsumexp(1)  # (N / k, B)
+    ess = torch.exp(2 * totals - (2 * blocks).logsumexp(1))
+    values = totals - math.log(k)
+    if len(blocks) > 1:
+        draw_var = values.var(0) / len(blocks)
+    elif k > 1:
+        shares = torch.exp(log_weights.double() - totals).clamp(max=1 - 1e-12)  # finite, should one be all
+        draw_var = (k - 1) ** 2 / k * torch.log1p(-shares).var(0)
+    else:
+        draw_var = torch.full_like(ess[0], math.nan)
+    return Bound(values.mean(0), draw_var, ess.mean(0))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is drawn, and from which streams.
+
+    Args:
+        num_samples: Draws an image, N.
+        sample_sizes: K of each bound; each divides N.
+        seed: Of the noise.
+        chunk_size: Draws (of all images together) a forward pass. Changes no result beyond rounding.
+    """
+
+    num_samples: int
+    sample_sizes: tuple[int, ...]
+    seed: int = 0
+    chunk_size: int = 1000
+
+    @property
+    def draws(self) -> int:
+        """Draws that are made; more than are weighted if there are too few to judge units by."""
+        return max(self.num_samples, MIN_UNIT_DRAWS)
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images that go through the model together."""
+        return max(1, self.chunk_size // min(self.draws, SAMPLE_BLOCK))
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What the draws say of each of M images; U units of all levels stand in a row, z_1's first.
+
+    Args:
+        log_px: L_K, nats, ``(M, number of K)``.
+        draw_var: Its variance over draws, ``(M, number of K)``.
+        ess: Effective sample size, ``(M, number of K)``.
+        distortion: Mean over draws, nats, ``(M,)``.
+        rates: Mean over draws of log q - log p, nats, ``(M, L)``.
+        mse: Of the decoder's mean for the first draw, ``(M,)``.
+        ssim: The same, ``(M,)``.
+        unit_rate: Mean over draws of each unit's rate, nats, ``(M, U)``.
+        unit_mean: Mean over draws of the posterior mean, ``(M, U)``.
+        unit_mean_var: Variance of that over repetitions with other draws, ``(M, U)``.
+        unit_log_ratio: Mean over draws of log(sigma_q^2 / sigma_p^2), ``(M, U)``.
+    """
+
+    log_px: Tensor
+    draw_var: Tensor
+    ess: Tensor
+    distortion: Tensor
+    rates: Tensor
+    mse: Tensor
+    ssim: Tensor
+    unit_rate: Tensor
+    unit_mean: Tensor
+    unit_mean_var: Tensor
+    unit_log_ratio: Tensor
+
+    @staticmethod
+    def concatenate(parts: Sequence[ImageStatistics]) -> ImageStatistics:
+        """All images of the parts, in order."""
+        names = ImageStatistics.__dataclass_fields__
+        return ImageStatistics(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+
+    @property
+    def elbo(self) -> Tensor:
+        """Mean log-weight of each image, nats, ``(M,)``."""
+        return -(self.distortion + self.rates.sum(1))
+
+
+@torch.inference_mode()
+def image_statistics(
+    model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Settings
+) -> ImageStatistics:
+    """Draw, weigh, and average. Meant for a model in eval mode.
+
+    What is computed from the image alone is computed once; apart from one number a draw and image,
+    memory does not grow with the number of draws.
+
+    Args:
+        x: Binary images ``(B, C, H, W)``, on the model's device.
+        indices: Which images of the split they are; keys of the noise, ``(B,)``.
+    """
+    features = model.encode(x)
+    kept = settings.num_samples
+    log_weights: list[Tensor] = []
+    distortion, rates = 0.0, 0.0
+    units: list[tuple[Tensor, ...]] = []
+    for start in range(0, settings.draws, SAMPLE_BLOCK):
+        size = min(SAMPLE_BLOCK, settings.draws - start)
+        noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings.seed)
+        passes = zip(*(e[:size].split(settings.chunk_size) for e in noise), strict=True)
+        for eps in passes:
+            inference = model.infer(x, noise=eps, features=features)
+            log_px = inference.log_px[:kept].double()  # (k, B)
+            level_rates = inference.rates(monte_carlo=True)[:, :kept].double()  # (L, k, B)
+            log_weights.append(log_px - level_rates.sum(0))
+            distortion = distortion - log_px.sum(0)
+            rates = rates + level_rates.sum(1).T
+            kept -= len(log_px)
+            if start == 0:
+                units.append(_unit_statistics(inference.levels))
+            if start == 0 and len(units) == 1:
+                quality = reconstruction_quality(model.likelihood.mean(inference.params[0]), x)
+    bounds = [importance_bound(torch.cat(log_weights), k) for k in settings.sample_sizes]
+    unit_rate, unit_mean, unit_log_ratio = (torch.cat(parts) for parts in zip(*units, strict=True))
+    statistics = {
+        "log_px": torch.stack([bound.log_px for bound in bounds], 1),
+        "draw_var": torch.stack([bound.draw_var for bound in bounds], 1),
+        "ess": torch.stack([bound.ess for bound in bounds], 1),
+        "distortion": distortion / settings.num_samples,
+        "rates": rates / settings.num_samples,
+        "mse": quality[0],
+        "ssim": quality[1],
+        "unit_rate": unit_rate.mean(0),
+        "unit_mean": unit_mean.mean(0),
+        "unit_mean_var": unit_mean.var(0) / len(unit_mean),
+        "unit_log_ratio": unit_log_ratio.mean(0),
+    }
+    return ImageStatistics(**{name: value.cpu() for name, value in statistics.items()})
+
+
+def _unit_statistics(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rate, posterior mean and log variance ratio of every unit, ``(k, B, U)``."""
+
+    def units(values: Sequence[Tensor]) -> Tensor:
+        full = [v.expand_as(level.z).flatten(2) for v, level in zip(values, levels, strict=True)]
+        return torch.cat(full, -1)
+
+    return (
+        units([level.unit_rate() for level in levels]),
+        units([level.q.mean for level in levels]),
+        units([level.q.log_var - level.p.log_var for level in levels]),
+    )
+
+
+def _keyed_noise(model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, seed: int) -> list[Tensor]:
+    """Noise of each level, ``(SAMPLE_BLOCK, B, *event)``, that depends on seed, image and block alone."""
+    sizes = unit_counts(model)
+    # On the CPU and in float32 wherever and however the model computes, so that the draws are the same.
+    draws = [
+        torch.randn(
+            SAMPLE_BLOCK,
+            sum(sizes),
+            generator=torch.Generator().manual_seed(stream_seed(seed, "evaluate", index, block)),
+        )
+        for index in indices
+    ]
+    noise = torch.stack(draws, 1).to(x.device, x.dtype)  # (SAMPLE_BLOCK, B, U)
+    return [
+        e.unflatten(-1, event)
+        for e, event in zip(noise.split(sizes, dim=-1), model.event_shapes, strict=True)
+    ]
+
+
+def unit_counts(model: Hierarchy) -> list[int]:
+    """Number of units of each level, z_1 first."""
+    return [math.prod(event) for event in model.event_shapes]
+
+
+def unit_variances(statistics: ImageStatistics) -> Tensor:
+    r"""$Var_x(E_{q(z|x)}[z_u])$ of each unit, ``(U,)`` (Burda et al. 2015, arXiv 1509.00519, sec. 4.2).
+
+    Where the posterior mean of a unit moves with the draws of other levels, the mean over draws stands for
+    the expectation, and what a finite number of draws adds to the variance is taken off.
+    """
+    return statistics.unit_mean.var(0) - statistics.unit_mean_var.mean(0)
+
+
+def summarize(
+    statistics: ImageStatistics, sample_sizes: Sequence[int], units: Sequence[int]
+) -> Mapping[str, float]:
+    """Means over images, by the names of ``metrics.json``; what cannot be told is left out.
+
+    Args:
+        sample_sizes: K of each bound.
+        units: Number of units of each level.
+    """
+    images = len(statistics.elbo)
+    elbo, rates = statistics.elbo, statistics.rates.mean(0)
+    metrics = {
+        "test/elbo": elbo.mean(),
+        "test/elbo_stderr": _stderr(elbo),
+        "test/rate": rates.sum(),
+        "test/distortion": statistics.distortion.mean(),
+        **{f"test/rate/z{level}": rate for level, rate in enumerate(rates, start=1)},
+        "test/mse": statistics.mse.mean(),
+        "test/ssim": statistics.ssim.mean(),
+    }
+    for i, k in enumerate(sample_sizes):
+        log_px = statistics.log_px[:, i]
+        metrics[f"test/log_px/K={k}"] = log_px.mean()
+        metrics[f"test/log_px/K={k}_stderr"] = _stderr(log_px)
+        metrics[f"test/log_px/K={k}_mc_stderr"] = statistics.draw_var[:, i].sum().sqrt() / images
+        metrics[f"test/ess/K={k}"] = statistics.ess[:, i].mean()
+        if k > 1:
+            metrics[f"test/gap/K={k}"] = (log_px - elbo).mean()
+            metrics[f"test/gap/K={k}_stderr"] = _stderr(log_px - elbo)
+    by_level = {
+        "active_units": (statistics.unit_rate.mean(0) > ACTIVE_KL).split(list(units)),
+        "active_units_var": (unit_variances(statistics) > ACTIVE_VARIANCE).split(list(units)),
+    }
+    for name, active in by_level.items():
+        metrics[f"test/{name}"] = torch.cat(active).sum()
+        metrics |= {f"test/{name}/z{level}": a.sum() for level, a in enumerate(active, start=1)}
+    ratios = statistics.unit_log_ratio.mean(0).split(list(units))
+    metrics |= {f"test/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _stderr(values: Tensor) -> Tensor:
+    """Standard error of the mean over images; NaN for a single one."""
+    return values.std() / math.sqrt(len(values))

@@ -1,0 +1,26 @@
+"""How well a reconstruction fits its image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+DEFAULT_WINDOW = 11  # pixels that SSIM's usual Gaussian window covers
+
+
+def reconstruction_quality(mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error and SSIM of each image, ``(B,)`` each.
+
+    Args:
+        mean: The decoder's mean, ``(B, C, H, W)``.
+        x: The binarized images, ``(B, C, H, W)``; data range 1.
+
+    SSIM has its usual Gaussian window, or a uniform one that fits images smaller than that.
+    """
+    mse = ((mean - x) ** 2).flatten(1).mean(1)
+    smallest = min(x.shape[-2:])
+    window = smallest if smallest % 2 else max(smallest - 1, 1)
+    settings = {} if smallest >= DEFAULT_WINDOW else {"gaussian_kernel": False, "kernel_size": window}
+    ssim = structural_similarity_index_measure(mean, x, data_range=1.0, reduction="none", **settings)
+    assert isinstance(ssim, Tensor)
+    return mse, ssim.reshape(-1)  # torchmetrics drops the axis of a single image

@@ -1,0 +1,283 @@
+"""``python -m ladder_vae.evaluate``: what it leaves, what it keeps when interrupted, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import events
+from test_errors import only_line
+
+from ladder_vae import evaluation, runs
+from ladder_vae.bounds import Settings
+from ladder_vae.evaluation import evaluate, load_subject, sample_sizes
+
+CPU = torch.device("cpu")
+
+
+def files(run):
+    """Everything below a run directory, to see whether it changed."""
+    return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("model", ["ladder", "bottom_up", "textbook"])
+def test_what_an_evaluation_leaves(train, command, model):
+    run = train(f"model={model}")
+    before = json.loads((run / "metrics.json").read_text())
+    code, out, err = command("evaluate", f"run={run}", "num_samples=100")
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    for k in (1, 10, 100):
+        for name in (f"log_px/K={k}", f"log_px/K={k}_stderr", f"log_px/K={k}_mc_stderr", f"ess/K={k}"):
+            assert np.isfinite(metrics[f"test/{name}"])
+    assert metrics["test/log_px/K=1"] <= metrics["test/log_px/K=10"] <= metrics["test/log_px/K=100"]
+    assert metrics["test/elbo"] == pytest.approx(metrics["test/log_px/K=1"])
+    assert metrics["test/elbo"] == pytest.approx(-metrics["test/rate"] - metrics["test/distortion"])
+    assert metrics["test/rate"] == pytest.approx(metrics["test/rate/z1"] + metrics["test/rate/z2"])
+    assert metrics["test/gap/K=100"] == pytest.approx(metrics["test/log_px/K=100"] - metrics["test/elbo"])
+    for name in ("active_units", "active_units_var"):
+        assert metrics[f"test/{name}"] == metrics[f"test/{name}/z1"] + metrics[f"test/{name}/z2"]
+        assert 0 <= metrics[f"test/{name}/z1"] <= 4
+    for name in ("test/elbo", "test/distortion", "test/mse", "test/ssim"):  # one draw, and a hundred
+        assert metrics[name] == pytest.approx(before[name], rel=0.05, abs=0.005)
+    for name in ("model/parameters", "train/epochs", "train/seconds"):
+        assert metrics[name] == before[name]
+    recorded = events(run)
+    assert recorded.Scalars("test/log_px/K=100")[-1].value == pytest.approx(metrics["test/log_px/K=100"])
+    assert {"test/log_px", "test/units"} <= set(recorded.Tags()["images"])
+    for name in ("log_px", "units"):
+        assert (run / "figures" / f"{name}.png").stat().st_size > 1000
+    assert not list(run.rglob("part-*"))
+
+
+def test_an_evaluation_enters_the_report(train, command):
+    for seed in (1, 2):
+        run = train(f"seed={seed}", run_dir=f"sweep/{seed}")
+    train("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", run_dir="sweep/3")
+    code, _, err = command("evaluate", f"run={run.parent}", "num_samples=20", "k=[1,5,20]")
+    assert code == 0, err
+    command("report", run.parent)
+    text = (run.parent / "report.md").read_text()
+    assert "| L_1 (nats) | L_5 (nats) | L_20 (nats) |" in text
+    assert "L_20 - ELBO (nats)" in text
+    assert "active units (KL)" in text
+    for name in ("log_px", "active_units"):
+        assert f"figures/{name}.png" in text
+        assert (run.parent / "figures" / f"{name}.png").stat().st_size > 1000
+    assert "test/active_units_var/z2" in (run.parent / "report.csv").read_text()
+
+
+def test_an_interruption_costs_one_part(train, command, monkeypatch):
+    monkeypatch.setattr(evaluation, "PART", 6)
+    run = train()
+    arguments = ("evaluate", f"run={run}", "num_samples=40", "chunk_size=80")
+    before = (run / "metrics.json").read_bytes()
+    compute, seen = evaluation.image_statistics, []
+
+    def stop_later(model, x, indices, settings):
+        if len(seen) == 7:  # of 12 passes of two images
+            raise KeyboardInterrupt
+        seen.append(list(indices))
+        return compute(model, x, indices, settings)
+
+    monkeypatch.setattr(evaluation, "image_statistics", stop_later)
+    code, _, err = command(*arguments)
+    assert code == 130
+    assert "the same command continues" in err
+    assert (run / "metrics.json").read_bytes() == before  # partial results are no results
+    parts = sorted(run.rglob("part-*.npz"))
+    assert len(parts) == 2
+    parts[1].write_bytes(parts[1].read_bytes()[:100])  # a damaged part is computed anew
+
+    again = []
+    monkeypatch.setattr(
+        evaluation, "image_statistics", lambda m, x, i, s: again.append(list(i)) or compute(m, x, i, s)
+    )
+    code, _, err = command(*arguments)
+    assert code == 0, err
+    assert [i for batch in again for i in batch] == list(range(6, 24))
+    continued = json.loads((run / "metrics.json").read_text())
+    subject = load_subject(run, "best")
+    for path in run.rglob("images.npz"):
+        if path.parent != run:
+            path.unlink()
+    whole = evaluate(subject, Settings(40, (1, 10, 40), chunk_size=1000), CPU).metrics
+    for name in set(whole) - {"evaluate/seconds"}:
+        assert continued[name] == pytest.approx(whole[name], abs=1e-4), name
+
+
+def test_what_is_finished_is_not_computed_again(train, command, monkeypatch):
+    run = train()
+    command("evaluate", f"run={run}", "num_samples=10")
+    first = (run / "metrics.json").read_text()
+    monkeypatch.setattr(evaluation, "image_statistics", None)
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10", "chunk_size=7")
+    assert code == 0, err
+    assert (run / "metrics.json").read_text() == first
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10", "seed=1")  # other draws
+    assert code == 1
+
+
+def test_another_number_of_samples_adds_to_what_is_known(train, command):
+    run = train()
+    command("evaluate", f"run={run}", "num_samples=20")
+    command("evaluate", f"run={run}", "num_samples=6", "k=[2,3]")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"test/log_px/K=20", "test/log_px/K=2", "test/log_px/K=3"} <= set(metrics)
+
+
+def test_sample_sizes():
+    assert sample_sizes(5000) == (1, 10, 100, 1000, 5000)
+    assert sample_sizes(500) == (1, 10, 100, 500)
+    assert sample_sizes(1) == (1,)
+    assert sample_sizes(12, [12, 3, 3]) == (3, 12)
+
+
+BAD = {
+    "num_samples=0": "num_samples=0 must be at least 1",
+    "num_samples=-5": "num_samples=-5 must be at least 1",
+    "num_samples=many": "num_samples=many",
+    "num_samples=10 k=[1,0]": "every K must be at least 1",
+    "num_samples=10 k=[3]": "num_samples=10 is not a multiple of K=3",
+    "num_samples=10 k=[20]": "choose num_samples=20",
+    "num_samples=10 k=[]": "names no bound",
+    "num_samples=10 k=5": "k=5",
+    "checkpoint=first": "choose best, last",
+    "chunk_size=0": "chunk_size=0 must be at least 1",
+    "device=cuad": "device=cuad is not here",
+    "seed=-1": "seed=-1",
+    "num_sample=10": "did you mean num_samples?",
+    "data=mnist": "there is no",
+    "--num_samples=3": "unrecognized",
+    "run=nowhere": "nowhere is not a directory",
+    "run=.": "run=. is not a run directory and holds none",
+    "run=null": "run=<dir> is missing",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_arguments(command, workdir, npz, arguments):
+    code, _, err = command(
+        "evaluate", *([] if "run=" in arguments else [f"run={npz.parent}"]), *arguments.split()
+    )
+    assert code == 1
+    assert BAD[arguments] in only_line(err)
+    assert not list(workdir.iterdir())
+
+
+@pytest.fixture
+def untouched(train, command):
+    """A run, and a call that must refuse it and change nothing."""
+    run = train()
+
+    def refuse(*arguments):
+        before = files(run)
+        code, _, err = command("evaluate", f"run={run}", "num_samples=10", *arguments)
+        assert code == 1
+        assert files(run) == before
+        return only_line(err)
+
+    return run, refuse
+
+
+def test_an_unfinished_run(untouched, command):
+    run, refuse = untouched
+    runs.write_status(run, "interrupted")
+    assert "has not finished (interrupted); finish it" in refuse()
+    metrics = (run / "metrics.json").read_bytes()
+    code, out, err = command("evaluate", f"run={run}", "num_samples=10", "checkpoint=last")
+    assert code == 0
+    assert "warning: run has not finished (interrupted); these are no final numbers" in err
+    assert "L_K" in out
+    assert (run / "metrics.json").read_bytes() == metrics
+    assert "test/log_px/K=10" in json.loads((run / "evaluation/last/metrics.json").read_text())
+    (run / "checkpoints/last.ckpt").unlink()
+    assert "last.ckpt does not exist" in refuse("checkpoint=last")
+
+
+def test_a_folder_with_an_unfinished_run(train, command):
+    run = train(run_dir="sweep/a")
+    runs.write_status(train(run_dir="sweep/b"), "failed", "the loss is not finite")
+    code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
+    assert code == 0
+    assert "warning: sweep/b was left out: not finished (failed: the loss is not finite)" in err
+    assert "test/log_px/K=10" in (run / "metrics.json").read_text()
+    assert "log_px" not in (run.parent / "b/metrics.json").read_text()
+    runs.write_status(run, "interrupted")
+    code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
+    assert code == 1
+    assert "holds no finished run" in err.splitlines()[-1]
+
+
+def test_a_damaged_checkpoint_and_one_that_carries_code(untouched):
+    run, refuse = untouched
+    best = run / "checkpoints/best.ckpt"
+    content = best.read_bytes()
+    best.write_bytes(content[: len(content) // 2])
+    assert "is damaged" in refuse()
+
+    class Code:
+        def __reduce__(self):
+            return (print, ("running",))
+
+    best.unlink()  # last.ckpt may be the same file
+    torch.save({"state_dict": Code()}, best)
+    assert "carries code" in refuse()
+
+
+def test_other_data_than_trained_on(train, command, npz, tmp_path):
+    own = tmp_path / "own.npz"
+    own.write_bytes(npz.read_bytes())
+    run = train(f"data.path={own}", run_dir="run")
+    before = files(run)
+    arrays = dict(np.load(npz))
+    arrays["x_test"] = arrays["x_test"][::-1]
+    np.savez(own, **arrays)
+    from ladder_vae import images
+
+    images.load_npz.cache_clear()
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10")
+    assert code == 1
+    assert "run was trained on other images than Npz holds now" in only_line(err)
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 1
+    assert "run was trained on other images" in only_line(err)
+    own.unlink()
+    images.load_npz.cache_clear()
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10")
+    assert code == 1
+    assert "own.npz does not exist" in only_line(err)
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("target", ["os.system", "ladder_vae.data.Path", "ladder_vae.data.ImageData", ""])
+def test_a_strangers_config_runs_no_code(untouched, target):
+    run, refuse = untouched
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["_target_"] = target
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "names data that cannot be built" in refuse()
+
+
+def test_a_file_where_the_run_should_be(command, workdir):
+    (workdir / "file").touch()
+    _, _, err = command("evaluate", "run=file")
+    assert "file is not a directory" in only_line(err)
+
+
+def test_help(command):
+    code, out, _ = command("evaluate", "--help")
+    assert code == 0
+    assert "num_samples" in out
+
+
+def test_settings_of_training_do_not_matter(train, command):
+    """A run that was tested on a few batches, and logged nothing, is evaluated on all images."""
+    run = train("trainer.limit_test_batches=1", "data.eval_batch_size=5", "logger=none")
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10")
+    assert code == 0, err
+    (found,) = (run / "evaluation").rglob("images.npz")
+    assert len(np.load(found)["mse"]) == 24
+    assert not list(run.glob("events*"))
