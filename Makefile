@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# `make sweep-depth seed=1,2,3 args="trainer.max_epochs=40"`
+# `make sweep-depth seed=1,2,3 args="trainer.max_epochs=40"`, `make evaluate args="num_samples=1000"`
 seed ?=
 args ?=
 runs ?= runs
@@ -16,14 +16,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth train report tensorboard test test-all lint clean
+.PHONY: help setup sweep-depth evaluate train tensorboard test test-all lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  seed=1,2,3          seeds of sweep-depth'
-	@echo '  args="key=value"    more settings of sweep-depth and train'
-	@echo '  runs=DIR port=N     what tensorboard shows, and where'
+	@echo '  args="key=value"    more settings of sweep-depth, evaluate and train'
+	@echo '  runs=DIR port=N     where evaluate and tensorboard look, and the port of the latter'
 	@echo '  PYTHON=python3.12   the Python to make the environment with'
 
 setup: $(READY) ## make the environment in .venv (3 minutes, 6 GB)
@@ -44,6 +44,11 @@ sweep-depth: $(READY) ## train Ladder VAEs of 1, 2, 3 and 5 levels on MNIST and 
 	$(PY) -m ladder_vae.train --multirun experiment=depth_sweep run_dir=$$dir $(if $(seed),seed=$(seed)) $(args); code=$$?; \
 	if [ -e $$dir/multirun.yaml ] && [ $$code != 130 ]; then $(PY) -m ladder_vae.report $$dir || code=$$?; fi; \
 	exit $$code
+
+evaluate: $(READY) ## bounds on log p(x) and active units of the newest sweep, and its report
+	@plan=$$(ls -t $(runs)/*/*/jobs.json 2>/dev/null | head -n 1); \
+	test -n "$$plan" || { echo "error: there is no sweep below $(runs); make sweep-depth trains one" >&2; exit 1; }; \
+	$(PY) -m ladder_vae.evaluate run=$${plan%/*} $(args) && $(PY) -m ladder_vae.report $${plan%/*}
 
 train: $(READY) ## train one model: make train args="model.num_layers=3"
 	@$(PY) -m ladder_vae.train $(args)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ladder_vae.runs import write_plan
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 QUICK = [
@@ -82,8 +84,20 @@ def make(*args: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("line", MAKE)
-def test_make_commands(run_dir, checkout, line):
+def test_make_commands(run_dir, train, checkout, line):
     args = [*shlex.split(line), *HERE]
+    if "evaluate" in line:
+        older, newest = Path("runs/example/older"), Path("runs/example/sweep")
+        for sweep in (older, newest):
+            train(run_dir=f"{sweep}/0_ladder")
+            write_plan(sweep, ["model=ladder"])
+        os.utime(older / "jobs.json", (0, 0))
+        done = make(*args[1:])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"{newest}/report.md"
+        assert "L_500 (nats)" in (newest / "report.md").read_text()
+        assert not (older / "0_ladder/evaluation").exists()
+        return None
     if "tensorboard" in line:
         return check_tensorboard([*args, "port=0"])
     if "sweep" in line or "train" in line:
@@ -129,6 +143,12 @@ def test_make_says_which_python_it_needs(checkout, python):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "3.10 to 3.13" in line
     assert not (checkout / ".venv").exists()
+
+
+def test_evaluate_says_that_there_is_no_sweep(checkout):
+    done = make("evaluate", *HERE)
+    assert done.returncode != 0
+    assert "error: there is no sweep below runs; make sweep-depth trains one" in done.stderr
 
 
 def test_sweep_depth_refuses_a_run_dir(checkout):

@@ -242,11 +242,11 @@ def depth_columns(groups: Sequence[Group]) -> Columns:
     """What is held against depth: quality first, then cost."""
     columns = list(COLUMNS)
     if k := comparable(groups):
+        columns[QUALITY:QUALITY] = [("test/active_units", "active units (KL)", ".1f")]
         columns[1:1] = [
             (f"test/log_px/K={k}", f"L_{k} (nats)", ".2f"),
             (f"test/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
         ]
-        columns.append(("test/active_units", "active units (KL)", ".1f"))
     return [column for column in columns if any(group.values(column[0]) for group in groups)]
 
 

@@ -21,6 +21,8 @@ from ladder_vae.runs import class_name, flat
 COLUMNS = 8  # of images in TensorBoard
 HPARAM_METRICS = (  # no rates of single levels: the columns have to fit runs of every depth
     "test/elbo",
+    "test/log_px/K=1000",  # these two where the run was evaluated
+    "test/log_px/K=5000",
     "test/rate",
     "test/distortion",
     "test/mse",

@@ -200,7 +200,7 @@ def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> No
         levels: Rate of each unit in nats, one array a level, z_1 first.
         threshold: Above which a unit counts as active.
     """
-    figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.2), dpi=DPI)
+    figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.4), dpi=DPI)
     grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
     for number, (ax, rates) in enumerate(zip(grid, levels, strict=True), start=1):
         ordered = np.sort(rates)[::-1]
@@ -210,11 +210,11 @@ def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> No
         ax.bar(np.arange(len(rates)), heights, color=np.where(active, "tab:blue", "lightgray"), width=1.0)
         ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
         ax.set_yscale("log")
-        ax.set_xlabel("unit, by rate")
+        ax.set_xlabel("units, by rate")
         ax.set_title(f"z{number}: {active.sum()} of {len(rates)} active", fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0].set_ylabel("rate (nats)")
-    grid[0].text(0.02, threshold * 1.1, f"{threshold} nats", color="tab:red", fontsize=8)
+    figure.suptitle(f"What each unit carries; active above the dashed line ({threshold} nats)", fontsize=10)
     figure.set_layout_engine("constrained")
     _save(figure, path)
 
