@@ -172,3 +172,13 @@ def test_torchvision_files_are_read_as_they_are(tmp_path):
 def test_bad_settings_are_named(npz, settings):
     with pytest.raises(UserError, match=f"data.{next(iter(settings))}="):
         Npz(path=str(npz), **settings).setup()
+
+
+def test_the_fingerprint_is_of_the_pixels_alone(npz, tmp_path):
+    arrays = dict(np.load(npz))
+    own = tmp_path / "own.npz"
+    np.savez(own, **(arrays | {"x_train": np.asfortranarray(arrays["x_train"])}))  # another order in memory
+    assert Npz(str(own), val_size=0).fingerprint == Npz(str(npz), val_size=5).fingerprint
+    arrays["x_test"][0, 0, 0] ^= 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert Npz(str(tmp_path / "other.npz"), val_size=0).fingerprint != Npz(str(npz), val_size=0).fingerprint

@@ -9,9 +9,9 @@ import yaml
 from conftest import events
 from test_errors import only_line
 
-from ladder_vae import evaluation, runs
+from ladder_vae import evaluation, images, runs
 from ladder_vae.bounds import Settings
-from ladder_vae.evaluation import evaluate, load_subject, sample_sizes
+from ladder_vae.evaluation import choose_sample_sizes, evaluate, load_subject
 
 CPU = torch.device("cpu")
 
@@ -47,8 +47,10 @@ def test_what_an_evaluation_leaves(train, command, model):
     recorded = events(run)
     assert recorded.Scalars("test/log_px/K=100")[-1].value == pytest.approx(metrics["test/log_px/K=100"])
     assert {"test/log_px", "test/units"} <= set(recorded.Tags()["images"])
+    (directory,) = (run / "evaluation").iterdir()
     for name in ("log_px", "units"):
-        assert (run / "figures" / f"{name}.png").stat().st_size > 1000
+        assert (directory / f"{name}.png").stat().st_size > 1000
+    assert json.loads((directory / "metrics.json").read_text()).items() <= metrics.items()
     assert not list(run.rglob("part-*"))
 
 
@@ -120,19 +122,89 @@ def test_what_is_finished_is_not_computed_again(train, command, monkeypatch):
     assert code == 1
 
 
-def test_another_number_of_samples_adds_to_what_is_known(train, command):
+def test_metrics_hold_one_evaluation_that_with_most_draws(train, command):
     run = train()
+
+    def metrics():
+        return json.loads((run / "metrics.json").read_text())
+
     command("evaluate", f"run={run}", "num_samples=20")
-    command("evaluate", f"run={run}", "num_samples=6", "k=[2,3]")
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert {"test/log_px/K=20", "test/log_px/K=2", "test/log_px/K=3"} <= set(metrics)
+    first = metrics()
+    code, out, err = command("evaluate", f"run={run}", "num_samples=6", "k=[2,3]")
+    assert code == 0
+    assert "metrics.json keeps the evaluation with 20 draws" in err
+    assert "│ 3 │" in out
+    assert metrics() == first
+    command("evaluate", f"run={run}", "num_samples=40", "k=[4,40]")
+    second = metrics()
+    assert {name for name in second if "log_px/K" in name and "err" not in name} == {
+        "test/log_px/K=4",
+        "test/log_px/K=40",
+    }
+    for k in (4, 40):
+        gap = second[f"test/log_px/K={k}"] - second["test/elbo"]
+        assert second[f"test/gap/K={k}"] == pytest.approx(gap, abs=1e-6)
+
+
+def test_a_run_that_went_on_training_meanwhile(train, command, monkeypatch):
+    run = train()
+    compute = evaluation.image_statistics
+
+    def retrained(*args):
+        best = run / "checkpoints/best.ckpt"
+        saved = torch.load(best, weights_only=True)
+        best.unlink()
+        torch.save(saved | {"global_step": 99}, best)
+        return compute(*args)
+
+    monkeypatch.setattr(evaluation, "image_statistics", retrained)
+    before = (run / "metrics.json").read_bytes()
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10")
+    assert code == 0
+    assert "was trained further meanwhile" in err
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_weights_that_are_not_finite(train, command):
+    run = train("model=textbook")
+    best = run / "checkpoints/best.ckpt"
+    saved = torch.load(best, weights_only=True)
+    saved["state_dict"]["model.rungs.0.posterior_net.bias"].fill_(1e30)
+    best.unlink()
+    torch.save(saved, best)
+    before = (run / "metrics.json").read_bytes()
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10")
+    assert code == 1
+    assert "test image 0 are not finite" in only_line(err)
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_a_report_of_runs_of_which_some_were_evaluated(train, command):
+    for seed in (1, 2):
+        run = train(f"seed={seed}", run_dir=f"sweep/{seed}")
+    train("model=bottom_up", run_dir="sweep/3")
+    command("evaluate", "run=sweep/2", "num_samples=10")
+    code, _, err = command("report", "sweep")
+    assert code == 0, err
+    text = (run.parent / "report.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| LadderVAE | 2 |")]
+    runs_counted = [line.split(" | ")[2] for line in lines]
+    assert runs_counted == ["2", "1", "1"]  # all seeds, and those that were evaluated
+    elbo, l_1 = lines[1].split(" | ")[3:5]
+    assert elbo == l_1
 
 
 def test_sample_sizes():
-    assert sample_sizes(5000) == (1, 10, 100, 1000, 5000)
-    assert sample_sizes(500) == (1, 10, 100, 500)
-    assert sample_sizes(1) == (1,)
-    assert sample_sizes(12, [12, 3, 3]) == (3, 12)
+    assert choose_sample_sizes(5000) == (1, 10, 100, 1000, 5000)
+    assert choose_sample_sizes(500) == (1, 10, 100, 500)
+    assert choose_sample_sizes(1) == (1,)
+    assert choose_sample_sizes(12, [12, 3, 3]) == (3, 12)
+
+
+def test_a_usual_k_that_does_not_divide_is_left_out_aloud(train, command):
+    run = train()
+    _, _, err = command("evaluate", f"run={run}", "num_samples=25")
+    assert "warning: K=10 is left out: it does not divide num_samples=25" in err
 
 
 BAD = {
@@ -152,8 +224,12 @@ BAD = {
     "data=mnist": "there is no",
     "--num_samples=3": "unrecognized",
     "run=nowhere": "nowhere is not a directory",
-    "run=.": "run=. is not a run directory and holds none",
+    "run=.": ". holds no run",
     "run=null": "run=<dir> is missing",
+    "run=": "run=<dir> is missing",
+    "device=meta": "device=meta is not here",
+    "+num_sampels=10": "there is no setting num_sampels",
+    "--multirun": "run= takes a folder of runs",
 }
 
 
@@ -192,7 +268,9 @@ def test_an_unfinished_run(untouched, command):
     assert "warning: run has not finished (interrupted); these are no final numbers" in err
     assert "L_K" in out
     assert (run / "metrics.json").read_bytes() == metrics
-    assert "test/log_px/K=10" in json.loads((run / "evaluation/last/metrics.json").read_text())
+    (directory,) = (run / "evaluation").iterdir()
+    assert f"the results are in {directory}, not in metrics.json" in err
+    assert "test/log_px/K=10" in json.loads((directory / "metrics.json").read_text())
     (run / "checkpoints/last.ckpt").unlink()
     assert "last.ckpt does not exist" in refuse("checkpoint=last")
 
@@ -202,13 +280,13 @@ def test_a_folder_with_an_unfinished_run(train, command):
     runs.write_status(train(run_dir="sweep/b"), "failed", "the loss is not finite")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
     assert code == 0
-    assert "warning: sweep/b was left out: not finished (failed: the loss is not finite)" in err
+    assert "warning: left out: sweep/b has not finished (failed the loss is not finite); finish it" in err
     assert "test/log_px/K=10" in (run / "metrics.json").read_text()
     assert "log_px" not in (run.parent / "b/metrics.json").read_text()
     runs.write_status(run, "interrupted")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
     assert code == 1
-    assert "holds no finished run" in err.splitlines()[-1]
+    assert "holds no run that can be evaluated" in err.splitlines()[-1]
 
 
 def test_a_damaged_checkpoint_and_one_that_carries_code(untouched):
@@ -235,8 +313,6 @@ def test_other_data_than_trained_on(train, command, npz, tmp_path):
     arrays = dict(np.load(npz))
     arrays["x_test"] = arrays["x_test"][::-1]
     np.savez(own, **arrays)
-    from ladder_vae import images
-
     images.load_npz.cache_clear()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 1
@@ -256,9 +332,24 @@ def test_other_data_than_trained_on(train, command, npz, tmp_path):
 def test_a_strangers_config_runs_no_code(untouched, target):
     run, refuse = untouched
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"]["_target_"] = target
+    for data in ({"_target_": target}, {**config["data"], "_target_": target}, [1], None):
+        (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": data}))
+        assert "names data that cannot be built" in refuse()
+
+
+def test_another_data_set_than_trained_on(untouched):
+    run, refuse = untouched
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["_target_"] = "ladder_vae.data.MNIST"
+    del config["data"]["path"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "names data that cannot be built" in refuse()
+    assert "was trained on other images than MNIST holds now" in refuse()
+
+
+def test_a_run_directory_that_cannot_be_written(untouched):
+    run, refuse = untouched
+    (run / "evaluation").touch()
+    assert "cannot be written" in refuse()
 
 
 def test_a_file_where_the_run_should_be(command, workdir):

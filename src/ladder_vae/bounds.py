@@ -42,8 +42,8 @@ def importance_bound(log_weights: Tensor, k: int) -> Bound:
 
     The mean over disjoint blocks of ``k`` draws, in float64. Over a fixed set of draws it never falls where
     ``k`` is replaced by a multiple of it. Its variance comes from the spread of the blocks. A single block
-    has none; there the jackknife stands in, which leaves out one draw after the other (Efron and Stein 1981)
-    and, unlike the delta method, holds where few draws carry the weight.
+    has none; there the jackknife stands in, which leaves out one draw after the other and errs on the large
+    side (Efron and Stein 1981), where the delta method would err on the small one.
 
     Args:
         log_weights: log p(x, z) - log q(z | x), nats, ``(N, B)``; N is a multiple of ``k``.
@@ -102,10 +102,11 @@ class ImageStatistics:
         rates: Mean over draws of log q - log p, nats, ``(M, L)``.
         mse: Of the decoder's mean for the first draw, ``(M,)``.
         ssim: The same, ``(M,)``.
-        unit_rate: Mean over draws of each unit's rate, nats, ``(M, U)``.
-        unit_mean: Mean over draws of the posterior mean, ``(M, U)``.
+        unit_rate: Mean over the first block of draws of each unit's rate (closed form where that is one),
+            nats, ``(M, U)``.
+        unit_mean: Mean over the same draws of the posterior mean, ``(M, U)``.
         unit_mean_var: Variance of that over repetitions with other draws, ``(M, U)``.
-        unit_log_ratio: Mean over draws of log(sigma_q^2 / sigma_p^2), ``(M, U)``.
+        unit_log_ratio: Mean over the same draws of log(sigma_q^2 / sigma_p^2), ``(M, U)``.
     """
 
     log_px: Tensor
@@ -148,27 +149,28 @@ def image_statistics(
     features = model.encode(x)
     kept = settings.num_samples
     log_weights: list[Tensor] = []
-    distortion, rates = 0.0, 0.0
+    distortion = torch.zeros(len(x), dtype=torch.float64)
+    rates = torch.zeros(len(x), model.num_layers, dtype=torch.float64)
     units: list[tuple[Tensor, ...]] = []
     for start in range(0, settings.draws, SAMPLE_BLOCK):
         size = min(SAMPLE_BLOCK, settings.draws - start)
         noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings.seed)
-        passes = zip(*(e[:size].split(settings.chunk_size) for e in noise), strict=True)
-        for eps in passes:
+        samples_per_pass = max(1, settings.chunk_size // len(x))
+        for eps in zip(*(e[:size].split(samples_per_pass) for e in noise), strict=True):
             inference = model.infer(x, noise=eps, features=features)
-            log_px = inference.log_px[:kept].double()  # (k, B)
-            level_rates = inference.rates(monte_carlo=True)[:, :kept].double()  # (L, k, B)
+            log_px = inference.log_px[:kept].cpu().double()  # (k, B); not every accelerator has float64
+            level_rates = inference.rates(monte_carlo=True)[:, :kept].cpu().double()  # (L, k, B)
             log_weights.append(log_px - level_rates.sum(0))
-            distortion = distortion - log_px.sum(0)
-            rates = rates + level_rates.sum(1).T
+            distortion -= log_px.sum(0)
+            rates += level_rates.sum(1).T
             kept -= len(log_px)
             if start == 0:
+                if not units:
+                    quality = reconstruction_quality(model.likelihood.mean(inference.params[0]), x)
                 units.append(_unit_statistics(inference.levels))
-            if start == 0 and len(units) == 1:
-                quality = reconstruction_quality(model.likelihood.mean(inference.params[0]), x)
     bounds = [importance_bound(torch.cat(log_weights), k) for k in settings.sample_sizes]
     unit_rate, unit_mean, unit_log_ratio = (torch.cat(parts) for parts in zip(*units, strict=True))
-    statistics = {
+    statistics: dict[str, Tensor] = {
         "log_px": torch.stack([bound.log_px for bound in bounds], 1),
         "draw_var": torch.stack([bound.draw_var for bound in bounds], 1),
         "ess": torch.stack([bound.ess for bound in bounds], 1),
@@ -234,7 +236,9 @@ def unit_variances(statistics: ImageStatistics) -> Tensor:
 def summarize(
     statistics: ImageStatistics, sample_sizes: Sequence[int], units: Sequence[int]
 ) -> Mapping[str, float]:
-    """Means over images, by the names of ``metrics.json``; what cannot be told is left out.
+    """Means over images, by the names of ``metrics.json``.
+
+    Left out is what cannot be told: errors over a single image or draw, variance over a single image.
 
     Args:
         sample_sizes: K of each bound.
@@ -260,13 +264,13 @@ def summarize(
         if k > 1:
             metrics[f"test/gap/K={k}"] = (log_px - elbo).mean()
             metrics[f"test/gap/K={k}_stderr"] = _stderr(log_px - elbo)
-    by_level = {
-        "active_units": (statistics.unit_rate.mean(0) > ACTIVE_KL).split(list(units)),
-        "active_units_var": (unit_variances(statistics) > ACTIVE_VARIANCE).split(list(units)),
-    }
-    for name, active in by_level.items():
-        metrics[f"test/{name}"] = torch.cat(active).sum()
-        metrics |= {f"test/{name}/z{level}": a.sum() for level, a in enumerate(active, start=1)}
+    active = {"active_units": statistics.unit_rate.mean(0) > ACTIVE_KL}
+    if images > 1:
+        active["active_units_var"] = unit_variances(statistics) > ACTIVE_VARIANCE
+    for name, which in active.items():
+        metrics[f"test/{name}"] = which.sum()
+        by_level = enumerate(which.split(list(units)), start=1)
+        metrics |= {f"test/{name}/z{level}": a.sum() for level, a in by_level}
     ratios = statistics.unit_log_ratio.mean(0).split(list(units))
     metrics |= {f"test/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -170,23 +170,32 @@ def run_columns(groups: Sequence[Group]) -> Columns:
     return columns
 
 
+def evaluated(groups: Sequence[Group]) -> list[Group]:
+    """The groups with those of their runs that were evaluated; without any, a group is left out."""
+    kept = [Group(g.settings, [run for run in g.runs if _sample_sizes(run)]) for g in groups]
+    return [group for group in kept if group.runs]
+
+
 def sample_sizes(group: Group) -> list[int]:
-    """Each K for which a run of the group has L_K, ascending."""
-    matches = [re.fullmatch(r"test/log_px/K=(\d+)", name) for run in group.runs for name in run.metrics]
-    return sorted({int(match[1]) for match in matches if match})
+    """Each K for which every run of an evaluated group has L_K, ascending."""
+    return sorted(set.intersection(*(_sample_sizes(run) for run in group.runs)))
+
+
+def _sample_sizes(run: Record) -> set[int]:
+    matches = [re.fullmatch(r"test/log_px/K=(\d+)", name) for name in run.metrics]
+    return {int(match[1]) for match in matches if match}
 
 
 def comparable(groups: Sequence[Group]) -> int | None:
-    """The largest K for which every group that was evaluated has L_K; None if there is none."""
-    evaluated = [set(sizes) for group in groups if (sizes := sample_sizes(group))]
-    shared = set.intersection(*evaluated) if evaluated else set()
-    return max(shared, default=None)
+    """The largest K above 1 for which every evaluated run has L_K; None if there is none."""
+    sizes = [_sample_sizes(run) for group in evaluated(groups) for run in group.runs]
+    return max(set.intersection(*sizes) - {1}, default=None) if sizes else None
 
 
 def bound_columns(groups: Sequence[Group]) -> Columns:
-    """Importance-weighted bounds, of runs that were evaluated."""
+    """Importance-weighted bounds, of evaluated groups."""
     sizes = sorted({k for group in groups for k in sample_sizes(group)})
-    columns = [(f"test/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
+    columns = [COLUMNS[0], *((f"test/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes)]
     if k := comparable(groups):
         columns += [
             (f"test/log_px/K={k}_stderr", "error over images", ".2f"),
@@ -233,8 +242,8 @@ def level_rows(groups: Sequence[Group]) -> Cells:
 def tables(groups: Sequence[Group]) -> list[Cells]:
     """All that the runs have to show, a row a group."""
     shown = [table_rows(groups, run_columns(groups))]
-    if evaluated := [group for group in groups if sample_sizes(group)]:
-        shown += [table_rows(evaluated, bound_columns(evaluated)), level_rows(evaluated)]
+    if kept := evaluated(groups):
+        shown += [table_rows(kept, bound_columns(kept)), level_rows(kept)]
     return shown
 
 

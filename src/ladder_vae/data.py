@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ladder_vae.randomness import stream_seed
 BINARIZATIONS = ("dynamic", "static", "threshold")
 # The draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
+FINGERPRINT = "data_fingerprint"  # key of a checkpoint
 
 
 def draw_binary(intensities: Tensor, generator: torch.Generator) -> Tensor:
@@ -162,26 +164,21 @@ class ImageData(L.LightningDataModule):
         name = "val" if self.val_size else "train"
         return name, self._fixed(self.split(name)[:count], "examples").gt(0).float()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: enough to recognize them."""
-        return {"fingerprint": self.fingerprint}
-
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the gray-level images."""
+        """SHA-256 of the gray-level images; checkpoints keep it."""
         self.setup()
         digest = hashlib.sha256()
         for images in (self.source.train, self.source.test):
             digest.update(repr(tuple(images.shape)).encode())
-            digest.update(images.numpy())
+            digest.update(images.contiguous().numpy().data)
         return digest.hexdigest()
 
     def check_trained_on(self, checkpoint: Mapping[str, Any], run: Path) -> None:
         """Raises UserError if the checkpoint of ``run`` was trained on other images than these."""
-        kept = checkpoint.get(type(self).__qualname__, {}).get("fingerprint", self.fingerprint)
-        if kept != self.fingerprint:
+        if checkpoint.get(FINGERPRINT, self.fingerprint) != self.fingerprint:
             raise UserError(
-                f"{run} was trained on other images than {type(self).__name__} holds now; restore the file "
+                f"{run} was trained on other images than {type(self).__name__} holds now; restore the data "
                 "that its config.yaml names"
             )
 
@@ -248,3 +245,7 @@ class Npz(ImageData):
 
     def load(self) -> Images:
         return load_npz(self.path.absolute())
+
+
+#: What a run's config.yaml may name.
+DATA_SETS = (MNIST, FashionMNIST, KMNIST, Npz)

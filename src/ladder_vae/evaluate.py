@@ -6,100 +6,113 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import hydra
-import matplotlib.image
 import torch
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.io import read_image
 
 from ladder_vae import cli, configs, figures, runs
 from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
 from ladder_vae.compare import find_runs
 from ladder_vae.errors import UserError
-from ladder_vae.evaluation import Evaluation, Subject, evaluate, load_subject, sample_sizes
+from ladder_vae.evaluation import (
+    SAMPLE_SIZES,
+    Evaluation,
+    Subject,
+    choose_sample_sizes,
+    evaluate,
+    load_subject,
+)
 
 CHECKPOINTS = ("best", "last")
+DEVICES = ("cpu", "cuda", "mps")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
+# Of an earlier evaluation, these leave metrics.json when another one enters.
+EVALUATED = tuple(f"test/{name}" for name in ("log_px/", "ess/", "gap/", "active_units", "variance_ratio/"))
+DRAWS = "evaluate/num_samples"
 
 
 def run(cfg: DictConfig) -> None:
     """Check everything, then evaluate run after run."""
-    if cfg.run is None:
+    unknown = set(cfg) - {setting.name for setting in fields(configs.EvaluateConfig)}
+    if unknown:  # Hydra lets +key=value through
+        raise UserError(f"there is no setting {sorted(unknown)[0]}; --cfg job lists all settings")
+    if not cfg.run:
         raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")
     if cfg.checkpoint not in CHECKPOINTS:
         raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
     if cfg.chunk_size < 1 or cfg.seed < 0:
         raise UserError(f"chunk_size={cfg.chunk_size} must be at least 1, seed={cfg.seed} at least 0")
-    given = None if cfg.k is None else list(cfg.k)
-    settings = Settings(cfg.num_samples, sample_sizes(cfg.num_samples, given), cfg.seed, cfg.chunk_size)
+    sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
+    for k in SAMPLE_SIZES:
+        if cfg.k is None and k < cfg.num_samples and k not in sizes:
+            _warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
+    settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
     device = _device(cfg.device)
     root = Path(cfg.run)
-    subjects = _subjects(root, cfg.checkpoint)
+    paths = _choose_runs(root, cfg.checkpoint)
     try:
-        for number, subject in enumerate(subjects, start=1):
-            name = f"{subject.run.path} ({number}/{len(subjects)})"
-            with _progress(name, len(subject.data.split("test"))) as advance:
+        for number, path in enumerate(paths, start=1):
+            subject = load_subject(path, cfg.checkpoint)
+            with _progress(f"{path} ({number}/{len(paths)})", len(subject.data.split("test"))) as advance:
                 evaluation = evaluate(subject, settings, device, advance)
-            _record(subject, evaluation, settings)
             _print_summary(subject, evaluation, settings)
+            _record(subject, evaluation, settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(root)
 
 
-def _subjects(root: Path, checkpoint: str) -> list[Subject]:
-    """What there is to evaluate in a run directory or a folder of them."""
-    alone = runs.is_run(root)
-    if not alone and root.is_dir() and not any(root.rglob(runs.CONFIG)):
-        raise UserError(f"run={root} is not a run directory and holds none; training prints the right one")
-    paths = [root] if alone else [record.path for record in find_runs([root])]
-    subjects = []
-    for path in paths:
-        record = runs.read_record(path)
-        if checkpoint == "best" and not record.finished:
-            remedy = (
-                f"finish it (python -m ladder_vae.train resume={path}), or evaluate it as it is with "
-                "checkpoint=last"
-            )
-            if alone:
-                runs.read_config(path)  # a better reason, if it has one
-                raise UserError(f"{path} has not finished ({_status(record)}); {remedy}")
-            print(
-                f"warning: {path} was left out: not finished ({_status(record)}); {remedy}", file=sys.stderr
-            )
-            continue
-        subjects.append(load_subject(path, checkpoint))
-        if not record.finished:
-            print(
-                f"warning: {path} has not finished ({_status(record)}); these are no final numbers",
-                file=sys.stderr,
-            )
-    if not subjects:
-        raise UserError(f"run={root} holds no finished run; checkpoint=last evaluates unfinished ones")
-    return subjects
+def _choose_runs(root: Path, checkpoint: str) -> list[Path]:
+    """The run, or those in the folder that can be evaluated; all are opened before the first starts."""
+    if runs.is_run(root):
+        _check(root, checkpoint)
+        return [root]
+    chosen = []
+    for record in find_runs([root]):
+        try:
+            _check(record.path, checkpoint)
+            chosen.append(record.path)
+        except UserError as error:
+            _warn(f"left out: {error}")
+    if not chosen:
+        raise UserError(f"run={root} holds no run that can be evaluated")
+    return chosen
 
 
-def _status(record: runs.Record) -> str:
-    return f"{record.status}: {record.message}" if record.message else record.status
+def _check(path: Path, checkpoint: str) -> None:
+    record = runs.read_record(path)
+    state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
+    if not record.finished and checkpoint == "best":
+        runs.read_config(path)  # a better reason, if it has one
+        raise UserError(
+            f"{state}; finish it (python -m ladder_vae.train resume={path}), or evaluate it as it is with "
+            "checkpoint=last"
+        )
+    load_subject(path, checkpoint)
+    if not record.finished:
+        _warn(f"{state}; these are no final numbers")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        if torch.device(name).type not in DEVICES:
+            raise RuntimeError
         torch.empty(1, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError):
@@ -107,7 +120,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, total: int) -> Iterator[Callable[[int, bool], None]]:
     """A bar with the time left; where nobody watches a terminal, a line now and then."""
     console = Console(stderr=True)
     columns = (
@@ -115,98 +128,103 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("images,"),
-        TimeElapsedColumn(),
-        TextColumn("passed,"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total)
+    # A long memory for the speed: a single image of a large model may take a while.
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, speed_estimate_period=600
+    ) as bar:
+        task = bar.add_task(escape(name), total=total)
         last = time.monotonic()
 
-        def advance(images: int) -> None:
+        def advance(images: int, kept: bool) -> None:
             nonlocal last
-            bar.advance(task, images)
+            if kept:  # says nothing of the speed
+                bar.reset(task, completed=int(bar.tasks[0].completed) + images)
+            else:
+                bar.advance(task, images)
             if not console.is_terminal and time.monotonic() - last > SECONDS_PER_LINE:
                 last = time.monotonic()
                 state = bar.tasks[0]
                 left = "unknown" if state.time_remaining is None else f"{state.time_remaining:,.0f} s"
-                print(
-                    f"{name}: {state.completed:,.0f} of {total:,} images, {left} left",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                done = f"{state.completed:,.0f} of {total:,} images"
+                print(f"{name}: {done}, {left} left", file=sys.stderr, flush=True)
 
         yield advance
 
 
 def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
-    """``metrics.json``, figures and TensorBoard of the run; of ``last`` in a directory of its own."""
-    path = subject.run.path
-    if subject.checkpoint == "best":
-        earlier = runs.read_record(path).metrics
-    else:
-        path, earlier = path / "evaluation" / subject.checkpoint, {}
-        path.mkdir(parents=True, exist_ok=True)
-    metrics, statistics = evaluation.metrics, evaluation.statistics
-    sizes = settings.sample_sizes
-    stderr = metrics.get("test/elbo_stderr", float("nan"))
-    curve = figures.BoundCurve(
-        subject.run.path.name,
-        sizes,
-        [metrics[f"test/log_px/K={k}"] for k in sizes],
-        [metrics.get(f"test/log_px/K={k}_mc_stderr", 0.0) for k in sizes],
-    )
-    title = (
-        f"Test split, {len(statistics.elbo):,} images, {settings.num_samples:,} draws each\n"
-        f"bars: error over draws; the error over images, {stderr:.2f} nats, moves the whole curve"
-    )
-    figures.save_bounds(path / "figures" / "log_px.png", [curve], title=title)
-    rates = statistics.unit_rate.mean(0).split(unit_counts(subject.run.model))
-    figures.save_units(path / "figures" / "units.png", [r.numpy() for r in rates], ACTIVE_KL)
+    """Results and figures go beside the draws; into the run's own record only if they belong there."""
+    directory, path, metrics = subject.plan(settings), subject.run.path, evaluation.metrics
+    _draw(directory, subject, evaluation, settings)
+    runs.write_metrics(directory, metrics)
+    if subject.checkpoint != "best":
+        return _warn(f"the results are in {directory}, not in metrics.json")
+    record = runs.read_record(path)
+    now = runs.read_checkpoint(runs.checkpoint_path(path, "best"))["sha256"]
+    if not record.finished or now != subject.run.checkpoint["sha256"]:
+        return _warn(
+            f"{path} was trained further meanwhile; the results are in {directory}, not in metrics.json"
+        )
+    earlier = record.metrics
+    if earlier.get(DRAWS, 0) > settings.num_samples:
+        return _warn(
+            f"metrics.json keeps the evaluation with {earlier[DRAWS]:,.0f} draws; this one is in {directory}"
+        )
+    entered = {k: v for k, v in earlier.items() if not k.startswith(EVALUATED)} | metrics
+    if entered == earlier:
+        return None
     if subject.run.config.get("logger"):
+        step = int(subject.run.checkpoint.get("global_step", 0))
         with SummaryWriter(str(path)) as writer:
             for name, value in metrics.items():
-                writer.add_scalar(name, value, subject.global_step)
+                writer.add_scalar(name, value, step)
             for name in ("log_px", "units"):
-                picture = matplotlib.image.imread(path / "figures" / f"{name}.png")
-                writer.add_image(f"test/{name}", picture[..., :3], subject.global_step, dataformats="HWC")
-    runs.write_metrics(path, {**earlier, **metrics})
+                writer.add_image(f"test/{name}", read_image(str(directory / f"{name}.png"))[:3], step)
+    runs.write_metrics(path, entered)
+    return None
+
+
+def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
+    metrics, statistics, sizes = evaluation.metrics, evaluation.statistics, settings.sample_sizes
+    errors = [metrics.get(f"test/log_px/K={k}_mc_stderr", 0.0) for k in sizes]
+    bounds = [metrics[f"test/log_px/K={k}"] for k in sizes]
+    title = (
+        f"Test split, {len(statistics.elbo):,} images, {settings.num_samples:,} draws each\n"
+        f"bars: error over draws; that over images, {_number(metrics, 'test/elbo_stderr', '.2f')} nats, "
+        "moves the whole curve"
+    )
+    curve = figures.BoundCurve(subject.run.path.name, sizes, bounds, errors)
+    figures.save_bounds(directory / "log_px.png", [curve], title=title)
+    rates = statistics.unit_rate.mean(0).split(unit_counts(subject.run.model))
+    figures.save_units(directory / "units.png", [rate.numpy() for rate in rates], ACTIVE_KL)
 
 
 def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
-    metrics = evaluation.metrics
-    console = Console()
+    metrics, path = evaluation.metrics, subject.run.path
     table = Table("K", "L_K", "± over images", "± over draws", "gap to the ELBO", "effective samples")
-    table.title = f"{subject.run.path}: bounds on log p(x), nats per image, test split"
+    table.title = escape(f"{path}: bounds on log p(x), nats per image, test split")
     for k in settings.sample_sizes:
-        row = [
-            f"test/log_px/K={k}",
-            f"test/log_px/K={k}_stderr",
-            f"test/log_px/K={k}_mc_stderr",
-            f"test/gap/K={k}",
-        ]
-        cells = [
-            _number(metrics, name, form) for name, form in zip(row, (".2f", ".2f", ".4f", ".2f"), strict=True)
-        ]
-        table.add_row(f"{k:,}", *cells, _number(metrics, f"test/ess/K={k}", ",.1f"))
+        bound = f"test/log_px/K={k}"
+        columns = {bound: ".2f", f"{bound}_stderr": ".2f", f"{bound}_mc_stderr": ".4f"}
+        columns |= {f"test/gap/K={k}": ".2f", f"test/ess/K={k}": ",.1f"}
+        table.add_row(f"{k:,}", *(_number(metrics, name, form) for name, form in columns.items()))
     levels = Table("level", "rate", "units", "active (KL)", "active (variance)", "σ²q / σ²p")
     for level, units in enumerate(unit_counts(subject.run.model), start=1):
-        names = ("rate", "active_units", "active_units_var", "variance_ratio")
-        cells = [
-            _number(metrics, f"test/{n}/z{level}", f)
-            for n, f in zip(names, (".2f", ".0f", ".0f", ".3f"), strict=True)
-        ]
-        levels.add_row(f"z{level}", cells[0], str(units), *cells[1:])
+        columns = {"active_units": ".0f", "active_units_var": ".0f", "variance_ratio": ".3f"}
+        cells = [_number(metrics, f"test/{name}/z{level}", form) for name, form in columns.items()]
+        levels.add_row(f"z{level}", _number(metrics, f"test/rate/z{level}", ".2f"), str(units), *cells)
+    console = Console()
     for shown in (table, levels):
         for column in shown.columns:
             column.justify = "right"
         console.print(shown)
-    console.print(
+    print(
         f"ELBO {metrics['test/elbo']:.2f} = -(distortion {metrics['test/distortion']:.2f} + rate "
         f"{metrics['test/rate']:.2f}), MSE {metrics['test/mse']:.5f}, SSIM {metrics['test/ssim']:.4f}; "
-        f"{metrics['evaluate/seconds'] / 60:.1f} minutes",
-        highlight=False,
+        f"{metrics['evaluate/seconds'] / 60:.1f} minutes; pictures and per-image numbers in "
+        f"{subject.plan(settings)}"
     )
 
 
@@ -221,7 +239,9 @@ def main() -> None:
 
 
 def _checked() -> None:
-    cli.strict(get_args_parser()).parse_args()  # flags, before Hydra sees them
+    flags = cli.strict(get_args_parser()).parse_args()  # before Hydra sees them
+    if flags.multirun:
+        raise UserError("--multirun is of training; run= takes a folder of runs")
     composed: list[DictConfig] = []
     # Hydra composes and no more: it would put a line of its own before that of an error.
     hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="evaluate")(

@@ -11,26 +11,28 @@ import json
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-import ladder_vae.data
 from ladder_vae.bounds import ImageStatistics, Settings, image_statistics, summarize, unit_counts
-from ladder_vae.data import ImageData
+from ladder_vae.data import DATA_SETS, ImageData
 from ladder_vae.errors import UserError, one_line
-from ladder_vae.runs import Run, checkpoint_path, load_run, read_checkpoint
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.runs import Run, load_run
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 PART = 250  # images a file
+VERSION = 1  # of what is computed; another one makes nothing of what was kept
 DATA_PREFIX = "ladder_vae.data."
 
 
-def sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
+def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
     """Each K of the bounds, ascending: ``given``, or those of the usual ones that divide ``num_samples``.
 
     Raises:
@@ -61,13 +63,27 @@ class Subject:
         run: The rebuilt model and its configuration.
         data: The data that it was trained on.
         checkpoint: ``best`` or ``last``.
-        global_step: Training steps behind the weights.
     """
 
     run: Run
     data: ImageData
     checkpoint: str
-    global_step: int
+
+    def plan(self, settings: Settings) -> Path:
+        """Directory of an evaluation, named by all that its result depends on beyond rounding."""
+        identity = [
+            VERSION,
+            PART,
+            self.run.checkpoint["sha256"],
+            self.run.config["model"],
+            self.data.fingerprint,
+            self.data.binarization,
+            settings.sample_sizes,
+            settings.seed,
+        ]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        name = f"{self.checkpoint}_{settings.num_samples}_{digest[:12]}"
+        return self.run.path / "evaluation" / name
 
 
 def load_subject(path: Path, checkpoint: str) -> Subject:
@@ -77,28 +93,23 @@ def load_subject(path: Path, checkpoint: str) -> Subject:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
     """
     run = load_run(path, checkpoint)
-    settings = dict(run.config.get("data") or {})
-    target = str(settings.pop("_target_", ""))
-    kind = getattr(ladder_vae.data, target.removeprefix(DATA_PREFIX), None)
-    known = target.startswith(DATA_PREFIX) and isinstance(kind, type) and issubclass(kind, ImageData)
+    known = {DATA_PREFIX + kind.__name__: kind for kind in DATA_SETS}
     try:
-        if not known or kind is None:
-            raise TypeError(f"data._target_={target!r} is no data set of ladder_vae")
-        data: ImageData = kind(**settings)
-    except TypeError as error:
+        settings = dict(run.config["data"])
+        data: ImageData = known[settings.pop("_target_")](**settings)
+        data.setup()
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: its config.yaml names data that cannot be built: {one_line(error)}"
+            f"{path}: its config.yaml names data that cannot be built ({one_line(error)})"
         ) from None
-    data.setup()
-    saved = read_checkpoint(checkpoint_path(path, checkpoint))
-    data.check_trained_on(saved, path)
+    data.check_trained_on(run.checkpoint, path)
     shape = list(data.image_shape)
     if run.config["model"].get("input_shape") != shape:
         raise UserError(
             f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
-            f"but {kind.__name__} holds images of shape {shape}"
+            f"but {type(data).__name__} holds images of shape {shape}"
         )
-    return Subject(run, data, checkpoint, int(saved.get("global_step", 0)))
+    return Subject(run, data, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -118,96 +129,111 @@ def evaluate(
     subject: Subject,
     settings: Settings,
     device: torch.device,
-    on_progress: Callable[[int], None] = lambda images: None,
+    on_progress: Callable[[int, bool], None] = lambda images, kept: None,
 ) -> Evaluation:
     """Evaluate all test images; those that an earlier call with the same settings has finished are kept.
 
     Args:
-        on_progress: Called with the number of images that were added, kept ones first.
+        on_progress: Called with a number of images that are done, and whether they were before.
+
+    Raises:
+        UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
-    directory = subject.run.path / "evaluation" / _plan(subject, settings)
-    done = directory / "images.npz"
+    directory = subject.plan(settings)
     images = subject.data.split("test")
-    finished = _read(done)
-    if finished is None:
-        directory.mkdir(parents=True, exist_ok=True)
-        model = subject.run.model.to(device)
-        parts = []
-        for start in range(0, len(images), PART):
-            path = directory / f"part-{start // PART:05d}.npz"
-            indices = range(start, min(start + PART, len(images)))
-            part = _read(path)
-            if part is None:
-                part = _evaluate_part(model, images, indices, settings, device, on_progress)
-                _write(path, *part)
-            else:
-                on_progress(len(indices))
-            parts.append(part)
-        statistics = ImageStatistics.concatenate([part for part, _ in parts])
-        finished = statistics, sum(seconds for _, seconds in parts)
-        _write(done, *finished)
-        for path in directory.glob("part-*"):
-            path.unlink()
-    else:
-        on_progress(len(images))
+    done = directory / "images.npz"
+    finished = _read(done, len(images))
+    try:
+        if finished is None:
+            directory.mkdir(parents=True, exist_ok=True)
+            finished = _evaluate_parts(subject, images, settings, device, on_progress)
+            _write(done, *finished)
+        else:
+            on_progress(len(images), True)
+        for path in directory.glob("part-*.npz"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror or one_line(error)})") from None
     statistics, seconds = finished
-    return Evaluation(
-        {
-            **summarize(statistics, settings.sample_sizes, unit_counts(subject.run.model)),
-            "evaluate/num_samples": settings.num_samples,
-            "evaluate/seconds": seconds,
-        },
-        statistics,
-    )
+    metrics = summarize(statistics, settings.sample_sizes, unit_counts(subject.run.model))
+    counts = {"evaluate/num_samples": settings.num_samples, "evaluate/seconds": seconds}
+    return Evaluation({**metrics, **counts}, statistics)
+
+
+def _evaluate_parts(
+    subject: Subject,
+    images: Tensor,
+    settings: Settings,
+    device: torch.device,
+    on_progress: Callable[[int, bool], None],
+) -> tuple[ImageStatistics, float]:
+    """Statistics of all images, and the seconds that they took."""
+    model = subject.run.model.to(device)
+    parts = []
+    for start in range(0, len(images), PART):
+        path = subject.plan(settings) / f"part-{start // PART:05d}.npz"
+        indices = range(start, min(start + PART, len(images)))
+        part = _read(path, len(indices))
+        if part is None:
+            part = _evaluate_part(model, images, indices, settings, on_progress)
+            _write(path, *part)
+        else:
+            on_progress(len(indices), True)
+        parts.append(part)
+    return ImageStatistics.concatenate([part for part, _ in parts]), sum(seconds for _, seconds in parts)
 
 
 def _evaluate_part(
-    model: Any,
-    images: torch.Tensor,
+    model: Hierarchy,
+    images: Tensor,
     indices: range,
     settings: Settings,
-    device: torch.device,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     began = time.perf_counter()
+    device = next(model.parameters()).device
     parts = []
     for start in range(indices.start, indices.stop, settings.images_per_pass):
         batch = range(start, min(start + settings.images_per_pass, indices.stop))
         x = images[batch.start : batch.stop].gt(0).float().to(device)
-        parts.append(image_statistics(model, x, batch, settings))
-        on_progress(len(batch))
+        try:
+            statistics = image_statistics(model, x, batch, settings)
+        except torch.OutOfMemoryError:
+            raise UserError(f"out of memory with chunk_size={settings.chunk_size}; lower it") from None
+        finite = statistics.elbo.isfinite() & statistics.log_px.isfinite().all(1)
+        if not finite.all():
+            first = batch[int((~finite).nonzero()[0])]
+            raise UserError(f"the weights of test image {first} are not finite; the model has diverged")
+        parts.append(statistics)
+        on_progress(len(batch), False)
     return ImageStatistics.concatenate(parts), time.perf_counter() - began
 
 
-def _plan(subject: Subject, settings: Settings) -> str:
-    """Name of everything that a result depends on beyond rounding."""
-    checkpoint = checkpoint_path(subject.run.path, subject.checkpoint)
-    identity = [
-        hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        subject.data.fingerprint,
-        subject.run.config["model"],
-        subject.run.config["data"].get("binarization"),
-        settings.sample_sizes,
-        settings.seed,
-    ]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{subject.checkpoint}_{settings.num_samples}_{digest[:12]}"
-
-
 def _write(path: Path, statistics: ImageStatistics, seconds: float) -> None:
-    part = path.with_name(path.name + ".part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
     arrays = {name: value.numpy() for name, value in vars(statistics).items()}
-    with part.open("wb") as file:
+    with unfinished.open("wb") as file:
         np.savez(file, seconds=np.float64(seconds), **arrays)
-    os.replace(part, path)
+    os.replace(unfinished, path)
 
 
-def _read(path: Path) -> tuple[ImageStatistics, float] | None:
-    """What was written; None where it is missing or damaged, and has to be computed again."""
+def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:
+    """What was written of so many images; None where it is missing or damaged, and has to be computed."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         seconds = float(arrays.pop("seconds"))
-        return ImageStatistics(**{name: torch.from_numpy(a) for name, a in arrays.items()}), seconds
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        statistics = ImageStatistics(**{name: torch.from_numpy(a) for name, a in arrays.items()})
+        return (statistics, seconds) if len(statistics.elbo) == images else None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        AttributeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
         return None

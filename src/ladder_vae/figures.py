@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -97,9 +98,14 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.1 * columns, 3.1 * rows), dpi=DPI)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    # not every line is in every panel, but its color is the same everywhere
+    labels = list(dict.fromkeys(line.label for series in panels.values() for line in series))
+    handles: dict[str, Any] = {}
     for ax, (label, series) in zip(grid, panels.items(), strict=False):
         for line in series:
-            ax.errorbar(line.x, line.mean, yerr=line.std, marker="o", capsize=3, label=line.label)
+            color = f"C{labels.index(line.label)}"
+            drawn = ax.errorbar(line.x, line.mean, yerr=line.std, marker="o", capsize=3, color=color)
+            handles.setdefault(line.label, drawn)
         _depth_axis(ax, sorted({x for line in series for x in line.x}))
         ax.set_ylabel(label)
         ax.grid(alpha=0.3)
@@ -107,8 +113,8 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
             ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
-    if any(len(series) > 1 for series in panels.values()):
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    if len(labels) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     figure.set_layout_engine("constrained")
     _save(figure, path)
 

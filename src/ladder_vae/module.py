@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ladder_vae.data import FINGERPRINT
 from ladder_vae.errors import UserError
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.objective import Elbo, Objective, elbo
@@ -119,6 +120,9 @@ class HierarchicalVAE(L.LightningModule):
                 raise UserError(
                     f"the weights {name} are no longer finite after step {self.global_step}; {REMEDY}"
                 )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FINGERPRINT] = self.trainer.datamodule.fingerprint  # type: ignore[attr-defined]
 
     def on_test_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "test"))

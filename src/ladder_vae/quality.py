@@ -19,8 +19,13 @@ def reconstruction_quality(mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     mse = ((mean - x) ** 2).flatten(1).mean(1)
     smallest = min(x.shape[-2:])
-    window = smallest if smallest % 2 else max(smallest - 1, 1)
-    settings = {} if smallest >= DEFAULT_WINDOW else {"gaussian_kernel": False, "kernel_size": window}
-    ssim = structural_similarity_index_measure(mean, x, data_range=1.0, reduction="none", **settings)
+    ssim = structural_similarity_index_measure(
+        mean,
+        x,
+        data_range=1.0,
+        reduction="none",
+        gaussian_kernel=smallest >= DEFAULT_WINDOW,
+        kernel_size=smallest if smallest % 2 else max(smallest - 1, 1),  # of the uniform window alone
+    )
     assert isinstance(ssim, Tensor)
     return mse, ssim.reshape(-1)  # torchmetrics drops the axis of a single image

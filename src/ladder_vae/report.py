@@ -21,6 +21,7 @@ from ladder_vae.compare import (
     Group,
     depth_columns,
     difference_rows,
+    evaluated,
     find_runs,
     group_runs,
     left_out,
@@ -107,15 +108,15 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
 
 def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Bounds and active units of the groups that were evaluated, if any."""
-    evaluated = [group for group in groups if sample_sizes(group)]
-    if not evaluated:
+    kept = evaluated(groups)
+    if not kept:
         return []
 
     def error(group: Group, metric: str) -> float:
         return 0.0 if math.isnan(group.std(metric)) else group.std(metric)
 
     curves = []
-    for group in evaluated:
+    for group in kept:
         sizes = sample_sizes(group)
         names = [f"test/log_px/K={k}" for k in sizes]
         values = [group.mean(name) for name in names]
@@ -125,7 +126,7 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
     figures.save_bounds(directory / "log_px.png", curves, title=title)
     figures.save_by_level(
         directory / "active_units.png",
-        {_short(g, groups): g.by_level("test/active_units") for g in evaluated},
+        {_short(g, groups): g.by_level("test/active_units") for g in kept},
         label="active units",
         title="Units whose rate is above 0.01 nats; z1 is next to the image",
     )
@@ -154,7 +155,7 @@ def write_markdown(
         lines += [_shared_settings(groups), "", READING, ""]
         for cells in tables(groups):
             lines += [*_markdown_table(*cells), ""]
-        if any(sample_sizes(group) for group in groups):
+        if evaluated(groups):
             lines += [READING_BOUNDS, ""]
         headings, rows = difference_rows(groups)
         if len(headings) > 2:

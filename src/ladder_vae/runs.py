@@ -12,6 +12,8 @@ events.out.tfevents.*      TensorBoard
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -66,11 +68,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model: in eval mode, on the CPU, with the averaged weights where the run kept them."""
+    """A trained model: in eval mode, on the CPU, with the averaged weights where the run kept them.
+
+    Args:
+        model: The model.
+        config: The run's ``config.yaml``.
+        path: The run directory.
+        checkpoint: Plain values beside the weights: ``global_step``, ``sha256`` of the file, ...
+    """
 
     model: Hierarchy
     config: dict[str, Any]
     path: Path
+    checkpoint: dict[str, Any]
 
 
 def is_run(path: Path) -> bool:
@@ -161,19 +171,20 @@ def read_record(path: Path) -> Record:
         config = read_config(path)
         status = json.loads((path / STATUS).read_text())
         metrics = json.loads((path / METRICS).read_text()) if status["status"] == "finished" else {}
-        return Record(path, config, status["status"], status["message"], metrics)
+        return Record(path, config, status["status"], status["message"], dict(metrics))
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         return Record(path, config, "failed", f"unreadable record: {one_line(error)}", {})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, tensors and plain values only.
+    """A checkpoint, tensors and plain values only; under ``sha256`` the digest of its file.
 
     Raises:
         UserError: If it is missing, damaged, or carries anything that is not a plain value.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()  # at once: training may put another in its place
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
     except pickle.UnpicklingError:
@@ -182,7 +193,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({one_line(error)[:200]})") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
-    return checkpoint
+    return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
 
 
 def load_run(path: str | Path, checkpoint: str = "best") -> Run:
@@ -212,16 +223,18 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
             f"{path / CONFIG} names model._target_={target!r}; only models of ladder_vae are built: "
             + ", ".join(ladder_vae.models.__all__)
         )
-    state = read_checkpoint(checkpoint_path(path, checkpoint))["state_dict"]
-    weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
+    saved = read_checkpoint(checkpoint_path(path, checkpoint))
+    plain = {key: value for key, value in saved.items() if isinstance(value, (str, int, float))}
     try:
+        state = saved["state_dict"]
+        weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
         model = getattr(ladder_vae.models, name)(**settings)
         model.load_state_dict(weights)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{path}: the weights or the config do not make a {name} ({one_line(error)[:200]})"
         ) from None
-    return Run(model.eval(), config, path)
+    return Run(model.eval(), config, path, plain)
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
