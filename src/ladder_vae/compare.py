@@ -40,6 +40,7 @@ NOT_A_SETTING = (
     "logger",
     "callbacks.pictures",
     "callbacks.progress",
+    "trainer.accelerator",
     "trainer.profiler",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def save_strips(path: Path, rows: Mapping[str, np.ndarray], *, columns: int, tit
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
-        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        ax.set_ylabel(textwrap.fill(label, 20), rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     _save(figure, path)
@@ -130,25 +131,26 @@ def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: s
     """
     deepest = max(len(r) for r in models.values())
     colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, deepest))
-    figure = Figure(figsize=(max(5.0, 1.1 * len(models) + 2.2), 3.8), dpi=DPI)
+    figure = Figure(figsize=(7.6, 0.5 * len(models) + 1.4), dpi=DPI)
     ax = figure.subplots()
-    tops, bottoms = np.zeros(len(models)), np.zeros(len(models))  # bottom-up, a rate may be negative
-    visible = 0.06 * max(sum(abs(x) for x in r) for r in models.values())
+    ends, starts = np.zeros(len(models)), np.zeros(len(models))  # bottom-up, a rate may be negative
+    visible = 0.05 * max(sum(abs(x) for x in r) for r in models.values())
     for level in range(deepest):
         values = np.array([r[level] if level < len(r) else 0.0 for r in models.values()])
-        base = np.where(values >= 0, tops, bottoms)
-        ax.bar(range(len(models)), values, bottom=base, color=colors[level], label=f"z{level + 1}")
+        base = np.where(values >= 0, ends, starts)
+        ax.barh(range(len(models)), values, left=base, color=colors[level], label=f"z{level + 1}")
         for i, (value, start) in enumerate(zip(values, base, strict=True)):
             if abs(value) > visible:
                 color = "white" if level < deepest * 0.6 else "black"
-                ax.text(i, start + value / 2, f"{value:.1f}", ha="center", va="center", color=color)
-        tops, bottoms = tops + values.clip(0), bottoms + values.clip(None, 0)
-    ax.set_xticks(range(len(models)), list(models), rotation=0 if len(models) < 8 else 45)
-    ax.set_ylim(top=1.04 * max(tops.max(), 1e-3))
-    ax.set_ylabel(label)
+                ax.text(start + value / 2, i, f"{value:.1f}", ha="center", va="center", color=color)
+        ends, starts = ends + values.clip(0), starts + values.clip(None, 0)
+    ax.set_yticks(range(len(models)), [textwrap.fill(name, 36) for name in models], fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlim(right=1.04 * max(ends.max(), 1e-3))
+    ax.set_xlabel(label)
     ax.set_title(title, fontsize=10)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=-(-deepest // 16))
-    figure.tight_layout()
+    figure.legend(loc="outside right center", ncols=-(-deepest // 16))
+    figure.set_layout_engine("constrained")
     _save(figure, path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -14,23 +13,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ladder_vae import cli, figures
+from ladder_vae import cli
 from ladder_vae.compare import (
     COLUMNS,
     Cells,
     Group,
-    depth_columns,
     difference_rows,
     evaluated,
     find_runs,
     group_runs,
     left_out,
     noise_line,
-    sample_sizes,
     tables,
 )
 from ladder_vae.errors import UserError
-from ladder_vae.runs import Record, class_name, flat, is_run, level_keys, read_images
+from ladder_vae.report_figures import write_figures
+from ladder_vae.runs import Record, class_name, flat, is_run, level_keys
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
@@ -50,97 +48,6 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
                 record.config.get("seed"),
             ]
             writer.writerow([*head, *(record.metrics.get(key, "") for key in keys)])
-
-
-def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Draw what the runs allow. Returns file names with captions, in reading order."""
-
-    def series(metric: str) -> list[figures.Series]:
-        names = list(dict.fromkeys(group.series for group in groups))
-        members = {name: [g for g in groups if g.series == name and g.values(metric)] for name in names}
-        return [
-            figures.Series(
-                name,
-                [g.depth for g in gs],
-                [g.mean(metric) for g in gs],
-                [0.0 if math.isnan(g.std(metric)) else g.std(metric) for g in gs],
-            )
-            for name, gs in members.items()
-            if gs
-        ]
-
-    drawn = []
-    panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
-    figures.save_against_depth(directory / "against_depth.png", panels)
-    drawn.append(
-        ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
-    )
-    figures.save_by_level(
-        directory / "rates.png",
-        {_short(g, groups): g.by_level("test/rate") for g in groups},
-        label="rate (nats)",
-        title="What each level adds to the rate; z1 is next to the image",
-    )
-    drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
-    drawn += _write_evaluated(directory, groups)
-
-    pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
-    if pictured:
-        first = pictured[0][1]["originals"]
-        # rows share their originals only where the runs saw the same test images
-        same = [(g, i) for g, i in pictured if i["originals"].tobytes() == first.tobytes()]
-        figures.save_strips(
-            directory / "reconstructions.png",
-            {"test image": first, **{_short(g, groups): i["reconstructions"] for g, i in same}},
-            columns=len(first),
-            title="Reconstructions: the decoder's mean for one posterior sample",
-        )
-        drawn.append(("reconstructions.png", "The same test images reconstructed by every model"))
-        figures.save_strips(
-            directory / "samples.png",
-            {_short(g, groups): i["samples"] for g, i in pictured},
-            columns=len(first),
-            title="Samples: the decoder's mean for latents from the prior",
-        )
-        drawn.append(("samples.png", "Samples from every model's prior"))
-    return drawn
-
-
-def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Bounds and active units of the groups that were evaluated, if any."""
-    kept = evaluated(groups)
-    if not kept:
-        return []
-
-    def error(group: Group, metric: str) -> float:
-        return 0.0 if math.isnan(group.std(metric)) else group.std(metric)
-
-    curves = []
-    for group in kept:
-        sizes = sample_sizes(group)
-        names = [f"test/log_px/K={k}" for k in sizes]
-        values = [group.mean(name) for name in names]
-        label = _short(group, groups).replace("\n", ", ")
-        curves.append(figures.BoundCurve(label, sizes, values, [error(group, name) for name in names]))
-    title = "Importance-weighted bounds; bars: standard deviation over seeds"
-    figures.save_bounds(directory / "log_px.png", curves, title=title)
-    figures.save_by_level(
-        directory / "active_units.png",
-        {_short(g, groups): g.by_level("test/active_units") for g in kept},
-        label="active units",
-        title="Units whose rate is above 0.01 nats; z1 is next to the image",
-    )
-    return [
-        ("log_px.png", "The bound on log p(x) against the number of samples"),
-        ("active_units.png", "How many units of each level carry information"),
-    ]
-
-
-def _short(group: Group, groups: Sequence[Group]) -> str:
-    alone = len({g.series for g in groups}) == 1
-    return (
-        f"{group.depth} level{'s' if group.depth > 1 else ''}" if alone else group.label.replace(", ", "\n")
-    )
 
 
 def write_markdown(
@@ -179,9 +86,10 @@ READING = (
 READING_BOUNDS = (
     "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K. Where a run was "
     "evaluated, its ELBO, rate and distortion are means over all draws, too. A unit is active (KL) where its "
-    "rate is above 0.01 nats, active (variance) where its posterior mean, averaged over draws of the other "
-    "levels, varies by more than 0.01 between images: below the top that counts units that only relay what "
-    "the level above says. σ²q / σ²p is 1 where the posterior is as wide as the prior."
+    "rate is above 0.01 nats; bottom-up, below the top, that rate is no divergence, and the other count says "
+    "more. It is active (variance) where its posterior mean, averaged over draws of the other levels, varies "
+    "by more than 0.01 between images: top-down, below the top, that counts units that only relay what the "
+    "level above says. σ²q / σ²p is 1 where the posterior is as wide as the prior."
 )
 
 

@@ -1,0 +1,103 @@
+"""The figures of a report: what is drawn of which groups of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladder_vae import figures
+from ladder_vae.compare import Group, depth_columns, evaluated, sample_sizes
+from ladder_vae.runs import read_images
+
+
+def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Draw what the runs allow. Returns file names with captions, in reading order."""
+
+    def series(metric: str) -> list[figures.Series]:
+        names = list(dict.fromkeys(group.series for group in groups))
+        members = {name: [g for g in groups if g.series == name and g.values(metric)] for name in names}
+        return [
+            figures.Series(
+                name,
+                [g.depth for g in gs],
+                [g.mean(metric) for g in gs],
+                [_spread(g, metric) for g in gs],
+            )
+            for name, gs in members.items()
+            if gs
+        ]
+
+    drawn = []
+    panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
+    figures.save_against_depth(directory / "against_depth.png", panels)
+    drawn.append(
+        ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
+    )
+    figures.save_by_level(
+        directory / "rates.png",
+        {_short(g, groups): g.by_level("test/rate") for g in groups},
+        label="rate (nats)",
+        title="What each level adds to the rate; z1 is next to the image",
+    )
+    drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
+    drawn += _write_evaluated(directory, groups)
+
+    pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
+    if pictured:
+        first = pictured[0][1]["originals"]
+        # rows share their originals only where the runs saw the same test images
+        same = [(g, i) for g, i in pictured if i["originals"].tobytes() == first.tobytes()]
+        figures.save_strips(
+            directory / "reconstructions.png",
+            {"test image": first, **{_short(g, groups): i["reconstructions"] for g, i in same}},
+            columns=len(first),
+            title="Reconstructions: the decoder's mean for one posterior sample",
+        )
+        drawn.append(("reconstructions.png", "The same test images reconstructed by every model"))
+        figures.save_strips(
+            directory / "samples.png",
+            {_short(g, groups): i["samples"] for g, i in pictured},
+            columns=len(first),
+            title="Samples: the decoder's mean for latents from the prior",
+        )
+        drawn.append(("samples.png", "Samples from every model's prior"))
+    return drawn
+
+
+def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Bounds and active units of the groups that were evaluated, if any."""
+    kept = evaluated(groups)
+    if not kept:
+        return []
+
+    curves = []
+    for group in kept:
+        sizes = sample_sizes(group)
+        names = [f"test/log_px/K={k}" for k in sizes]
+        values = [group.mean(name) for name in names]
+        spreads = [_spread(group, name) for name in names]
+        curves.append(figures.BoundCurve(_short(group, groups), sizes, values, spreads))
+    title = "Importance-weighted bounds; bars: standard deviation over seeds"
+    figures.save_bounds(directory / "log_px.png", curves, title=title)
+    figures.save_by_level(
+        directory / "active_units.png",
+        {_short(g, groups): g.by_level("test/active_units") for g in kept},
+        label="active units",
+        title="Units whose rate is above 0.01 nats; z1 is next to the image",
+    )
+    return [
+        ("log_px.png", "The bound on log p(x) against the number of samples"),
+        ("active_units.png", "How many units of each level carry information"),
+    ]
+
+
+def _short(group: Group, groups: Sequence[Group]) -> str:
+    if len({g.series for g in groups}) > 1:
+        return group.label
+    return f"{group.depth} level{'s' if group.depth > 1 else ''}"
+
+
+def _spread(group: Group, metric: str) -> float:
+    """Standard deviation over seeds, as the length of an error bar."""
+    return 0.0 if math.isnan(group.std(metric)) else group.std(metric)
