@@ -57,7 +57,7 @@ def save_strips(path: Path, rows: Mapping[str, np.ndarray], *, columns: int, tit
     """
     strips = {label: strip(images, columns) for label, images in rows.items()}
     heights = [s.shape[0] / s.shape[1] for s in strips.values()]
-    width, margin = 7.0, 1.6  # inches: images, labels
+    width, margin = 7.0, 1.8  # inches: images, labels
     figure = Figure(figsize=(width + margin, width * sum(heights) + 0.15 * len(strips) + 0.5), dpi=DPI)
     axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, (label, image) in zip(axes, strips.items(), strict=True):
@@ -67,7 +67,7 @@ def save_strips(path: Path, rows: Mapping[str, np.ndarray], *, columns: int, tit
         ax.spines[:].set_visible(False)
         ax.set_ylabel(textwrap.fill(label, 20), rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
+    figure.set_layout_engine("constrained")
     _save(figure, path)
 
 
