@@ -106,7 +106,7 @@ def test_an_interruption_costs_one_part(train, command, monkeypatch):
         if path.parent != run:
             path.unlink()
     whole = evaluate(subject, Settings(40, (1, 10, 40), chunk_size=1000), CPU).metrics
-    for name in set(whole) - {"evaluate/seconds"}:
+    for name in set(whole) - {"test/evaluation_seconds"}:
         assert continued[name] == pytest.approx(whole[name], abs=1e-4), name
 
 
@@ -194,6 +194,31 @@ def test_a_report_of_runs_of_which_some_were_evaluated(train, command):
     assert elbo == l_1
 
 
+def test_a_part_of_the_test_split(train, command):
+    run = train(run_dir="sweep/a")
+    before = json.loads((run / "metrics.json").read_text())
+    code, _, err = command("evaluate", f"run={run}", "num_samples=20", "images=7")
+    assert code == 0, err
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert before.items() <= metrics.items()  # nothing of the whole split has changed
+    command("report", run.parent)
+    text = (run.parent / "report.md").read_text()
+    assert "the first 7 test images" in text
+    assert f"{metrics['test_7/log_px/K=20']:.2f}" in text
+    command("evaluate", f"run={run}", "num_samples=20")  # the images that are in both have the same draws
+    part, whole = (
+        np.load(path / "images.npz")["log_px"]
+        for path in sorted((run / "evaluation").iterdir(), key=n_images)
+    )
+    np.testing.assert_allclose(part, whole[:7], atol=1e-4)
+    command("report", run.parent)
+    assert "Bounds and units are of all test images" in (run.parent / "report.md").read_text()
+
+
+def n_images(directory):
+    return len(np.load(directory / "images.npz")["mse"])
+
+
 def test_sample_sizes():
     assert choose_sample_sizes(5000) == (1, 10, 100, 1000, 5000)
     assert choose_sample_sizes(500) == (1, 10, 100, 500)
@@ -225,6 +250,7 @@ BAD = {
     "--num_samples=3": "unrecognized",
     "run=nowhere": "nowhere is not a directory",
     "run=.": ". holds no run",
+    "images=many": "images=many",
     "run=null": "run=<dir> is missing",
     "run=": "run=<dir> is missing",
     "device=meta": "device=meta is not here",
@@ -350,6 +376,12 @@ def test_a_run_directory_that_cannot_be_written(untouched):
     run, refuse = untouched
     (run / "evaluation").touch()
     assert "cannot be written" in refuse()
+
+
+@pytest.mark.parametrize("images", [0, -3, 24, 10_000])
+def test_images_that_are_not_there(untouched, images):
+    _, refuse = untouched
+    assert f"images={images} must be from 1 to 23" in refuse(f"images={images}")
 
 
 def test_a_file_where_the_run_should_be(command, workdir):

@@ -234,7 +234,7 @@ def unit_variances(statistics: ImageStatistics) -> Tensor:
 
 
 def summarize(
-    statistics: ImageStatistics, sample_sizes: Sequence[int], units: Sequence[int]
+    statistics: ImageStatistics, sample_sizes: Sequence[int], units: Sequence[int], split: str = "test"
 ) -> Mapping[str, float]:
     """Means over images, by the names of ``metrics.json``.
 
@@ -243,36 +243,37 @@ def summarize(
     Args:
         sample_sizes: K of each bound.
         units: Number of units of each level.
+        split: First part of every name.
     """
     images = len(statistics.elbo)
     elbo, rates = statistics.elbo, statistics.rates.mean(0)
     metrics = {
-        "test/elbo": elbo.mean(),
-        "test/elbo_stderr": _stderr(elbo),
-        "test/rate": rates.sum(),
-        "test/distortion": statistics.distortion.mean(),
-        **{f"test/rate/z{level}": rate for level, rate in enumerate(rates, start=1)},
-        "test/mse": statistics.mse.mean(),
-        "test/ssim": statistics.ssim.mean(),
+        f"{split}/elbo": elbo.mean(),
+        f"{split}/elbo_stderr": _stderr(elbo),
+        f"{split}/rate": rates.sum(),
+        f"{split}/distortion": statistics.distortion.mean(),
+        **{f"{split}/rate/z{level}": rate for level, rate in enumerate(rates, start=1)},
+        f"{split}/mse": statistics.mse.mean(),
+        f"{split}/ssim": statistics.ssim.mean(),
     }
     for i, k in enumerate(sample_sizes):
         log_px = statistics.log_px[:, i]
-        metrics[f"test/log_px/K={k}"] = log_px.mean()
-        metrics[f"test/log_px/K={k}_stderr"] = _stderr(log_px)
-        metrics[f"test/log_px/K={k}_mc_stderr"] = statistics.draw_var[:, i].sum().sqrt() / images
-        metrics[f"test/ess/K={k}"] = statistics.ess[:, i].mean()
+        metrics[f"{split}/log_px/K={k}"] = log_px.mean()
+        metrics[f"{split}/log_px/K={k}_stderr"] = _stderr(log_px)
+        metrics[f"{split}/log_px/K={k}_mc_stderr"] = statistics.draw_var[:, i].sum().sqrt() / images
+        metrics[f"{split}/ess/K={k}"] = statistics.ess[:, i].mean()
         if k > 1:
-            metrics[f"test/gap/K={k}"] = (log_px - elbo).mean()
-            metrics[f"test/gap/K={k}_stderr"] = _stderr(log_px - elbo)
+            metrics[f"{split}/gap/K={k}"] = (log_px - elbo).mean()
+            metrics[f"{split}/gap/K={k}_stderr"] = _stderr(log_px - elbo)
     active = {"active_units": statistics.unit_rate.mean(0) > ACTIVE_KL}
     if images > 1:
         active["active_units_var"] = unit_variances(statistics) > ACTIVE_VARIANCE
     for name, which in active.items():
-        metrics[f"test/{name}"] = which.sum()
+        metrics[f"{split}/{name}"] = which.sum()
         by_level = enumerate(which.split(list(units)), start=1)
-        metrics |= {f"test/{name}/z{level}": a.sum() for level, a in by_level}
+        metrics |= {f"{split}/{name}/z{level}": a.sum() for level, a in by_level}
     ratios = statistics.unit_log_ratio.mean(0).split(list(units))
-    metrics |= {f"test/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
+    metrics |= {f"{split}/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 

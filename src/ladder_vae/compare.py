@@ -1,8 +1,7 @@
-"""Runs side by side: which belong together, how they differ, and whether the seeds explain it."""
+"""Runs side by side: which belong together, and how much seeds alone make them differ."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import statistics
@@ -14,24 +13,6 @@ from typing import Any
 from ladder_vae.errors import UserError
 from ladder_vae.runs import CONFIG, PLAN, Record, class_name, flat, is_run, not_started, read_record
 
-# metric, heading, format; each is also plotted against depth
-COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("test/elbo", "ELBO (nats)", ".2f"),
-    ("test/distortion", "distortion (nats)", ".2f"),
-    ("test/rate", "rate (nats)", ".2f"),
-    ("test/mse", "MSE", ".5f"),
-    ("test/ssim", "SSIM", ".4f"),
-    ("model/parameters", "parameters", ",.0f"),
-    ("train/images_per_second", "images/s", ",.0f"),
-    ("train/seconds", "training (s)", ",.0f"),
-)
-QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
-# by level, of runs that were evaluated: metric, heading, format
-LEVEL_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("test/active_units", "KL: z1, z2, ...", ".1f"),
-    ("test/active_units_var", "variance: z1, z2, ...", ".1f"),
-    ("test/variance_ratio", "σ²q / σ²p", ".2f"),
-)
 # Settings in which runs of one group may differ: the seed, and what changes no result.
 NOT_A_SETTING = (
     "seed",
@@ -158,135 +139,38 @@ def seed_noise(groups: Sequence[Group], metric: str) -> float:
     return math.sqrt(sum(n * std**2 for n, std in spreads) / freedom) if freedom else math.nan
 
 
-Columns = Sequence[tuple[str, str, str]]
-Cells = tuple[list[str], list[list[str]]]
-
-
-def run_columns(groups: Sequence[Group]) -> Columns:
-    """What training leaves of every run, with the rate of each level."""
-    deepest = max((group.depth for group in groups), default=0)
-    columns = list(COLUMNS)
-    at = 1 + [metric for metric, *_ in columns].index("test/rate")
-    columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest + 1)]
-    return columns
-
-
-def evaluated(groups: Sequence[Group]) -> list[Group]:
-    """The groups with those of their runs that were evaluated; without any, a group is left out."""
-    kept = [Group(g.settings, [run for run in g.runs if _sample_sizes(run)]) for g in groups]
+def evaluated(groups: Sequence[Group], split: str) -> list[Group]:
+    """The groups with those of their runs that were evaluated on ``split``; without any, it is left out."""
+    kept = [Group(g.settings, [run for run in g.runs if _sample_sizes(run, split)]) for g in groups]
     return [group for group in kept if group.runs]
 
 
-def sample_sizes(group: Group) -> list[int]:
+def evaluated_split(groups: Sequence[Group]) -> str:
+    """The split on which most runs were evaluated, of several that with the largest comparable K.
+
+    It is ``test``, or ``test_2000`` for its first 2,000 images.
+    """
+    names = {name for group in groups for run in group.runs for name in run.metrics}
+    splits = {name.partition("/")[0] for name in names if "/log_px/" in name} | {"test"}
+
+    def worth(split: str) -> tuple[int, int, bool]:
+        runs = sum(len(group.runs) for group in evaluated(groups, split))
+        return runs, comparable(groups, split) or 0, split == "test"
+
+    return max(sorted(splits), key=worth)
+
+
+def sample_sizes(group: Group, split: str) -> list[int]:
     """Each K for which every run of an evaluated group has L_K, ascending."""
-    return sorted(set.intersection(*(_sample_sizes(run) for run in group.runs)))
+    return sorted(set.intersection(*(_sample_sizes(run, split) for run in group.runs)))
 
 
-def _sample_sizes(run: Record) -> set[int]:
-    matches = [re.fullmatch(r"test/log_px/K=(\d+)", name) for name in run.metrics]
+def _sample_sizes(run: Record, split: str) -> set[int]:
+    matches = [re.fullmatch(rf"{split}/log_px/K=(\d+)", name) for name in run.metrics]
     return {int(match[1]) for match in matches if match}
 
 
-def comparable(groups: Sequence[Group]) -> int | None:
+def comparable(groups: Sequence[Group], split: str) -> int | None:
     """The largest K above 1 for which every evaluated run has L_K; None if there is none."""
-    sizes = [_sample_sizes(run) for group in evaluated(groups) for run in group.runs]
+    sizes = [_sample_sizes(run, split) for group in evaluated(groups, split) for run in group.runs]
     return max(set.intersection(*sizes) - {1}, default=None) if sizes else None
-
-
-def bound_columns(groups: Sequence[Group]) -> Columns:
-    """Importance-weighted bounds, of evaluated groups."""
-    sizes = sorted({k for group in groups for k in sample_sizes(group)})
-    columns = [COLUMNS[0], *((f"test/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes)]
-    if k := comparable(groups):
-        columns += [
-            (f"test/log_px/K={k}_stderr", "error over images", ".2f"),
-            (f"test/log_px/K={k}_mc_stderr", "error over draws", ".4f"),
-            (f"test/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
-            (f"test/ess/K={k}", f"effective of {k} draws", ".1f"),
-        ]
-    return columns
-
-
-def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
-    """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
-    rows = []
-    for group in groups:
-        cells = [group.series, str(group.depth), str(len(group.runs))]
-        for metric, _, form in columns:
-            values = group.values(metric)
-            cell = format(group.mean(metric), form) if values else "–"
-            varies = len(set(values)) > 1
-            cells.append(cell + (f" ± {format(group.std(metric), form)}" if varies else ""))
-        rows.append(cells)
-    return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
-
-
-def level_rows(groups: Sequence[Group]) -> Cells:
-    """Headings and cells: a row a group, means over seeds of what is known by level, z_1's first."""
-    rows = []
-    for group in groups:
-        total = group.mean("test/active_units")
-        cells = [
-            group.series,
-            str(group.depth),
-            str(len(group.runs)),
-            format(total, ".1f").removesuffix(".0"),
-        ]
-        for metric, _, form in LEVEL_COLUMNS:
-            values = [format(value, form).removesuffix(".0") for value in group.by_level(metric)]
-            cells.append(", ".join(values))
-        rows.append(cells)
-    headings = ["model", "levels", "runs", "active units (KL)", *(heading for _, heading, _ in LEVEL_COLUMNS)]
-    return headings, rows
-
-
-def tables(groups: Sequence[Group]) -> list[Cells]:
-    """All that the runs have to show, a row a group."""
-    shown = [table_rows(groups, run_columns(groups))]
-    if kept := evaluated(groups):
-        shown += [table_rows(kept, bound_columns(kept)), level_rows(kept)]
-    return shown
-
-
-def depth_columns(groups: Sequence[Group]) -> Columns:
-    """What is held against depth: quality first, then cost."""
-    columns = list(COLUMNS)
-    if k := comparable(groups):
-        columns[QUALITY:QUALITY] = [("test/active_units", "active units (KL)", ".1f")]
-        columns[1:1] = [
-            (f"test/log_px/K={k}", f"L_{k} (nats)", ".2f"),
-            (f"test/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
-        ]
-    return [column for column in columns if any(group.values(column[0]) for group in groups)]
-
-
-def difference_rows(groups: Sequence[Group]) -> Cells:
-    """A row a metric: the noise between seeds, then the change from each depth to the next of its series."""
-    steps = [(a, b) for a, b in itertools.pairwise(groups) if a.series == b.series and a.depth != b.depth]
-    alone = len({group.series for group in groups}) == 1
-    names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
-    rows = []
-    costs = {metric for metric, *_ in COLUMNS[QUALITY:]}
-    for metric, heading, form in depth_columns(groups):
-        if metric in costs:
-            continue
-        noise = seed_noise(groups, metric)
-        changes = [_change(b.mean(metric) - a.mean(metric), form) for a, b in steps]
-        rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
-    return ["change of", "noise between seeds", *names], rows
-
-
-def _change(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, "+" + form)
-
-
-def noise_line(groups: Sequence[Group]) -> str:
-    """How to read the differences, in words."""
-    if math.isnan(seed_noise(groups, "test/elbo")):
-        return (
-            "One seed each: the noise between seeds is unknown; trust no small difference (try seed=1,2,3)."
-        )
-    return (
-        "The noise between seeds is the standard deviation of a single run, pooled over all rows; "
-        "a difference of two means over n seeds has about sqrt(2 / n) of it as standard error."
-    )

@@ -189,6 +189,7 @@ class EvaluateConfig:
     run: str | None = None
     num_samples: int = MISSING
     k: list[int] | None = None
+    images: int | None = None
     checkpoint: str = MISSING
     seed: int = MISSING
     device: str = MISSING

@@ -37,8 +37,7 @@ CHECKPOINTS = ("best", "last")
 DEVICES = ("cpu", "cuda", "mps")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 # Of an earlier evaluation, these leave metrics.json when another one enters.
-EVALUATED = tuple(f"test/{name}" for name in ("log_px/", "ess/", "gap/", "active_units", "variance_ratio/"))
-DRAWS = "evaluate/num_samples"
+EVALUATED = ("log_px/", "ess/", "gap/", "active_units", "variance_ratio/")
 
 
 def run(cfg: DictConfig) -> None:
@@ -59,11 +58,11 @@ def run(cfg: DictConfig) -> None:
     settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
     device = _device(cfg.device)
     root = Path(cfg.run)
-    paths = _choose_runs(root, cfg.checkpoint)
+    paths = _choose_runs(root, cfg.checkpoint, cfg.images)
     try:
         for number, path in enumerate(paths, start=1):
-            subject = load_subject(path, cfg.checkpoint)
-            with _progress(f"{path} ({number}/{len(paths)})", len(subject.data.split("test"))) as advance:
+            subject = load_subject(path, cfg.checkpoint, cfg.images)
+            with _progress(f"{path} ({number}/{len(paths)})", len(subject.x)) as advance:
                 evaluation = evaluate(subject, settings, device, advance)
             _print_summary(subject, evaluation, settings)
             _record(subject, evaluation, settings)
@@ -72,15 +71,15 @@ def run(cfg: DictConfig) -> None:
     print(root)
 
 
-def _choose_runs(root: Path, checkpoint: str) -> list[Path]:
+def _choose_runs(root: Path, checkpoint: str, images: int | None) -> list[Path]:
     """The run, or those in the folder that can be evaluated; all are opened before the first starts."""
     if runs.is_run(root):
-        _check(root, checkpoint)
+        _check(root, checkpoint, images)
         return [root]
     chosen = []
     for record in find_runs([root]):
         try:
-            _check(record.path, checkpoint)
+            _check(record.path, checkpoint, images)
             chosen.append(record.path)
         except UserError as error:
             _warn(f"left out: {error}")
@@ -89,7 +88,7 @@ def _choose_runs(root: Path, checkpoint: str) -> list[Path]:
     return chosen
 
 
-def _check(path: Path, checkpoint: str) -> None:
+def _check(path: Path, checkpoint: str, images: int | None) -> None:
     record = runs.read_record(path)
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
@@ -98,7 +97,7 @@ def _check(path: Path, checkpoint: str) -> None:
             f"{state}; finish it (python -m ladder_vae.train resume={path}), or evaluate it as it is with "
             "checkpoint=last"
         )
-    load_subject(path, checkpoint)
+    load_subject(path, checkpoint, images)
     if not record.finished:
         _warn(f"{state}; these are no final numbers")
 
@@ -167,12 +166,13 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
         return _warn(
             f"{path} was trained further meanwhile; the results are in {directory}, not in metrics.json"
         )
-    earlier = record.metrics
-    if earlier.get(DRAWS, 0) > settings.num_samples:
+    earlier, draws = record.metrics, f"{subject.split}/draws"
+    if earlier.get(draws, 0) > settings.num_samples:
         return _warn(
-            f"metrics.json keeps the evaluation with {earlier[DRAWS]:,.0f} draws; this one is in {directory}"
+            f"metrics.json keeps the evaluation with {earlier[draws]:,.0f} draws; this one is in {directory}"
         )
-    entered = {k: v for k, v in earlier.items() if not k.startswith(EVALUATED)} | metrics
+    replaced = tuple(f"{subject.split}/{name}" for name in EVALUATED)
+    entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
     if entered == earlier:
         return None
     if subject.run.config.get("logger"):
@@ -181,18 +181,21 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
             for name, value in metrics.items():
                 writer.add_scalar(name, value, step)
             for name in ("log_px", "units"):
-                writer.add_image(f"test/{name}", read_image(str(directory / f"{name}.png"))[:3], step)
+                writer.add_image(
+                    f"{subject.split}/{name}", read_image(str(directory / f"{name}.png"))[:3], step
+                )
     runs.write_metrics(path, entered)
     return None
 
 
 def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
     metrics, statistics, sizes = evaluation.metrics, evaluation.statistics, settings.sample_sizes
-    errors = [metrics.get(f"test/log_px/K={k}_mc_stderr", 0.0) for k in sizes]
-    bounds = [metrics[f"test/log_px/K={k}"] for k in sizes]
+    split = subject.split
+    errors = [metrics.get(f"{split}/log_px/K={k}_mc_stderr", 0.0) for k in sizes]
+    bounds = [metrics[f"{split}/log_px/K={k}"] for k in sizes]
     title = (
-        f"Test split, {len(statistics.elbo):,} images, {settings.num_samples:,} draws each\n"
-        f"bars: error over draws; that over images, {_number(metrics, 'test/elbo_stderr', '.2f')} nats, "
+        f"{len(statistics.elbo):,} test images, {settings.num_samples:,} draws each\n"
+        f"bars: error over draws; that over images, {_number(metrics, f'{split}/elbo_stderr', '.2f')} nats, "
         "moves the whole curve"
     )
     curve = figures.BoundCurve(subject.run.path.name, sizes, bounds, errors)
@@ -202,28 +205,32 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
 
 
 def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
-    metrics, path = evaluation.metrics, subject.run.path
+    metrics, path, split = evaluation.metrics, subject.run.path, subject.split
     table = Table("K", "L_K", "± over images", "± over draws", "gap to the ELBO", "effective samples")
-    table.title = escape(f"{path}: bounds on log p(x), nats per image, test split")
+    images = f"{len(evaluation.statistics.elbo):,} test images"
+    table.title = escape(f"{path}: bounds on log p(x), nats per image, {images}")
     for k in settings.sample_sizes:
-        bound = f"test/log_px/K={k}"
+        bound = f"{split}/log_px/K={k}"
         columns = {bound: ".2f", f"{bound}_stderr": ".2f", f"{bound}_mc_stderr": ".4f"}
-        columns |= {f"test/gap/K={k}": ".2f", f"test/ess/K={k}": ",.1f"}
+        columns |= {f"{split}/gap/K={k}": ".2f", f"{split}/ess/K={k}": ",.1f"}
         table.add_row(f"{k:,}", *(_number(metrics, name, form) for name, form in columns.items()))
     levels = Table("level", "rate", "units", "active (KL)", "active (variance)", "σ²q / σ²p")
     for level, units in enumerate(unit_counts(subject.run.model), start=1):
         columns = {"active_units": ".0f", "active_units_var": ".0f", "variance_ratio": ".3f"}
-        cells = [_number(metrics, f"test/{name}/z{level}", form) for name, form in columns.items()]
-        levels.add_row(f"z{level}", _number(metrics, f"test/rate/z{level}", ".2f"), str(units), *cells)
+        cells = [_number(metrics, f"{split}/{name}/z{level}", form) for name, form in columns.items()]
+        levels.add_row(f"z{level}", _number(metrics, f"{split}/rate/z{level}", ".2f"), str(units), *cells)
     console = Console()
     for shown in (table, levels):
         for column in shown.columns:
             column.justify = "right"
         console.print(shown)
+    elbo, distortion, rate, mse, ssim, seconds = (
+        metrics[f"{split}/{name}"]
+        for name in ("elbo", "distortion", "rate", "mse", "ssim", "evaluation_seconds")
+    )
     print(
-        f"ELBO {metrics['test/elbo']:.2f} = -(distortion {metrics['test/distortion']:.2f} + rate "
-        f"{metrics['test/rate']:.2f}), MSE {metrics['test/mse']:.5f}, SSIM {metrics['test/ssim']:.4f}; "
-        f"{metrics['evaluate/seconds'] / 60:.1f} minutes; pictures and per-image numbers in "
+        f"ELBO {elbo:.2f} = -(distortion {distortion:.2f} + rate {rate:.2f}), MSE {mse:.5f}, "
+        f"SSIM {ssim:.4f}; {seconds / 60:.1f} minutes; pictures and numbers of each image in "
         f"{subject.plan(settings)}"
     )
 

@@ -63,11 +63,23 @@ class Subject:
         run: The rebuilt model and its configuration.
         data: The data that it was trained on.
         checkpoint: ``best`` or ``last``.
+        images: How many test images, the first ones; None: all.
     """
 
     run: Run
     data: ImageData
     checkpoint: str
+    images: int | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The test images, uint8 ``(M, C, H, W)``."""
+        return self.data.split("test")[: self.images]
+
+    @property
+    def split(self) -> str:
+        """What the metrics are of: ``test``, or ``test_2000`` for its first 2,000 images."""
+        return "test" if self.images is None else f"test_{self.images}"
 
     def plan(self, settings: Settings) -> Path:
         """Directory of an evaluation, named by all that its result depends on beyond rounding."""
@@ -80,14 +92,20 @@ class Subject:
             self.data.binarization,
             settings.sample_sizes,
             settings.seed,
+            *([] if self.images is None else [self.images]),
         ]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         name = f"{self.checkpoint}_{settings.num_samples}_{digest[:12]}"
         return self.run.path / "evaluation" / name
 
 
-def load_subject(path: Path, checkpoint: str) -> Subject:
+def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subject:
     """Rebuild a run's model and its data; as safe as :func:`~ladder_vae.runs.load_run`.
+
+    Args:
+        path: The run directory.
+        checkpoint: ``best`` or ``last``.
+        images: How many test images, the first ones; None: all.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
@@ -109,7 +127,12 @@ def load_subject(path: Path, checkpoint: str) -> Subject:
             f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
             f"but {type(data).__name__} holds images of shape {shape}"
         )
-    return Subject(run, data, checkpoint)
+    total = len(data.split("test"))
+    if images is not None and not 1 <= images < total:
+        raise UserError(
+            f"images={images} must be from 1 to {total - 1}; leave it out for all {total} of {path}"
+        )
+    return Subject(run, data, checkpoint, images)
 
 
 @dataclass(frozen=True)
@@ -140,7 +163,7 @@ def evaluate(
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
     directory = subject.plan(settings)
-    images = subject.data.split("test")
+    images = subject.x
     done = directory / "images.npz"
     finished = _read(done, len(images))
     try:
@@ -155,9 +178,10 @@ def evaluate(
     except OSError as error:
         raise UserError(f"{directory} cannot be written ({error.strerror or one_line(error)})") from None
     statistics, seconds = finished
-    metrics = summarize(statistics, settings.sample_sizes, unit_counts(subject.run.model))
-    counts = {"evaluate/num_samples": settings.num_samples, "evaluate/seconds": seconds}
-    return Evaluation({**metrics, **counts}, statistics)
+    split = subject.split
+    metrics = summarize(statistics, settings.sample_sizes, unit_counts(subject.run.model), split)
+    costs = {f"{split}/draws": settings.num_samples, f"{split}/evaluation_seconds": seconds}
+    return Evaluation({**metrics, **costs}, statistics)
 
 
 def _evaluate_parts(

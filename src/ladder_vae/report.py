@@ -14,21 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae import cli
-from ladder_vae.compare import (
-    COLUMNS,
-    Cells,
-    Group,
-    difference_rows,
-    evaluated,
-    find_runs,
-    group_runs,
-    left_out,
-    noise_line,
-    tables,
-)
+from ladder_vae.compare import Group, evaluated, evaluated_split, find_runs, group_runs, left_out
 from ladder_vae.errors import UserError
 from ladder_vae.report_figures import write_figures
 from ladder_vae.runs import Record, class_name, flat, is_run, level_keys
+from ladder_vae.tables import COLUMNS, Cells, difference_rows, noise_line, tables
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
@@ -62,8 +52,14 @@ def write_markdown(
         lines += [_shared_settings(groups), "", READING, ""]
         for cells in tables(groups):
             lines += [*_markdown_table(*cells), ""]
-        if evaluated(groups):
-            lines += [READING_BOUNDS, ""]
+        split = evaluated_split(groups)
+        if evaluated(groups, split):
+            where = (
+                "all test images"
+                if split == "test"
+                else f"the first {split.removeprefix('test_')} test images"
+            )
+            lines += [f"Bounds and units are of {where}. {READING_BOUNDS}", ""]
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
             lines += [*_markdown_table(headings, rows), "", noise_line(groups), ""]

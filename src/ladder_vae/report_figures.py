@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ladder_vae import figures
-from ladder_vae.compare import Group, depth_columns, evaluated, sample_sizes
+from ladder_vae.compare import Group, evaluated, evaluated_split, sample_sizes
 from ladder_vae.runs import read_images
+from ladder_vae.tables import depth_columns
 
 
 def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
@@ -67,14 +68,15 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
 
 def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Bounds and active units of the groups that were evaluated, if any."""
-    kept = evaluated(groups)
+    split = evaluated_split(groups)
+    kept = evaluated(groups, split)
     if not kept:
         return []
 
     curves = []
     for group in kept:
-        sizes = sample_sizes(group)
-        names = [f"test/log_px/K={k}" for k in sizes]
+        sizes = sample_sizes(group, split)
+        names = [f"{split}/log_px/K={k}" for k in sizes]
         values = [group.mean(name) for name in names]
         spreads = [_spread(group, name) for name in names]
         curves.append(figures.BoundCurve(_short(group, groups), sizes, values, spreads))
@@ -82,7 +84,7 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
     figures.save_bounds(directory / "log_px.png", curves, title=title)
     figures.save_by_level(
         directory / "active_units.png",
-        {_short(g, groups): g.by_level("test/active_units") for g in kept},
+        {_short(g, groups): g.by_level(f"{split}/active_units") for g in kept},
         label="active units",
         title="Units whose rate is above 0.01 nats; z1 is next to the image",
     )

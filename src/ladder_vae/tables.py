@@ -1,0 +1,142 @@
+"""Groups of runs as tables: columns, rows, differences from depth to depth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from ladder_vae.compare import Group, comparable, evaluated, evaluated_split, sample_sizes, seed_noise
+
+# metric, heading, format; each is also plotted against depth
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("test/elbo", "ELBO (nats)", ".2f"),
+    ("test/distortion", "distortion (nats)", ".2f"),
+    ("test/rate", "rate (nats)", ".2f"),
+    ("test/mse", "MSE", ".5f"),
+    ("test/ssim", "SSIM", ".4f"),
+    ("model/parameters", "parameters", ",.0f"),
+    ("train/images_per_second", "images/s", ",.0f"),
+    ("train/seconds", "training (s)", ",.0f"),
+)
+QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
+# by level, of runs that were evaluated: metric, heading, format
+LEVEL_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("active_units", "KL: z1, z2, ...", ".1f"),
+    ("active_units_var", "variance: z1, z2, ...", ".1f"),
+    ("variance_ratio", "σ²q / σ²p", ".2f"),
+)
+
+Columns = Sequence[tuple[str, str, str]]
+Cells = tuple[list[str], list[list[str]]]
+
+
+def run_columns(groups: Sequence[Group]) -> Columns:
+    """What training leaves of every run, with the rate of each level."""
+    deepest = max((group.depth for group in groups), default=0)
+    columns = list(COLUMNS)
+    at = 1 + [metric for metric, *_ in columns].index("test/rate")
+    columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest + 1)]
+    return columns
+
+
+def bound_columns(groups: Sequence[Group], split: str) -> Columns:
+    """Importance-weighted bounds, of evaluated groups."""
+    sizes = sorted({k for group in groups for k in sample_sizes(group, split)})
+    bounds = [(f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
+    columns = [(f"{split}/elbo", "ELBO (nats)", ".2f"), *bounds]
+    if k := comparable(groups, split):
+        columns += [
+            (f"{split}/log_px/K={k}_stderr", "error over images", ".2f"),
+            (f"{split}/log_px/K={k}_mc_stderr", "error over draws", ".4f"),
+            (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
+            (f"{split}/ess/K={k}", f"effective of {k} draws", ".1f"),
+        ]
+    return columns
+
+
+def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
+    """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
+    rows = []
+    for group in groups:
+        cells = [group.series, str(group.depth), str(len(group.runs))]
+        for metric, _, form in columns:
+            values = group.values(metric)
+            cell = format(group.mean(metric), form) if values else "–"
+            varies = len(set(values)) > 1
+            cells.append(cell + (f" ± {format(group.std(metric), form)}" if varies else ""))
+        rows.append(cells)
+    return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
+
+
+def level_rows(groups: Sequence[Group], split: str) -> Cells:
+    """Headings and cells: a row a group, means over seeds of what is known by level, z_1's first."""
+    rows = []
+    for group in groups:
+        total = group.mean(f"{split}/active_units")
+        cells = [
+            group.series,
+            str(group.depth),
+            str(len(group.runs)),
+            format(total, ".1f").removesuffix(".0"),
+        ]
+        for metric, _, form in LEVEL_COLUMNS:
+            values = [format(value, form).removesuffix(".0") for value in group.by_level(f"{split}/{metric}")]
+            cells.append(", ".join(values))
+        rows.append(cells)
+    headings = ["model", "levels", "runs", "active units (KL)", *(heading for _, heading, _ in LEVEL_COLUMNS)]
+    return headings, rows
+
+
+def tables(groups: Sequence[Group]) -> list[Cells]:
+    """All that the runs have to show, a row a group."""
+    shown = [table_rows(groups, run_columns(groups))]
+    split = evaluated_split(groups)
+    if kept := evaluated(groups, split):
+        shown += [table_rows(kept, bound_columns(kept, split)), level_rows(kept, split)]
+    return shown
+
+
+def depth_columns(groups: Sequence[Group]) -> Columns:
+    """What is held against depth: quality first, then cost."""
+    columns = list(COLUMNS)
+    split = evaluated_split(groups)
+    if k := comparable(groups, split):
+        columns[QUALITY:QUALITY] = [(f"{split}/active_units", "active units (KL)", ".1f")]
+        columns[1:1] = [
+            (f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f"),
+            (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
+        ]
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
+
+
+def difference_rows(groups: Sequence[Group]) -> Cells:
+    """A row a metric: the noise between seeds, then the change from each depth to the next of its series."""
+    steps = [(a, b) for a, b in itertools.pairwise(groups) if a.series == b.series and a.depth != b.depth]
+    alone = len({group.series for group in groups}) == 1
+    names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
+    rows = []
+    costs = {metric for metric, *_ in COLUMNS[QUALITY:]}
+    for metric, heading, form in depth_columns(groups):
+        if metric in costs:
+            continue
+        noise = seed_noise(groups, metric)
+        changes = [_change(b.mean(metric) - a.mean(metric), form) for a, b in steps]
+        rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
+    return ["change of", "noise between seeds", *names], rows
+
+
+def _change(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, "+" + form)
+
+
+def noise_line(groups: Sequence[Group]) -> str:
+    """How to read the differences, in words."""
+    if math.isnan(seed_noise(groups, "test/elbo")):
+        return (
+            "One seed each: the noise between seeds is unknown; trust no small difference (try seed=1,2,3)."
+        )
+    return (
+        "The noise between seeds is the standard deviation of a single run, pooled over all rows; "
+        "a difference of two means over n seeds has about sqrt(2 / n) of it as standard error."
+    )
