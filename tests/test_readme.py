@@ -47,6 +47,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize("line", [c for c in commands() if c.startswith("python -m ladder_vae")])
 def test_python_commands(command, run_dir, npz, line):
     line = line.replace("<run_dir>", str(run_dir)).replace("images.npz", str(npz))
+    line = line.replace("images=2000", "images=20")  # of 24
     _, _, module, *args = shlex.split(line)
     name = module.partition(".")[2]
     if name == "train":
