@@ -128,6 +128,19 @@ def test_the_size_of_a_chunk_changes_nothing(kind):
                 torch.testing.assert_close(value, expected, **tolerance)
 
 
+def test_a_model_of_full_size_in_chunks_and_in_double_precision():
+    torch.manual_seed(0)
+    model = LadderVAE((1, 28, 28), num_layers=5)
+    x = (torch.rand(2, 1, 28, 28) < 0.3).float()
+    model.infer(x, 4)  # batch norm sees data
+    model.eval()
+    sizes = (1, 100)
+    many, few = (image_statistics(model, x, [0, 1], Settings(100, sizes, 0, c)).log_px for c in (1000, 7))
+    torch.testing.assert_close(many, few, rtol=0, atol=1e-4)
+    exact = image_statistics(model.double(), x.double(), [0, 1], Settings(100, sizes)).log_px
+    torch.testing.assert_close(many, exact, rtol=0, atol=1e-3)
+
+
 def test_noise_differs_between_seeds_images_and_blocks():
     model, x = tiny_model()
     same = x[:1].expand(2, -1, -1, -1)

@@ -37,7 +37,8 @@ def test_hparams_have_the_same_columns_for_every_depth(train):
         content = events(run).PluginTagToContent("hparams")["_hparams_/experiment"]
         experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
         columns.append([info.name.tag for info in experiment.metric_infos])
-        assert set(columns[-1]) <= set(events(run).Tags()["scalars"])  # each column gets a value
+        trained = {name for name in columns[-1] if "log_px" not in name}  # those come with an evaluation
+        assert trained <= set(events(run).Tags()["scalars"])  # each column gets a value
     assert columns[0] == columns[1]
     assert "test/elbo" in columns[0]
 

@@ -132,7 +132,7 @@ def test_metrics_hold_one_evaluation_that_with_most_draws(train, command):
     first = metrics()
     code, out, err = command("evaluate", f"run={run}", "num_samples=6", "k=[2,3]")
     assert code == 0
-    assert "metrics.json keeps the evaluation with 20 draws" in err
+    assert "metrics.json keeps an evaluation with more draws" in err
     assert "│ 3 │" in out
     assert metrics() == first
     command("evaluate", f"run={run}", "num_samples=40", "k=[4,40]")
@@ -141,6 +141,13 @@ def test_metrics_hold_one_evaluation_that_with_most_draws(train, command):
         "test/log_px/K=4",
         "test/log_px/K=40",
     }
+    command("evaluate", f"run={run}", "num_samples=40", "k=[1,8]")  # of the same draws
+    third = metrics()
+    assert second.items() <= (third | {"test/evaluation_seconds": second["test/evaluation_seconds"]}).items()
+    bounds = [third[f"test/log_px/K={k}"] for k in (1, 4, 8, 40)]
+    assert bounds == sorted(bounds)
+    command("evaluate", f"run={run}", "num_samples=40", "k=[2]", "seed=1")  # of others
+    assert "test/log_px/K=40" not in metrics()
     for k in (4, 40):
         gap = second[f"test/log_px/K={k}"] - second["test/elbo"]
         assert second[f"test/gap/K={k}"] == pytest.approx(gap, abs=1e-6)
@@ -179,6 +186,20 @@ def test_weights_that_are_not_finite(train, command):
     assert (run / "metrics.json").read_bytes() == before
 
 
+def test_a_diverged_run_does_not_take_the_others_along(train, command):
+    broken, sound = train("model=textbook", run_dir="sweep/a"), train(run_dir="sweep/b")
+    best = broken / "checkpoints/best.ckpt"
+    saved = torch.load(best, weights_only=True)
+    saved["state_dict"]["model.rungs.0.posterior_net.bias"].fill_(1e30)
+    best.unlink()
+    torch.save(saved, best)
+    code, _, err = command("evaluate", "run=sweep", "num_samples=10")
+    assert code == 1
+    assert "warning: sweep/a: the weights of test image 0 are not finite" in err
+    assert "1 of 2 runs could not be evaluated" in only_line(err)
+    assert "test/log_px/K=10" in (sound / "metrics.json").read_text()
+
+
 def test_a_report_of_runs_of_which_some_were_evaluated(train, command):
     for seed in (1, 2):
         run = train(f"seed={seed}", run_dir=f"sweep/{seed}")
@@ -203,14 +224,14 @@ def test_a_part_of_the_test_split(train, command):
     assert before.items() <= metrics.items()  # nothing of the whole split has changed
     command("report", run.parent)
     text = (run.parent / "report.md").read_text()
-    assert "the first 7 test images" in text
+    assert "of 7 test images, evenly spaced" in text
     assert f"{metrics['test_7/log_px/K=20']:.2f}" in text
     command("evaluate", f"run={run}", "num_samples=20")  # the images that are in both have the same draws
     part, whole = (
         np.load(path / "images.npz")["log_px"]
         for path in sorted((run / "evaluation").iterdir(), key=n_images)
     )
-    np.testing.assert_allclose(part, whole[:7], atol=1e-4)
+    np.testing.assert_allclose(part, whole[[0, 3, 6, 10, 13, 17, 20]], atol=1e-4)
     command("report", run.parent)
     assert "Bounds and units are of all test images" in (run.parent / "report.md").read_text()
 
@@ -246,7 +267,8 @@ BAD = {
     "device=cuad": "device=cuad is not here",
     "seed=-1": "seed=-1",
     "num_sample=10": "did you mean num_samples?",
-    "data=mnist": "there is no",
+    "data=mnist": "there is no setting data; ",
+    "model.num_layers=3": "there is no setting model.num_layers; ",
     "--num_samples=3": "unrecognized",
     "run=nowhere": "nowhere is not a directory",
     "run=.": ". holds no run",
@@ -266,6 +288,8 @@ def test_bad_arguments(command, workdir, npz, arguments):
     )
     assert code == 1
     assert BAD[arguments] in only_line(err)
+    setting = arguments.split("=")[0]
+    assert f"did you mean {setting}?" not in err
     assert not list(workdir.iterdir())
 
 

@@ -61,7 +61,7 @@ def _explain_hydra(error: BaseException) -> str:
     text = str(error)
     if unknown := re.match(r"Could not override '([^']+)'", text):
         key = unknown.group(1)
-        close = difflib.get_close_matches(key, configs.known_keys(), n=1)
+        close = difflib.get_close_matches(key, set(configs.known_keys()) - {key}, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"there is no setting {key}; {hint}--cfg job lists all settings"
     if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):

@@ -166,9 +166,9 @@ class ImageData(L.LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the gray-level images; checkpoints keep it."""
+        """SHA-256 of the gray-level images and of how they are binarized; checkpoints keep it."""
         self.setup()
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.binarization.encode())
         for images in (self.source.train, self.source.test):
             digest.update(repr(tuple(images.shape)).encode())
             digest.update(images.contiguous().numpy().data)

@@ -18,7 +18,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.io import read_image
 
 from ladder_vae import cli, configs, figures, runs
 from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
@@ -36,6 +35,7 @@ from ladder_vae.evaluation import (
 CHECKPOINTS = ("best", "last")
 DEVICES = ("cpu", "cuda", "mps")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
+PICTURES = ("log_px.png", "units.png")
 # Of an earlier evaluation, these leave metrics.json when another one enters.
 EVALUATED = ("log_px/", "ess/", "gap/", "active_units", "variance_ratio/")
 
@@ -49,8 +49,9 @@ def run(cfg: DictConfig) -> None:
         raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")
     if cfg.checkpoint not in CHECKPOINTS:
         raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
-    if cfg.chunk_size < 1 or cfg.seed < 0:
-        raise UserError(f"chunk_size={cfg.chunk_size} must be at least 1, seed={cfg.seed} at least 0")
+    for name, least in (("chunk_size", 1), ("seed", 0)):
+        if cfg[name] < least:
+            raise UserError(f"{name}={cfg[name]} must be at least {least}")
     sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
     for k in SAMPLE_SIZES:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
@@ -59,16 +60,24 @@ def run(cfg: DictConfig) -> None:
     device = _device(cfg.device)
     root = Path(cfg.run)
     paths = _choose_runs(root, cfg.checkpoint, cfg.images)
-    try:
-        for number, path in enumerate(paths, start=1):
+    failed = 0
+    for number, path in enumerate(paths, start=1):
+        try:
             subject = load_subject(path, cfg.checkpoint, cfg.images)
-            with _progress(f"{path} ({number}/{len(paths)})", len(subject.x)) as advance:
+            with _progress(f"{path} ({number}/{len(paths)})", len(subject.indices)) as advance:
                 evaluation = evaluate(subject, settings, device, advance)
             _print_summary(subject, evaluation, settings)
             _record(subject, evaluation, settings)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
+        except UserError as error:
+            if path == root:
+                raise
+            failed += 1
+            _warn(f"{path}: {error}")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(root)
+    if failed:
+        raise UserError(f"{failed} of {len(paths)} runs could not be evaluated")
 
 
 def _choose_runs(root: Path, checkpoint: str, images: int | None) -> list[Path]:
@@ -158,34 +167,36 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
     directory, path, metrics = subject.plan(settings), subject.run.path, evaluation.metrics
     _draw(directory, subject, evaluation, settings)
     runs.write_metrics(directory, metrics)
-    if subject.checkpoint != "best":
-        return _warn(f"the results are in {directory}, not in metrics.json")
     record = runs.read_record(path)
-    now = runs.read_checkpoint(runs.checkpoint_path(path, "best"))["sha256"]
-    if not record.finished or now != subject.run.checkpoint["sha256"]:
-        return _warn(
-            f"{path} was trained further meanwhile; the results are in {directory}, not in metrics.json"
-        )
-    earlier, draws = record.metrics, f"{subject.split}/draws"
-    if earlier.get(draws, 0) > settings.num_samples:
-        return _warn(
-            f"metrics.json keeps the evaluation with {earlier[draws]:,.0f} draws; this one is in {directory}"
-        )
-    replaced = tuple(f"{subject.split}/{name}" for name in EVALUATED)
-    entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
-    if entered == earlier:
-        return None
-    if subject.run.config.get("logger"):
-        step = int(subject.run.checkpoint.get("global_step", 0))
-        with SummaryWriter(str(path)) as writer:
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, step)
-            for name in ("log_px", "units"):
-                writer.add_image(
-                    f"{subject.split}/{name}", read_image(str(directory / f"{name}.png"))[:3], step
-                )
-    runs.write_metrics(path, entered)
-    return None
+    earlier, split = record.metrics, subject.split
+    now = runs.read_checkpoint(runs.checkpoint_path(path, subject.checkpoint))["sha256"]
+    elsewhere = f"the results are in {directory}, not in metrics.json"
+    if subject.checkpoint != "best":
+        _warn(elsewhere)
+    elif not record.finished or now != subject.run.checkpoint["sha256"]:
+        _warn(f"{path} was trained further meanwhile; {elsewhere}")
+    elif earlier.get(f"{split}/draws", 0) > settings.num_samples:
+        _warn(f"metrics.json keeps an evaluation with more draws; {elsewhere}")
+    else:
+        # Of the same draws, bounds for other K add to those that are known; of others, they replace them.
+        same = all(earlier.get(name) == metrics[name] for name in (f"{split}/draws", f"{split}/draws_seed"))
+        replaced = () if same else tuple(f"{split}/{name}" for name in EVALUATED)
+        entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
+        if entered != earlier:
+            _show_in_tensorboard(subject, metrics, directory)
+            runs.write_metrics(path, entered)
+
+
+def _show_in_tensorboard(subject: Subject, metrics: dict[str, float], directory: Path) -> None:
+    if not subject.run.config.get("logger"):
+        return
+    step = int(subject.run.checkpoint.get("global_step", 0))
+    with SummaryWriter(str(subject.run.path)) as writer:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        for name in PICTURES:
+            picture = figures.read(directory / name)
+            writer.add_image(f"{subject.split}/{Path(name).stem}", picture, step, dataformats="HWC")
 
 
 def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
@@ -199,9 +210,9 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
         "moves the whole curve"
     )
     curve = figures.BoundCurve(subject.run.path.name, sizes, bounds, errors)
-    figures.save_bounds(directory / "log_px.png", [curve], title=title)
+    figures.save_bounds(directory / PICTURES[0], [curve], title=title)
     rates = statistics.unit_rate.mean(0).split(unit_counts(subject.run.model))
-    figures.save_units(directory / "units.png", [rate.numpy() for rate in rates], ACTIVE_KL)
+    figures.save_units(directory / PICTURES[1], [rate.numpy() for rate in rates], ACTIVE_KL)
 
 
 def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
@@ -250,10 +261,13 @@ def _checked() -> None:
     if flags.multirun:
         raise UserError("--multirun is of training; run= takes a folder of runs")
     composed: list[DictConfig] = []
+
     # Hydra composes and no more: it would put a line of its own before that of an error.
-    hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="evaluate")(
-        composed.append
-    )()
+    @hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="evaluate")
+    def compose(cfg: DictConfig) -> None:
+        composed.append(cfg)
+
+    compose()
     for cfg in composed:
         run(cfg)
 

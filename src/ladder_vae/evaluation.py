@@ -1,4 +1,4 @@
-"""Evaluate a run on its whole test split, part by part, so that an interruption costs one part.
+"""Evaluate a run on its test split, part by part, so that an interruption costs one part.
 
 A run directory keeps ``evaluation/<plan>/``, a plan being everything that a result depends on: while it
 lasts ``part-NNNNN.npz`` with what was found of so many images, afterwards ``images.npz`` with all of them.
@@ -12,7 +12,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Subject:
         run: The rebuilt model and its configuration.
         data: The data that it was trained on.
         checkpoint: ``best`` or ``last``.
-        images: How many test images, the first ones; None: all.
+        images: How many test images, evenly spaced over the split; None: all.
     """
 
     run: Run
@@ -72,13 +72,14 @@ class Subject:
     images: int | None = None
 
     @property
-    def x(self) -> Tensor:
-        """The test images, uint8 ``(M, C, H, W)``."""
-        return self.data.split("test")[: self.images]
+    def indices(self) -> Sequence[int]:
+        """Which images of the test split."""
+        total = len(self.data.split("test"))
+        return range(total) if self.images is None else [i * total // self.images for i in range(self.images)]
 
     @property
     def split(self) -> str:
-        """What the metrics are of: ``test``, or ``test_2000`` for its first 2,000 images."""
+        """What the metrics are of: ``test``, or ``test_2000`` for 2,000 of its images."""
         return "test" if self.images is None else f"test_{self.images}"
 
     def plan(self, settings: Settings) -> Path:
@@ -89,7 +90,6 @@ class Subject:
             self.run.checkpoint["sha256"],
             self.run.config["model"],
             self.data.fingerprint,
-            self.data.binarization,
             settings.sample_sizes,
             settings.seed,
             *([] if self.images is None else [self.images]),
@@ -100,12 +100,15 @@ class Subject:
 
 
 def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subject:
-    """Rebuild a run's model and its data; as safe as :func:`~ladder_vae.runs.load_run`.
+    """Rebuild a run's model and its data.
+
+    Like :func:`~ladder_vae.runs.load_run` it builds only classes of this package; a data set that is
+    downloaded on first use is downloaded.
 
     Args:
         path: The run directory.
         checkpoint: ``best`` or ``last``.
-        images: How many test images, the first ones; None: all.
+        images: How many test images, evenly spaced over the split; None: all.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
@@ -114,7 +117,10 @@ def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subj
     known = {DATA_PREFIX + kind.__name__: kind for kind in DATA_SETS}
     try:
         settings = dict(run.config["data"])
-        data: ImageData = known[settings.pop("_target_")](**settings)
+        target = settings.pop("_target_", None)
+        if target not in known:
+            raise ValueError(f"_target_={target}; known are {', '.join(known)}")
+        data: ImageData = known[target](**settings)
         data.setup()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -141,7 +147,7 @@ class Evaluation:
 
     Args:
         metrics: By the names of ``metrics.json``.
-        statistics: Of each test image.
+        statistics: Of each image.
     """
 
     metrics: dict[str, float]
@@ -154,7 +160,7 @@ def evaluate(
     device: torch.device,
     on_progress: Callable[[int, bool], None] = lambda images, kept: None,
 ) -> Evaluation:
-    """Evaluate all test images; those that an earlier call with the same settings has finished are kept.
+    """Evaluate the images; those that an earlier call with the same settings has finished are kept.
 
     Args:
         on_progress: Called with a number of images that are done, and whether they were before.
@@ -163,16 +169,15 @@ def evaluate(
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
     directory = subject.plan(settings)
-    images = subject.x
     done = directory / "images.npz"
-    finished = _read(done, len(images))
+    finished = _read(done, len(subject.indices))
     try:
         if finished is None:
             directory.mkdir(parents=True, exist_ok=True)
-            finished = _evaluate_parts(subject, images, settings, device, on_progress)
+            finished = _evaluate_parts(subject, settings, device, on_progress)
             _write(done, *finished)
         else:
-            on_progress(len(images), True)
+            on_progress(len(subject.indices), True)
         for path in directory.glob("part-*.npz"):
             path.unlink(missing_ok=True)
     except OSError as error:
@@ -180,23 +185,22 @@ def evaluate(
     statistics, seconds = finished
     split = subject.split
     metrics = summarize(statistics, settings.sample_sizes, unit_counts(subject.run.model), split)
-    costs = {f"{split}/draws": settings.num_samples, f"{split}/evaluation_seconds": seconds}
-    return Evaluation({**metrics, **costs}, statistics)
+    how = {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
+    return Evaluation({**metrics, **{f"{split}/{name}": n for name, n in how.items()}}, statistics)
 
 
 def _evaluate_parts(
     subject: Subject,
-    images: Tensor,
     settings: Settings,
     device: torch.device,
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
-    model = subject.run.model.to(device)
+    model, images = subject.run.model.to(device), subject.data.split("test")
     parts = []
-    for start in range(0, len(images), PART):
+    for start in range(0, len(subject.indices), PART):
         path = subject.plan(settings) / f"part-{start // PART:05d}.npz"
-        indices = range(start, min(start + PART, len(images)))
+        indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
             part = _evaluate_part(model, images, indices, settings, on_progress)
@@ -210,16 +214,16 @@ def _evaluate_parts(
 def _evaluate_part(
     model: Hierarchy,
     images: Tensor,
-    indices: range,
+    indices: Sequence[int],
     settings: Settings,
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     began = time.perf_counter()
     device = next(model.parameters()).device
     parts = []
-    for start in range(indices.start, indices.stop, settings.images_per_pass):
-        batch = range(start, min(start + settings.images_per_pass, indices.stop))
-        x = images[batch.start : batch.stop].gt(0).float().to(device)
+    for start in range(0, len(indices), settings.images_per_pass):
+        batch = indices[start : start + settings.images_per_pass]
+        x = images[list(batch)].gt(0).float().to(device)
         try:
             statistics = image_statistics(model, x, batch, settings)
         except torch.OutOfMemoryError:
@@ -236,9 +240,12 @@ def _evaluate_part(
 def _write(path: Path, statistics: ImageStatistics, seconds: float) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
     arrays = {name: value.numpy() for name, value in vars(statistics).items()}
-    with unfinished.open("wb") as file:
-        np.savez(file, seconds=np.float64(seconds), **arrays)
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, seconds=np.float64(seconds), **arrays)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:

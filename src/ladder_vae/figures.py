@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def strip(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def save_strips(path: Path, rows: Mapping[str, np.ndarray], *, columns: int, title: str) -> None:
-    """Labelled strips of images below each other.
+    """Labeled strips of images below each other.
 
     Args:
         path: PNG to write.
@@ -233,6 +234,11 @@ def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
         ax.set_xticks(depths)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def read(path: Path) -> np.ndarray:
+    """A picture that was saved, intensities in [0, 1], ``(H, W, 3)``."""
+    return matplotlib.image.imread(path)[..., :3]
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -54,11 +54,8 @@ def write_markdown(
             lines += [*_markdown_table(*cells), ""]
         split = evaluated_split(groups)
         if evaluated(groups, split):
-            where = (
-                "all test images"
-                if split == "test"
-                else f"the first {split.removeprefix('test_')} test images"
-            )
+            count = split.removeprefix("test_")
+            where = "all test images" if split == "test" else f"{count} test images, evenly spaced"
             lines += [f"Bounds and units are of {where}. {READING_BOUNDS}", ""]
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
@@ -80,12 +77,12 @@ READING = (
 )
 
 READING_BOUNDS = (
-    "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K. Where a run was "
-    "evaluated, its ELBO, rate and distortion are means over all draws, too. A unit is active (KL) where its "
-    "rate is above 0.01 nats; bottom-up, below the top, that rate is no divergence, and the other count says "
-    "more. It is active (variance) where its posterior mean, averaged over draws of the other levels, varies "
-    "by more than 0.01 between images: top-down, below the top, that counts units that only relay what the "
-    "level above says. σ²q / σ²p is 1 where the posterior is as wide as the prior."
+    "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K; the ELBO beside "
+    "it is of the same draws. A unit is active (KL) where its rate is above 0.01 nats; bottom-up, below "
+    "the top, that rate is no divergence, and the other count says more. It is active (variance) where "
+    "its posterior mean, averaged over draws of the other levels, varies by more than 0.01 between "
+    "images; top-down, below the top, that counts units that only relay what the level above says. σ²q "
+    "/ σ²p is 1 where the posterior is as wide as the prior."
 )
 
 

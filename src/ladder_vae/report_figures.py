@@ -11,6 +11,11 @@ from ladder_vae.compare import Group, evaluated, evaluated_split, sample_sizes
 from ladder_vae.runs import read_images
 from ladder_vae.tables import depth_columns
 
+UNITS = {
+    "active_units": "with a rate above 0.01 nats",
+    "active_units_var": "whose posterior mean varies by more than 0.01",
+}
+
 
 def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Draw what the runs allow. Returns file names with captions, in reading order."""
@@ -80,18 +85,19 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
         values = [group.mean(name) for name in names]
         spreads = [_spread(group, name) for name in names]
         curves.append(figures.BoundCurve(_short(group, groups), sizes, values, spreads))
-    title = "Importance-weighted bounds; bars: standard deviation over seeds"
+    images = "all test images" if split == "test" else f"{split.removeprefix('test_')} test images"
+    title = f"Importance-weighted bounds, {images}; bars: standard deviation over seeds"
     figures.save_bounds(directory / "log_px.png", curves, title=title)
-    figures.save_by_level(
-        directory / "active_units.png",
-        {_short(g, groups): g.by_level(f"{split}/active_units") for g in kept},
-        label="active units",
-        title="Units whose rate is above 0.01 nats; z1 is next to the image",
-    )
-    return [
-        ("log_px.png", "The bound on log p(x) against the number of samples"),
-        ("active_units.png", "How many units of each level carry information"),
-    ]
+    drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
+    for metric, what in UNITS.items():
+        figures.save_by_level(
+            directory / f"{metric}.png",
+            {_short(g, groups): g.by_level(f"{split}/{metric}") for g in kept},
+            label="active units",
+            title=f"Units {what}, {images}; z1 is next to the image",
+        )
+        drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
+    return drawn
 
 
 def _short(group: Group, groups: Sequence[Group]) -> str:

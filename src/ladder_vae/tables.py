@@ -20,10 +20,10 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("train/seconds", "training (s)", ",.0f"),
 )
 QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
-# by level, of runs that were evaluated: metric, heading, format
-LEVEL_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("active_units", "KL: z1, z2, ...", ".1f"),
-    ("active_units_var", "variance: z1, z2, ...", ".1f"),
+# of runs that were evaluated: metric (by level, too), heading, format
+UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("active_units", "active units (KL)", ".1f"),
+    ("active_units_var", "active units (variance)", ".1f"),
     ("variance_ratio", "σ²q / σ²p", ".2f"),
 )
 
@@ -69,23 +69,22 @@ def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
     return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
 
 
-def level_rows(groups: Sequence[Group], split: str) -> Cells:
-    """Headings and cells: a row a group, means over seeds of what is known by level, z_1's first."""
+def unit_rows(groups: Sequence[Group], split: str) -> Cells:
+    """Headings and cells: a row a group, means over seeds, each total with its levels, z_1's first."""
     rows = []
     for group in groups:
-        total = group.mean(f"{split}/active_units")
-        cells = [
-            group.series,
-            str(group.depth),
-            str(len(group.runs)),
-            format(total, ".1f").removesuffix(".0"),
-        ]
-        for metric, _, form in LEVEL_COLUMNS:
-            values = [format(value, form).removesuffix(".0") for value in group.by_level(f"{split}/{metric}")]
-            cells.append(", ".join(values))
+        cells = [group.series, str(group.depth), str(len(group.runs))]
+        for metric, _, form in UNIT_COLUMNS:
+            total, levels = group.values(f"{split}/{metric}"), group.by_level(f"{split}/{metric}")
+            start = f"{_short(group.mean(f'{split}/{metric}'), form)}: " if total else ""
+            cells.append(start + ", ".join(_short(value, form) for value in levels))
         rows.append(cells)
-    headings = ["model", "levels", "runs", "active units (KL)", *(heading for _, heading, _ in LEVEL_COLUMNS)]
-    return headings, rows
+    headings = [f"{heading} of z1, z2, ..." for _, heading, _ in UNIT_COLUMNS]
+    return ["model", "levels", "runs", *headings], rows
+
+
+def _short(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form).removesuffix(".0")
 
 
 def tables(groups: Sequence[Group]) -> list[Cells]:
@@ -93,7 +92,7 @@ def tables(groups: Sequence[Group]) -> list[Cells]:
     shown = [table_rows(groups, run_columns(groups))]
     split = evaluated_split(groups)
     if kept := evaluated(groups, split):
-        shown += [table_rows(kept, bound_columns(kept, split)), level_rows(kept, split)]
+        shown += [table_rows(kept, bound_columns(kept, split)), unit_rows(kept, split)]
     return shown
 
 
@@ -102,10 +101,13 @@ def depth_columns(groups: Sequence[Group]) -> Columns:
     columns = list(COLUMNS)
     split = evaluated_split(groups)
     if k := comparable(groups, split):
-        columns[QUALITY:QUALITY] = [(f"{split}/active_units", "active units (KL)", ".1f")]
+        of = "" if split == "test" else f", {split.removeprefix('test_')} images"
+        columns[QUALITY:QUALITY] = [
+            (f"{split}/{metric}", heading + of, form) for metric, heading, form in UNIT_COLUMNS[:2]
+        ]
         columns[1:1] = [
-            (f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f"),
-            (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
+            (f"{split}/log_px/K={k}", f"L_{k} (nats{of})", ".2f"),
+            (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats{of})", ".2f"),
         ]
     return [column for column in columns if any(group.values(column[0]) for group in groups)]
 
