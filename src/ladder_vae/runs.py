@@ -3,8 +3,8 @@
 config.yaml                every setting, interpolations resolved; all that ``load_run`` needs
 checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
 status.json                running, finished, interrupted or failed, and why
-metrics.json               the final numbers by name; written when the run has finished
-evaluation/                what ``ladder_vae.evaluate`` has finished, image by image
+metrics.json               the final numbers by name; written when the run has finished, refined by evaluation
+evaluation/                what ``ladder_vae.evaluate`` found, image by image
 images.npz                 test images, their reconstructions, prior samples
 figures/                   the same as pictures
 events.out.tfevents.*      TensorBoard
