@@ -86,7 +86,7 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
         spreads = [_spread(group, name) for name in names]
         curves.append(figures.BoundCurve(_short(group, groups), sizes, values, spreads))
     images = "all test images" if split == "test" else f"{split.removeprefix('test_')} test images"
-    title = f"Importance-weighted bounds, {images}; bars: standard deviation over seeds"
+    title = f"Importance-weighted bounds, {images}\nbars: standard deviation over seeds"
     figures.save_bounds(directory / "log_px.png", curves, title=title)
     drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
     for metric, what in UNITS.items():

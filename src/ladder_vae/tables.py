@@ -42,7 +42,7 @@ def run_columns(groups: Sequence[Group]) -> Columns:
 
 def bound_columns(groups: Sequence[Group], split: str) -> Columns:
     """Importance-weighted bounds, of evaluated groups."""
-    sizes = sorted({k for group in groups for k in sample_sizes(group, split)})
+    sizes = sorted({k for group in groups for k in sample_sizes(group, split)} - {1})  # L_1 is the ELBO
     bounds = [(f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
     columns = [(f"{split}/elbo", "ELBO (nats)", ".2f"), *bounds]
     if k := comparable(groups, split):
