@@ -13,7 +13,7 @@ from ladder_vae.tables import depth_columns
 
 UNITS = {
     "active_units": "with a rate above 0.01 nats",
-    "active_units_var": "whose posterior mean varies by more than 0.01",
+    "active_units_var": "whose posterior mean has a variance above 0.01",
 }
 
 
