@@ -79,10 +79,10 @@ READING = (
 READING_BOUNDS = (
     "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K; the ELBO beside "
     "it is of the same draws. A unit is active (KL) where its rate is above 0.01 nats; bottom-up, below "
-    "the top, that rate is no divergence, and the other count says more. It is active (variance) where "
-    "its posterior mean, averaged over draws of the other levels, has a variance over images above "
-    "0.01; top-down, below the top, that counts units that only relay what the level above says. σ²q / "
-    "σ²p is 1 where the posterior is as wide as the prior."
+    "the top, that rate is no divergence. It is active (variance) where its posterior mean, averaged "
+    "over draws of the other levels, has a variance over images above 0.01; below the top, that counts "
+    "units, too, which the level above predicts. σ²q / σ²p is 1 where the posterior is as wide as the "
+    "prior."
 )
 
 

@@ -94,7 +94,7 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
             directory / f"{metric}.png",
             {_short(g, groups): g.by_level(f"{split}/{metric}") for g in kept},
             label="active units",
-            title=f"Units {what}, {images}; z1 is next to the image",
+            title=f"Units {what}\n{images}; z1 is next to the image",
         )
         drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
     return drawn
