@@ -148,7 +148,7 @@ def evaluated(groups: Sequence[Group], split: str) -> list[Group]:
 def evaluated_split(groups: Sequence[Group]) -> str:
     """The split on which most runs were evaluated, of several that with the largest comparable K.
 
-    It is ``test``, or ``test_2000`` for its first 2,000 images.
+    It is ``test``, or ``test_2000`` for 2,000 of its images.
     """
     names = {name for group in groups for run in group.runs for name in run.metrics}
     splits = {name.partition("/")[0] for name in names if "/log_px/" in name} | {"test"}
