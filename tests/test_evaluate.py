@@ -10,7 +10,8 @@ from test_errors import only_line
 
 from ladder_vae import evaluation
 from ladder_vae.bounds import Settings
-from ladder_vae.evaluation import choose_sample_sizes, evaluate, load_subject
+from ladder_vae.evaluation import choose_sample_sizes, evaluate
+from ladder_vae.subjects import load_subject
 
 CPU = torch.device("cpu")
 

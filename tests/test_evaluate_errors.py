@@ -99,7 +99,7 @@ def test_a_folder_with_an_unfinished_run(train, command):
     runs.write_status(run, "interrupted")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
     assert code == 1
-    assert "holds no run that can be evaluated" in err.splitlines()[-1]
+    assert "holds no run that can be used" in err.splitlines()[-1]
 
 
 def test_a_damaged_checkpoint_and_one_that_carries_code(untouched):

@@ -8,12 +8,18 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
 
 from ladder_vae import configs
 from ladder_vae.errors import Refusal, UserError, one_line
 
+CHECKPOINTS = ("best", "last")
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
 
 
@@ -84,3 +90,44 @@ def strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     parser.error = refuse  # type: ignore[method-assign]
     return parser
+
+
+def compose(config_name: str) -> list[DictConfig]:
+    """The configuration that the command line asks for; none where it only asked to be shown something.
+
+    For commands that look at runs. Hydra composes and no more: it would put a line of its own before that of
+    an error.
+    """
+    flags = strict(get_args_parser()).parse_args()  # before Hydra sees them
+    if flags.multirun:
+        raise UserError("--multirun is of training; run= takes a folder of runs")
+    composed: list[DictConfig] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name=config_name)
+    def keep(cfg: DictConfig) -> None:
+        composed.append(cfg)
+
+    keep()
+    return composed
+
+
+def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int]) -> None:
+    """Refuse what a command over runs cannot mean.
+
+    Args:
+        schema: The dataclass that lists its settings.
+        least: Smallest value of each number that has one.
+
+    Raises:
+        UserError: If a setting is unknown, missing, or out of range.
+    """
+    unknown = set(cfg) - {setting.name for setting in fields(schema)}
+    if unknown:  # Hydra lets +key=value through
+        raise UserError(f"there is no setting {sorted(map(str, unknown))[0]}; --cfg job lists all settings")
+    if not cfg.run:
+        raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")
+    if cfg.checkpoint not in CHECKPOINTS:
+        raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
+    for name, smallest in least.items():
+        if cfg[name] < smallest:
+            raise UserError(f"{name}={cfg[name]} must be at least {smallest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,21 @@ class ImageData(L.LightningDataModule):
         self.setup()
         assert self._splits is not None
         return self._splits[name]
+
+    def binary(self, name: str, index: Sequence[int]) -> Tensor:
+        """Images of a split, float ``(n, C, H, W)`` in {0, 1}; the same for the same index at every call."""
+        images = self.split(name)[list(index)]
+        if name == "train" and self.binarization == "dynamic":
+            images = self._fixed(images, "train")
+        return images.gt(0).float()
+
+    def labels(self, name: str) -> Tensor | None:
+        """Classes of the images of a split, int64 ``(N,)``, if the source has them."""
+        train, test = self.source.train_labels, self.source.test_labels
+        if train is None or test is None or name == "test":
+            return test if train is not None else None
+        cut = len(train) - self.val_size
+        return train[:cut] if name == "train" else train[cut:]
 
     def examples(self, count: int) -> tuple[str, Tensor]:
         """Binary images to look at while training, float ``(count, C, H, W)``, and the split they are from.

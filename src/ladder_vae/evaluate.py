@@ -6,12 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
-import hydra
-import torch
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
@@ -21,19 +17,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ladder_vae import cli, configs, figures, runs
 from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
-from ladder_vae.compare import find_runs
-from ladder_vae.errors import UserError
-from ladder_vae.evaluation import (
-    SAMPLE_SIZES,
-    Evaluation,
-    Subject,
-    choose_sample_sizes,
-    evaluate,
-    load_subject,
-)
+from ladder_vae.errors import UserError, warn
+from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
+from ladder_vae.subjects import Subject, choose_device, over_runs
 
-CHECKPOINTS = ("best", "last")
-DEVICES = ("cpu", "cuda", "mps")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
 # Of an earlier evaluation, these leave metrics.json when another one enters.
@@ -42,89 +29,27 @@ EVALUATED = ("log_px/", "ess/", "gap/", "active_units", "variance_ratio/")
 
 def run(cfg: DictConfig) -> None:
     """Check everything, then evaluate run after run."""
-    unknown = set(cfg) - {setting.name for setting in fields(configs.EvaluateConfig)}
-    if unknown:  # Hydra lets +key=value through
-        raise UserError(f"there is no setting {sorted(unknown)[0]}; --cfg job lists all settings")
-    if not cfg.run:
-        raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")
-    if cfg.checkpoint not in CHECKPOINTS:
-        raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
-    for name, least in (("chunk_size", 1), ("seed", 0)):
-        if cfg[name] < least:
-            raise UserError(f"{name}={cfg[name]} must be at least {least}")
+    cli.check_settings(cfg, configs.EvaluateConfig, {"chunk_size": 1, "seed": 0})
     sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
     for k in SAMPLE_SIZES:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
-            _warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
+            warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
     settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
-    device = _device(cfg.device)
-    root = Path(cfg.run)
-    paths = _choose_runs(root, cfg.checkpoint, cfg.images)
-    failed = 0
-    for number, path in enumerate(paths, start=1):
-        try:
-            subject = load_subject(path, cfg.checkpoint, cfg.images)
-            with _progress(f"{path} ({number}/{len(paths)})", len(subject.indices)) as advance:
-                evaluation = evaluate(subject, settings, device, advance)
-            _print_summary(subject, evaluation, settings)
-            _record(subject, evaluation, settings)
-        except UserError as error:
-            if path == root:
-                raise
-            failed += 1
-            _warn(f"{path}: {error}")
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
-    print(root)
-    if failed:
-        raise UserError(f"{failed} of {len(paths)} runs could not be evaluated")
+    device = choose_device(cfg.device)
 
+    def work(subject: Subject, name: str) -> None:
+        with _progress(name, len(subject.indices)) as advance:
+            evaluation = evaluate(subject, settings, device, advance)
+        _print_summary(subject, evaluation, settings)
+        _record(subject, evaluation, settings)
 
-def _choose_runs(root: Path, checkpoint: str, images: int | None) -> list[Path]:
-    """The run, or those in the folder that can be evaluated; all are opened before the first starts."""
-    if runs.is_run(root):
-        _check(root, checkpoint, images)
-        return [root]
-    chosen = []
-    for record in find_runs([root]):
-        try:
-            _check(record.path, checkpoint, images)
-            chosen.append(record.path)
-        except UserError as error:
-            _warn(f"left out: {error}")
-    if not chosen:
-        raise UserError(f"run={root} holds no run that can be evaluated")
-    return chosen
-
-
-def _check(path: Path, checkpoint: str, images: int | None) -> None:
-    record = runs.read_record(path)
-    state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
-    if not record.finished and checkpoint == "best":
-        runs.read_config(path)  # a better reason, if it has one
-        raise UserError(
-            f"{state}; finish it (python -m ladder_vae.train resume={path}), or evaluate it as it is with "
-            "checkpoint=last"
-        )
-    load_subject(path, checkpoint, images)
-    if not record.finished:
-        _warn(f"{state}; these are no final numbers")
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        if torch.device(name).type not in DEVICES:
-            raise RuntimeError
-        torch.empty(1, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"device={name} is not here; choose auto or cpu") from None
+        failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
+    print(cfg.run)
+    if failed:
+        raise UserError(f"{failed} could not be evaluated")
 
 
 @contextmanager
@@ -164,7 +89,7 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int, bool], None]]:
 
 def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
     """Results and figures go beside the draws; into the run's own record only if they belong there."""
-    directory, path, metrics = subject.plan(settings), subject.run.path, evaluation.metrics
+    directory, path, metrics = plan(subject, settings), subject.run.path, evaluation.metrics
     _draw(directory, subject, evaluation, settings)
     runs.write_metrics(directory, metrics)
     record = runs.read_record(path)
@@ -172,11 +97,11 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
     now = runs.read_checkpoint(runs.checkpoint_path(path, subject.checkpoint))["sha256"]
     elsewhere = f"the results are in {directory}, not in metrics.json"
     if subject.checkpoint != "best":
-        _warn(elsewhere)
+        warn(elsewhere)
     elif not record.finished or now != subject.run.checkpoint["sha256"]:
-        _warn(f"{path} was trained further meanwhile; {elsewhere}")
+        warn(f"{path} was trained further meanwhile; {elsewhere}")
     elif earlier.get(f"{split}/draws", 0) > settings.num_samples:
-        _warn(f"metrics.json keeps an evaluation with more draws; {elsewhere}")
+        warn(f"metrics.json keeps an evaluation with more draws; {elsewhere}")
     else:
         # Of the same draws, bounds for other K add to those that are known; of others, they replace them.
         same = all(earlier.get(name) == metrics[name] for name in (f"{split}/draws", f"{split}/draws_seed"))
@@ -242,7 +167,7 @@ def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings)
     print(
         f"ELBO {elbo:.2f} = -(distortion {distortion:.2f} + rate {rate:.2f}), MSE {mse:.5f}, "
         f"SSIM {ssim:.4f}; {seconds / 60:.1f} minutes; pictures and numbers of each image in "
-        f"{subject.plan(settings)}"
+        f"{plan(subject, settings)}"
     )
 
 
@@ -257,18 +182,7 @@ def main() -> None:
 
 
 def _checked() -> None:
-    flags = cli.strict(get_args_parser()).parse_args()  # before Hydra sees them
-    if flags.multirun:
-        raise UserError("--multirun is of training; run= takes a folder of runs")
-    composed: list[DictConfig] = []
-
-    # Hydra composes and no more: it would put a line of its own before that of an error.
-    @hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="evaluate")
-    def compose(cfg: DictConfig) -> None:
-        composed.append(cfg)
-
-    compose()
-    for cfg in composed:
+    for cfg in cli.compose("evaluate"):
         run(cfg)
 
 

@@ -16,18 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ladder_vae.bounds import ImageStatistics, Settings, image_statistics, summarize, unit_counts
-from ladder_vae.data import DATA_SETS, ImageData
+from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
 from ladder_vae.hierarchy import Hierarchy
-from ladder_vae.runs import Run, load_run
+from ladder_vae.subjects import Subject
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 PART = 250  # images a file
 VERSION = 1  # of what is computed; another one makes nothing of what was kept
-DATA_PREFIX = "ladder_vae.data."
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
@@ -53,90 +51,21 @@ def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tup
     return tuple(sorted(set(given)))
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated.
-
-    Args:
-        run: The rebuilt model and its configuration.
-        data: The data that it was trained on.
-        checkpoint: ``best`` or ``last``.
-        images: How many test images, evenly spaced over the split; None: all.
-    """
-
-    run: Run
-    data: ImageData
-    checkpoint: str
-    images: int | None = None
-
-    @property
-    def indices(self) -> Sequence[int]:
-        """Which images of the test split."""
-        total = len(self.data.split("test"))
-        return range(total) if self.images is None else [i * total // self.images for i in range(self.images)]
-
-    @property
-    def split(self) -> str:
-        """What the metrics are of: ``test``, or ``test_2000`` for 2,000 of its images."""
-        return "test" if self.images is None else f"test_{self.images}"
-
-    def plan(self, settings: Settings) -> Path:
-        """Directory of an evaluation, named by all that its result depends on beyond rounding."""
-        identity = [
-            VERSION,
-            PART,
-            self.run.checkpoint["sha256"],
-            self.run.config["model"],
-            self.data.fingerprint,
-            settings.sample_sizes,
-            settings.seed,
-            *([] if self.images is None else [self.images]),
-        ]
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        name = f"{self.checkpoint}_{settings.num_samples}_{digest[:12]}"
-        return self.run.path / "evaluation" / name
-
-
-def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subject:
-    """Rebuild a run's model and its data.
-
-    Like :func:`~ladder_vae.runs.load_run` it builds only classes of this package; a data set that is
-    downloaded on first use is downloaded.
-
-    Args:
-        path: The run directory.
-        checkpoint: ``best`` or ``last``.
-        images: How many test images, evenly spaced over the split; None: all.
-
-    Raises:
-        UserError: If either cannot be had, or the data are not those that the run was trained on.
-    """
-    run = load_run(path, checkpoint)
-    known = {DATA_PREFIX + kind.__name__: kind for kind in DATA_SETS}
-    try:
-        settings = dict(run.config["data"])
-        target = settings.pop("_target_", None)
-        if target not in known:
-            raise ValueError(f"_target_={target}; known are {', '.join(known)}")
-        data: ImageData = known[target](**settings)
-        data.setup()
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: its config.yaml names data that cannot be built ({one_line(error)})"
-        ) from None
-    data.check_trained_on(run.checkpoint, path)
-    shape = list(data.image_shape)
-    if run.config["model"].get("input_shape") != shape:
-        raise UserError(
-            f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
-            f"but {type(data).__name__} holds images of shape {shape}"
-        )
-    total = len(data.split("test"))
-    if images is not None and not 1 <= images < total:
-        raise UserError(
-            f"images={images} must be from 1 to {total - 1}; leave it out for all {total} of {path}"
-        )
-    return Subject(run, data, checkpoint, images)
+def plan(subject: Subject, settings: Settings) -> Path:
+    """Directory of an evaluation, named by all that its result depends on beyond rounding."""
+    identity = [
+        VERSION,
+        PART,
+        subject.run.checkpoint["sha256"],
+        subject.run.config["model"],
+        subject.data.fingerprint,
+        settings.sample_sizes,
+        settings.seed,
+        *([] if subject.images is None else [subject.images]),
+    ]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    name = f"{subject.checkpoint}_{settings.num_samples}_{digest[:12]}"
+    return subject.run.path / "evaluation" / name
 
 
 @dataclass(frozen=True)
@@ -166,7 +95,7 @@ def evaluate(
     Raises:
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
-    directory = subject.plan(settings)
+    directory = plan(subject, settings)
     done = directory / "images.npz"
     finished = _read(done, len(subject.indices))
     try:
@@ -194,14 +123,14 @@ def _evaluate_parts(
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
-    model, images = subject.run.model.to(device), subject.data.split("test")
+    model = subject.run.model.to(device)
     parts = []
     for start in range(0, len(subject.indices), PART):
-        path = subject.plan(settings) / f"part-{start // PART:05d}.npz"
+        path = plan(subject, settings) / f"part-{start // PART:05d}.npz"
         indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
-            part = _evaluate_part(model, images, indices, settings, on_progress)
+            part = _evaluate_part(model, subject.data, indices, settings, on_progress)
             _write(path, *part)
         else:
             on_progress(len(indices), True)
@@ -211,7 +140,7 @@ def _evaluate_parts(
 
 def _evaluate_part(
     model: Hierarchy,
-    images: Tensor,
+    data: ImageData,
     indices: Sequence[int],
     settings: Settings,
     on_progress: Callable[[int, bool], None],
@@ -221,7 +150,7 @@ def _evaluate_part(
     parts = []
     for start in range(0, len(indices), settings.images_per_pass):
         batch = indices[start : start + settings.images_per_pass]
-        x = images[list(batch)].gt(0).float().to(device)
+        x = data.binary("test", batch).to(device)
         try:
             statistics = image_statistics(model, x, batch, settings)
         except torch.OutOfMemoryError:

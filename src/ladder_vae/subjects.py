@@ -1,0 +1,165 @@
+"""What a command is about: a finished run, its data, and which of its test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ladder_vae import runs
+from ladder_vae.compare import find_runs
+from ladder_vae.data import DATA_SETS, ImageData
+from ladder_vae.errors import UserError, one_line, warn
+from ladder_vae.runs import Run, load_run
+
+DEVICES = ("cpu", "cuda", "mps")
+DATA_PREFIX = "ladder_vae.data."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Args:
+        run: The rebuilt model and its configuration.
+        data: The data that it was trained on.
+        checkpoint: ``best`` or ``last``.
+        images: How many test images, evenly spaced over the split; None: all.
+    """
+
+    run: Run
+    data: ImageData
+    checkpoint: str
+    images: int | None = None
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Which images of the test split."""
+        total = len(self.data.split("test"))
+        return range(total) if self.images is None else [i * total // self.images for i in range(self.images)]
+
+    @property
+    def split(self) -> str:
+        """What the metrics are of: ``test``, or ``test_2000`` for 2,000 of its images."""
+        return "test" if self.images is None else f"test_{self.images}"
+
+
+def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subject:
+    """Rebuild a run's model and its data.
+
+    Like :func:`~ladder_vae.runs.load_run` it builds only classes of this package; a data set that is
+    downloaded on first use is downloaded.
+
+    Args:
+        path: The run directory.
+        checkpoint: ``best`` or ``last``.
+        images: How many test images, evenly spaced over the split; None: all.
+
+    Raises:
+        UserError: If either cannot be had, or the data are not those that the run was trained on.
+    """
+    run = load_run(path, checkpoint)
+    known = {DATA_PREFIX + kind.__name__: kind for kind in DATA_SETS}
+    try:
+        settings = dict(run.config["data"])
+        target = settings.pop("_target_", None)
+        if target not in known:
+            raise ValueError(f"_target_={target}; known are {', '.join(known)}")
+        data: ImageData = known[target](**settings)
+        data.setup()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: its config.yaml names data that cannot be built ({one_line(error)})"
+        ) from None
+    data.check_trained_on(run.checkpoint, path)
+    shape = list(data.image_shape)
+    if run.config["model"].get("input_shape") != shape:
+        raise UserError(
+            f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
+            f"but {type(data).__name__} holds images of shape {shape}"
+        )
+    total = len(data.split("test"))
+    if images is not None and not 1 <= images < total:
+        raise UserError(
+            f"images={images} must be from 1 to {total - 1}; leave it out for all {total} of {path}"
+        )
+    return Subject(run, data, checkpoint, images)
+
+
+def over_runs(root: Path, checkpoint: str, images: int | None, work: Callable[[Subject, str], None]) -> str:
+    """Call ``work`` for the run, or for each run of the folder that can be used, with a name to show.
+
+    All runs are opened before work on the first starts, and one that fails does not take the others along.
+
+    Args:
+        root: A run directory, or a folder of them.
+        checkpoint: ``best`` or ``last``.
+        images: How many test images, evenly spaced over the split; None: all.
+
+    Returns:
+        How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.
+        Empty if it failed on none.
+
+    Raises:
+        UserError: If the run, or each run in the folder, cannot be used, or ``work`` on the run raised it.
+    """
+    paths = _choose_runs(root, checkpoint, images)
+    failed = 0
+    for number, path in enumerate(paths, start=1):
+        try:
+            work(load_subject(path, checkpoint, images), f"{path} ({number}/{len(paths)})")
+        except UserError as error:
+            if path == root:
+                raise
+            failed += 1
+            warn(f"{path}: {error}")
+    return f"{failed} of {len(paths)} runs" if failed else ""
+
+
+def _choose_runs(root: Path, checkpoint: str, images: int | None) -> list[Path]:
+    if runs.is_run(root):
+        _check(root, checkpoint, images)
+        return [root]
+    chosen = []
+    for record in find_runs([root]):
+        try:
+            _check(record.path, checkpoint, images)
+            chosen.append(record.path)
+        except UserError as error:
+            warn(f"left out: {error}")
+    if not chosen:
+        raise UserError(f"run={root} holds no run that can be used")
+    return chosen
+
+
+def _check(path: Path, checkpoint: str, images: int | None) -> None:
+    record = runs.read_record(path)
+    state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
+    if not record.finished and checkpoint == "best":
+        runs.read_config(path)  # a better reason, if it has one
+        raise UserError(
+            f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
+            "checkpoint=last"
+        )
+    load_subject(path, checkpoint, images)
+    if not record.finished:
+        warn(f"{state}; these are no final numbers")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, or with ``auto`` the accelerator, if there is one.
+
+    Raises:
+        UserError: If it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        if torch.device(name).type not in DEVICES:
+            raise RuntimeError
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device={name} is not here; choose auto or cpu") from None
