@@ -4,9 +4,10 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# `make sweep-depth seed=1,2,3 args="trainer.max_epochs=40"`, `make evaluate args="num_samples=1000"`
+# `make sweep-depth seed=1,2,3 args="trainer.max_epochs=40"`, `make analyze run=<run_dir>`
 seed ?=
 args ?=
+run ?=
 runs ?= runs
 port ?= 6006
 
@@ -16,14 +17,15 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate train tensorboard test test-all lint clean
+.PHONY: help setup sweep-depth evaluate analyze train tensorboard test test-all lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  seed=1,2,3          seeds of sweep-depth'
-	@echo '  args="key=value"    more settings of sweep-depth, evaluate and train'
-	@echo '  runs=DIR port=N     where evaluate and tensorboard look, and the port of the latter'
+	@echo '  args="key=value"    more settings of sweep-depth, evaluate, analyze and train'
+	@echo '  run=DIR             the run that analyze looks at'
+	@echo '  runs=DIR port=N     where evaluate, analyze and tensorboard look, and the port of the latter'
 	@echo '  PYTHON=python3.12   the Python to make the environment with'
 
 setup: $(READY) ## make the environment in .venv (3 minutes, 6 GB)
@@ -49,6 +51,18 @@ evaluate: $(READY) ## bounds on log p(x) and active units of the newest sweep, a
 	@plan=$$(ls -t $(runs)/*/*/jobs.json 2>/dev/null | head -n 1); \
 	test -n "$$plan" || { echo "error: there is no sweep below $(runs); make sweep-depth trains one" >&2; exit 1; }; \
 	$(PY) -m ladder_vae.evaluate run=$${plan%/*} $(args) && $(PY) -m ladder_vae.report $${plan%/*}
+
+analyze: $(READY) ## see what each level of a 3-level model encodes; trains one if there is none
+	@newest() { $(PY) -c 'from ladder_vae.compare import newest; print(newest("$(runs)", 3))'; }; \
+	run="$(run)"; test -n "$$run" || run=$$(newest) || exit 1; \
+	if [ -z "$$run" ]; then \
+		echo "there is no 3-level run below $(runs); training one (minutes)"; \
+		dir=$(runs)/level_analysis/$$(date +%Y-%m-%d_%H-%M-%S); \
+		$(PY) -m ladder_vae.train --multirun experiment=level_analysis model=ladder seed=1 run_dir=$$dir || exit 1; \
+		run=$$(newest); \
+	fi; \
+	echo "analyzing $$run; another one: make analyze run=<run_dir>"; \
+	$(PY) -m ladder_vae.analyze run=$$run $(args)
 
 train: $(READY) ## train one model: make train args="model.num_layers=3"
 	@$(PY) -m ladder_vae.train $(args)

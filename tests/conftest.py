@@ -36,9 +36,14 @@ def workdir(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
     """Calls ``python -m ladder_vae.NAME args`` in this process: (exit code, stdout, stderr)."""
-    from ladder_vae import evaluate, report, train
+    from ladder_vae import analyze, evaluate, report, train
 
-    mains = {"train": train.main, "evaluate": evaluate.main, "report": report.main}
+    mains = {
+        "train": train.main,
+        "evaluate": evaluate.main,
+        "analyze": analyze.main,
+        "report": report.main,
+    }
 
     def call(name: str, *args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"ladder_vae/{name}.py", *map(str, args)])

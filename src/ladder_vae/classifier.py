@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,18 @@ class Classifier:
         return self.classes.to(images.device)[torch.cat(found)]
 
 
-def trained_classifier(data: ImageData, directory: Path) -> Classifier | None:
-    """The classifier of a data set, trained on its training split at the first call; None without labels.
+def trained_classifier(
+    data: ImageData, directory: Path, announce: Callable[[str], None] = lambda what: None
+) -> Classifier | None:
+    """The classifier of a data set, trained on its training split at the first call.
+
+    None where the images have no classes, or all the same.
 
     It sees what a decoder's mean looks like, the expected value of the binarized image.
 
     Args:
         directory: Where it is kept, in a file named by the data.
+        announce: Told, if it has to be trained.
 
     Raises:
         UserError: If the directory cannot be written.
@@ -60,6 +66,8 @@ def trained_classifier(data: ImageData, directory: Path) -> Classifier | None:
     if train is None or test is None:
         return None
     classes = train.unique()
+    if len(classes) < 2:
+        return None
     net = _network(data.image_shape, len(classes))
     path = directory / f"classifier_{VERSION}_{data.fingerprint[:16]}.pt"
     try:
@@ -68,6 +76,7 @@ def trained_classifier(data: ImageData, directory: Path) -> Classifier | None:
         return Classifier(net.eval(), classes, float(kept["accuracy"]), len(test))
     except Exception:  # missing, or damaged in whatever way: it is trained again
         pass
+    announce(f"training the classifier that judges images, once, for {path}")
     _train(net, data, torch.searchsorted(classes, train))
     classifier = Classifier(net.eval(), classes, 0.0, len(test))
     right = classifier.predict(_expected(data, data.source.test)) == test

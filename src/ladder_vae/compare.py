@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -11,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ladder_vae.errors import UserError
-from ladder_vae.runs import CONFIG, PLAN, Record, class_name, flat, is_run, not_started, read_record
+from ladder_vae.runs import (
+    CONFIG,
+    LEVELS,
+    PLAN,
+    STATUS,
+    Record,
+    class_name,
+    flat,
+    is_run,
+    not_started,
+    read_record,
+)
 
 # Settings in which runs of one group may differ: the seed, and what changes no result.
 NOT_A_SETTING = (
@@ -92,6 +104,15 @@ def find_runs(directories: Sequence[Path]) -> list[Record]:
     return list(found.values())
 
 
+def newest(directory: str | Path, num_layers: int) -> str:
+    """Path of the finished run of so many levels that was finished last; empty if there is none."""
+    root = Path(directory)
+    records = find_runs([root]) if any(root.rglob(CONFIG)) else []
+    fitting = [r for r in records if r.finished and r.config["model"].get("num_layers") == num_layers]
+    latest = max(fitting, key=lambda r: (r.path / STATUS).stat().st_mtime, default=None)
+    return os.path.relpath(latest.path) if latest else ""
+
+
 def group_runs(records: Sequence[Record]) -> list[Group]:
     """Finished runs by the settings in which they differ, seeds aside; by series, then depth.
 
@@ -158,6 +179,20 @@ def evaluated_split(groups: Sequence[Group]) -> str:
         return runs, comparable(groups, split) or 0, split == "test"
 
     return max(sorted(splits), key=worth)
+
+
+def analyzed(groups: Sequence[Group]) -> tuple[str, list[Group]]:
+    """The split on which most runs had their levels analyzed, and the groups with those runs."""
+
+    def kept(split: str) -> list[Group]:
+        name = f"{split}/{LEVELS}/pixel_change/z1"
+        found = [Group(g.settings, [run for run in g.runs if name in run.metrics]) for g in groups]
+        return [group for group in found if group.runs]
+
+    names = {name for group in groups for run in group.runs for name in run.metrics}
+    splits = {name.partition("/")[0] for name in names if f"/{LEVELS}/" in name} | {"test"}
+    split = max(sorted(splits), key=lambda s: (sum(len(g.runs) for g in kept(s)), s == "test"))
+    return split, kept(split)
 
 
 def sample_sizes(group: Group, split: str) -> list[int]:

@@ -196,6 +196,23 @@ class EvaluateConfig:
     chunk_size: int = MISSING
 
 
+@dataclass
+class AnalyzeConfig:
+    """The configuration of ``ladder_vae.analyze``."""
+
+    run: str | None = None
+    levels: list[int] | None = None
+    show: list[int] | None = None
+    images: int | None = None
+    draws: int = MISSING
+    probe_images: int = MISSING
+    embedded: int = MISSING
+    checkpoint: str = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    classifier_dir: str = MISSING
+
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy},
     "data": {"packaged": Data, "downloaded": DownloadedData, "file": FileData},
@@ -210,7 +227,7 @@ def known_keys() -> list[str]:
     nested = {"objective": ObjectiveConfig, "trainer": TrainerConfig, "callbacks": Callbacks}
     nodes = [*nested.items(), *((group, node) for group, types in SCHEMAS.items() for node in types.values())]
     inner = {f"{group}.{f.name}" for group, node in nodes for f in fields(node)}
-    return sorted(inner | {f.name for node in (Config, EvaluateConfig) for f in fields(node)})
+    return sorted(inner | {f.name for node in (Config, EvaluateConfig, AnalyzeConfig) for f in fields(node)})
 
 
 def register() -> None:
@@ -218,6 +235,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="analyze_schema", node=AnalyzeConfig)
     for group, nodes in SCHEMAS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)

@@ -165,11 +165,14 @@ class ImageData(L.LightningDataModule):
 
     def labels(self, name: str) -> Tensor | None:
         """Classes of the images of a split, int64 ``(N,)``, if the source has them."""
-        train, test = self.source.train_labels, self.source.test_labels
-        if train is None or test is None or name == "test":
-            return test if train is not None else None
-        cut = len(train) - self.val_size
-        return train[:cut] if name == "train" else train[cut:]
+        self.setup()
+        if name == "test":
+            return self.source.test_labels
+        labels = self.source.train_labels
+        if labels is None:
+            return None
+        cut = len(labels) - self.val_size
+        return labels[:cut] if name == "train" else labels[cut:]
 
     def examples(self, count: int) -> tuple[str, Tensor]:
         """Binary images to look at while training, float ``(count, C, H, W)``, and the split they are from.

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from ladder_vae import cli, configs, figures, runs
+from ladder_vae import cli, configs, figures, plots, runs
 from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
 from ladder_vae.errors import UserError, warn
 from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
-from ladder_vae.subjects import Subject, choose_device, over_runs
+from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
@@ -92,16 +92,12 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
     directory, path, metrics = plan(subject, settings), subject.run.path, evaluation.metrics
     _draw(directory, subject, evaluation, settings)
     runs.write_metrics(directory, metrics)
-    record = runs.read_record(path)
-    earlier, split = record.metrics, subject.split
-    now = runs.read_checkpoint(runs.checkpoint_path(path, subject.checkpoint))["sha256"]
-    elsewhere = f"the results are in {directory}, not in metrics.json"
-    if subject.checkpoint != "best":
-        warn(elsewhere)
-    elif not record.finished or now != subject.run.checkpoint["sha256"]:
-        warn(f"{path} was trained further meanwhile; {elsewhere}")
-    elif earlier.get(f"{split}/draws", 0) > settings.num_samples:
-        warn(f"metrics.json keeps an evaluation with more draws; {elsewhere}")
+    earlier, split = runs.read_record(path).metrics, subject.split
+    reason = why_not_final(subject)
+    if not reason and earlier.get(f"{split}/draws", 0) > settings.num_samples:
+        reason = "it keeps an evaluation with more draws"
+    if reason:
+        warn(f"the results are in {directory}, not in metrics.json: {reason}")
     else:
         # Of the same draws, bounds for other K add to those that are known; of others, they replace them.
         same = all(earlier.get(name) == metrics[name] for name in (f"{split}/draws", f"{split}/draws_seed"))
@@ -134,10 +130,10 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
         f"bars: error over draws; that over images, {_number(metrics, f'{split}/elbo_stderr', '.2f')} nats, "
         "moves the whole curve"
     )
-    curve = figures.BoundCurve(subject.run.path.name, sizes, bounds, errors)
-    figures.save_bounds(directory / PICTURES[0], [curve], title=title)
+    curve = plots.BoundCurve(subject.run.path.name, sizes, bounds, errors)
+    plots.save_bounds(directory / PICTURES[0], [curve], title=title)
     rates = statistics.unit_rate.mean(0).split(unit_counts(subject.run.model))
-    figures.save_units(directory / PICTURES[1], [rate.numpy() for rate in rates], ACTIVE_KL)
+    plots.save_units(directory / PICTURES[1], [rate.numpy() for rate in rates], ACTIVE_KL)
 
 
 def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:

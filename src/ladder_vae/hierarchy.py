@@ -217,13 +217,11 @@ class Hierarchy(nn.Module, ABC):
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """Standard-normal noise of each level, ``(K, B, *event)``, in the device and dtype of ``like``."""
+        source = generator.device if generator else like.device  # a CPU's draws serve any device
         return [
             torch.randn(
-                (num_samples, batch, *event),
-                generator=generator,
-                device=like.device,
-                dtype=like.dtype,
-            )
+                (num_samples, batch, *event), generator=generator, device=source, dtype=like.dtype
+            ).to(like.device)
             for event in self.event_shapes
         ]
 

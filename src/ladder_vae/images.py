@@ -185,3 +185,8 @@ def _as_labels(array: np.ndarray | None, key: str, count: int, path: Path) -> Te
             f"it is {array.dtype} of shape {array.shape}"
         )
     return torch.from_numpy(array.astype(np.int64))
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Intensities in [0, 1], ``(n, 1, H, W)``, as bytes ``(n, H, W)``."""
+    return (images[:, 0] * 255).round().byte().cpu().numpy()

@@ -51,7 +51,8 @@ def keep_above(code: Sequence[Tensor], level: int, below: Sequence[Tensor] | Non
 
 def resample(code: Sequence[Tensor], *levels: int, generator: torch.Generator | None = None) -> Code:
     """Draw the innovations of ``levels`` anew, from N(0, 1) as the prior has them."""
-    fresh = [torch.randn(e.shape, generator=generator, dtype=e.dtype, device=e.device) for e in code]
+    source = generator.device if generator else code[0].device
+    fresh = [torch.randn(e.shape, generator=generator, dtype=e.dtype, device=source).to(e) for e in code]
     return swap(code, fresh, *levels)
 
 

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae import cli
-from ladder_vae.compare import Group, evaluated, evaluated_split, find_runs, group_runs, left_out
+from ladder_vae.compare import Group, analyzed, evaluated, evaluated_split, find_runs, group_runs, left_out
 from ladder_vae.errors import UserError
+from ladder_vae.page import Table as PageTable
 from ladder_vae.report_figures import write_figures
 from ladder_vae.runs import Record, class_name, flat, is_run, level_keys
 from ladder_vae.tables import COLUMNS, Cells, difference_rows, noise_line, tables
@@ -51,15 +52,18 @@ def write_markdown(
     if groups:
         lines += [_shared_settings(groups), "", READING, ""]
         for cells in tables(groups):
-            lines += [*_markdown_table(*cells), ""]
+            lines += [PageTable(*cells).markdown(), ""]
         split = evaluated_split(groups)
         if evaluated(groups, split):
             count = split.removeprefix("test_")
             where = "all test images" if split == "test" else f"{count} test images, evenly spaced"
             lines += [f"Bounds and units are of {where}. {READING_BOUNDS}", ""]
+        split, kept = analyzed(groups)
+        if kept:
+            lines += [READING_LEVELS, ""]
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
-            lines += [*_markdown_table(headings, rows), "", noise_line(groups), ""]
+            lines += [PageTable(headings, rows).markdown(), "", noise_line(groups), ""]
     else:
         lines += ["No run has finished.", ""]
     if missing:
@@ -71,9 +75,9 @@ def write_markdown(
 
 
 READING = (
-    "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the image. "
-    "MSE and SSIM hold one reconstruction of each image (the decoder's mean) against the binarized image. "
-    "± is the standard deviation over seeds."
+    "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the "
+    "image. MSE and SSIM hold one reconstruction of each image (the decoder's mean) against the binarized "
+    "image. ± is the standard deviation over seeds."
 )
 
 READING_BOUNDS = (
@@ -86,9 +90,13 @@ READING_BOUNDS = (
 )
 
 
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    ruler = ["---", *["---:"] * (len(headings) - 1)]
-    return ["| " + " | ".join(row) + " |" for row in (headings, ruler, *rows)]
+READING_LEVELS = (
+    "Of each level: its rate; how often a linear probe names the class from its posterior mean, and from "
+    "its innovation (z - μp) / σp in one posterior sample; how far a pixel of a reconstruction moves, and "
+    "how often a classifier names another class, when the innovation of this level alone is drawn anew. ± "
+    "is the standard deviation over seeds; `python -m ladder_vae.analyze` explains and draws all this for "
+    "each run."
+)
 
 
 SHARED = {  # setting: its name in a sentence

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ladder_vae import figures
-from ladder_vae.compare import Group, evaluated, evaluated_split, sample_sizes
-from ladder_vae.runs import read_images
-from ladder_vae.tables import depth_columns
+from ladder_vae import figures, plots
+from ladder_vae.compare import Group, analyzed, evaluated, evaluated_split, sample_sizes
+from ladder_vae.runs import LEVELS, read_images
+from ladder_vae.tables import LEVEL_COLUMNS, depth_columns
 
 UNITS = {
     "active_units": "with a rate above 0.01 nats",
@@ -20,11 +20,11 @@ UNITS = {
 def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Draw what the runs allow. Returns file names with captions, in reading order."""
 
-    def series(metric: str) -> list[figures.Series]:
+    def series(metric: str) -> list[plots.Series]:
         names = list(dict.fromkeys(group.series for group in groups))
         members = {name: [g for g in groups if g.series == name and g.values(metric)] for name in names}
         return [
-            figures.Series(
+            plots.Series(
                 name,
                 [g.depth for g in gs],
                 [g.mean(metric) for g in gs],
@@ -36,11 +36,11 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
 
     drawn = []
     panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
-    figures.save_against_depth(directory / "against_depth.png", panels)
+    plots.save_against_depth(directory / "against_depth.png", panels)
     drawn.append(
         ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
     )
-    figures.save_by_level(
+    plots.save_by_level(
         directory / "rates.png",
         {_short(g, groups): g.by_level("test/rate") for g in groups},
         label="rate (nats)",
@@ -48,6 +48,7 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
     )
     drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
     drawn += _write_evaluated(directory, groups)
+    drawn += _write_analyzed(directory, groups)
 
     pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
     if pictured:
@@ -84,13 +85,13 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
         names = [f"{split}/log_px/K={k}" for k in sizes]
         values = [group.mean(name) for name in names]
         spreads = [_spread(group, name) for name in names]
-        curves.append(figures.BoundCurve(_short(group, groups), sizes, values, spreads))
+        curves.append(plots.BoundCurve(_short(group, groups), sizes, values, spreads))
     images = "all test images" if split == "test" else f"{split.removeprefix('test_')} test images"
     title = f"Importance-weighted bounds, {images}\nbars: standard deviation over seeds"
-    figures.save_bounds(directory / "log_px.png", curves, title=title)
+    plots.save_bounds(directory / "log_px.png", curves, title=title)
     drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
     for metric, what in UNITS.items():
-        figures.save_by_level(
+        plots.save_by_level(
             directory / f"{metric}.png",
             {_short(g, groups): g.by_level(f"{split}/{metric}") for g in kept},
             label="active units",
@@ -98,6 +99,26 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
         )
         drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
     return drawn
+
+
+def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """The figures of each level, of the groups whose levels were analyzed, if any."""
+    split, kept = analyzed(groups)
+    panels: dict[str, list[plots.Estimate]] = {}
+    for metric, heading, factor, _ in LEVEL_COLUMNS:
+        for group in kept:
+            for level in range(group.depth, 0, -1):
+                name = f"{split}/{LEVELS}/{metric}/z{level}"
+                if group.values(name):
+                    value, spread = factor * group.mean(name), factor * _spread(group, name)
+                    bar = plots.Estimate(f"{_short(group, groups)}: z{level}", value, spread)
+                    panels.setdefault(heading, []).append(bar)
+    if not panels:
+        return []
+    images = "all test images" if split == "test" else f"{split.removeprefix('test_')} test images"
+    title = f"What each level holds, {images}; bars: standard deviation over seeds"
+    plots.save_estimates(directory / "levels.png", panels, title=title)
+    return [("levels.png", "What each level holds: read off by a probe, and changed when it is drawn anew")]
 
 
 def _short(group: Group, groups: Sequence[Group]) -> str:

@@ -5,9 +5,10 @@ checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
 status.json                running, finished, interrupted or failed, and why
 metrics.json               the final numbers by name; written when the run has finished, refined by evaluation
 evaluation/                what ``ladder_vae.evaluate`` found, image by image
+analysis.html              and analysis.md: what each level encodes, by ``ladder_vae.analyze``
 images.npz                 test images, their reconstructions, prior samples
-figures/                   the same as pictures
-events.out.tfevents.*      TensorBoard
+figures/                   the same as pictures; those of an analysis in levels/
+events.out.tfevents.*      TensorBoard; projector_config.pbtxt and <step>/ are of its projector
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ import yaml
 import ladder_vae.models
 from ladder_vae.errors import UserError, one_line
 from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.images import to_bytes
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
 PLAN = "jobs.json"  # of a sweep, beside its runs
+LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
 MODELS_PREFIX = "ladder_vae.models."
 
 
@@ -130,7 +133,7 @@ def write_metrics(path: Path, metrics: dict[str, float]) -> None:
 
 def write_images(path: Path, **images: torch.Tensor) -> None:
     """Write ``images.npz``: intensities in [0, 1], ``(n, C, H, W)``, as bytes ``(n, H, W)``."""
-    arrays: dict[str, Any] = {name: (x[:, 0] * 255).round().byte().numpy() for name, x in images.items()}
+    arrays: dict[str, Any] = {name: to_bytes(x) for name, x in images.items()}
     np.savez_compressed(path / IMAGES, **arrays)
 
 

@@ -88,6 +88,17 @@ def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subj
     return Subject(run, data, checkpoint, images)
 
 
+def why_not_final(subject: Subject) -> str:
+    """Why results do not belong into ``metrics.json``; empty if they do."""
+    path = subject.run.path
+    if subject.checkpoint != "best":
+        return f"they are of {subject.checkpoint}.ckpt"
+    now = runs.read_checkpoint(runs.checkpoint_path(path, "best"))["sha256"]
+    if not runs.read_record(path).finished or now != subject.run.checkpoint["sha256"]:
+        return f"{path} was trained further meanwhile"
+    return ""
+
+
 def over_runs(root: Path, checkpoint: str, images: int | None, work: Callable[[Subject, str], None]) -> str:
     """Call ``work`` for the run, or for each run of the folder that can be used, with a name to show.
 

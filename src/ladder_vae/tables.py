@@ -6,7 +6,16 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from ladder_vae.compare import Group, comparable, evaluated, evaluated_split, sample_sizes, seed_noise
+from ladder_vae.compare import (
+    Group,
+    analyzed,
+    comparable,
+    evaluated,
+    evaluated_split,
+    sample_sizes,
+    seed_noise,
+)
+from ladder_vae.runs import LEVELS
 
 # metric, heading, format; each is also plotted against depth
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -25,6 +34,15 @@ UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("active_units", "active units (KL)", ".1f"),
     ("active_units_var", "active units (variance)", ".1f"),
     ("variance_ratio", "σ²q / σ²p", ".2f"),
+)
+
+# of runs whose levels were analyzed: metric (by level), heading, factor, format
+LEVEL_COLUMNS: tuple[tuple[str, str, float, str], ...] = (
+    ("rate", "rate (nats)", 1, ".2f"),
+    ("probe_mean", "probe on mean (%)", 100, ".1f"),
+    ("probe_innovation", "probe on innovation (%)", 100, ".1f"),
+    ("pixel_change", "pixel change", 1, ".4f"),
+    ("class_change", "changed class (%)", 100, ".1f"),
 )
 
 Columns = Sequence[tuple[str, str, str]]
@@ -83,6 +101,21 @@ def unit_rows(groups: Sequence[Group], split: str) -> Cells:
     return ["model", "levels", "runs", *headings], rows
 
 
+def level_rows(groups: Sequence[Group], split: str) -> Cells:
+    """Headings and cells: a row a group and level, the top first; mean ± standard deviation over seeds."""
+    columns = [c for c in LEVEL_COLUMNS if any(g.values(f"{split}/{LEVELS}/{c[0]}/z1") for g in groups)]
+    rows = []
+    for group in groups:
+        for level in range(group.depth, 0, -1):
+            cells = [group.series, str(group.depth), str(len(group.runs)), f"z{level}"]
+            for metric, _, factor, form in columns:
+                name = f"{split}/{LEVELS}/{metric}/z{level}"
+                std = "" if len(group.runs) < 2 else f" ± {format(factor * group.std(name), form)}"
+                cells.append(_short(factor * group.mean(name), form) + std)
+            rows.append(cells)
+    return ["model", "levels", "runs", "level", *(heading for _, heading, *_ in columns)], rows
+
+
 def _short(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form).removesuffix(".0")
 
@@ -93,6 +126,9 @@ def tables(groups: Sequence[Group]) -> list[Cells]:
     split = evaluated_split(groups)
     if kept := evaluated(groups, split):
         shown += [table_rows(kept, bound_columns(kept, split)), unit_rows(kept, split)]
+    split, kept = analyzed(groups)
+    if kept:
+        shown.append(level_rows(kept, split))
     return shown
 
 

@@ -1,0 +1,263 @@
+"""Analyze a run: figures first, then pictures, then a page of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ladder_vae import pictures, plots, words
+from ladder_vae.classifier import trained_classifier
+from ladder_vae.data import MNIST
+from ladder_vae.errors import UserError
+from ladder_vae.levels import Readings, level_metrics, measure_influence, probe_levels, read_levels
+from ladder_vae.page import Picture, Section, write_html, write_markdown
+from ladder_vae.subjects import Subject
+
+MAX_LEVELS = 8  # that are drawn, unless they are named
+MAX_SHOWN = 12  # images a row
+LEAST_POINTS = 10  # in a plane
+PICTURES = Path("figures") / "levels"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn, and how much is measured.
+
+    Args:
+        levels: Indices of the levels to draw; None: all, of many those with the highest rates.
+        show: Indices of the test images in the pictures; None: the first of each class.
+        draws: An image, when a level is drawn anew.
+        probe_images: Training images that probes are fitted on.
+        embedded: Test images in the plane.
+        seed: Of all draws.
+        classifier_dir: Keeps the judge.
+    """
+
+    levels: tuple[int, ...] | None
+    show: tuple[int, ...] | None
+    draws: int
+    probe_images: int
+    embedded: int
+    seed: int
+    classifier_dir: Path
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Args:
+        figures: See :func:`~ladder_vae.levels.level_metrics`.
+        readings: Of the test images.
+        labels: Their classes, ``(N,)``, or None.
+    """
+
+    figures: dict[str, float]
+    readings: Readings
+    labels: Tensor | None
+
+
+def check(subject: Subject, settings: Settings) -> None:
+    """Raises UserError if a level or an image is named that the run does not have."""
+    depth, total = subject.run.model.num_layers, len(subject.data.split("test"))
+    for level in settings.levels or ():
+        if not 0 <= level < depth:
+            has = "one level, z1" if depth == 1 else f"the levels 1 to {depth}"
+            raise UserError(f"levels names {level + 1}, but {subject.run.path} has {has}")
+    for index in settings.show or ():
+        if not 0 <= index < total:
+            raise UserError(
+                f"show names test image {index}, but {subject.run.path} has images 0 to {total - 1}"
+            )
+
+
+def analyze(
+    subject: Subject, settings: Settings, device: torch.device, on_step: Callable[[str], None]
+) -> Analysis:
+    """Measure what each level holds.
+
+    Args:
+        on_step: Told what comes next.
+
+    Raises:
+        UserError: If the judge cannot be kept.
+    """
+    model, data, index = subject.run.model.to(device), subject.data, subject.indices
+    train = _spaced(len(data.split("train")), settings.probe_images)
+    judge = trained_classifier(data, settings.classifier_dir, on_step)
+    on_step(f"inferring {len(index):,} test and {len(train):,} training images")
+    tested = read_levels(model, data, "test", index, settings.seed)
+    trained = read_levels(model, data, "train", train, settings.seed)
+    on_step("fitting linear probes")
+    probes = probe_levels(data, train, trained, index, tested)
+    on_step("drawing each level anew")
+    influence = measure_influence(model, data, index, judge, settings.draws, settings.seed)
+    labels = data.labels("test")
+    return Analysis(
+        level_metrics(tested, influence, probes, judge, settings.draws),
+        tested,
+        None if labels is None else labels[list(index)],
+    )
+
+
+def write(
+    subject: Subject, analysis: Analysis, settings: Settings, on_step: Callable[[str], None]
+) -> list[Path]:
+    """Draw, and write ``analysis.html`` and ``analysis.md`` into the run directory.
+
+    Returns:
+        The files of the pictures.
+
+    Raises:
+        UserError: If the run directory cannot be written.
+    """
+    run, directory = subject.run, subject.run.path / PICTURES
+    levels = chosen_levels(analysis.readings, settings.levels)
+    try:
+        on_step("drawing pictures")
+        sections = _sections(subject, analysis, settings, levels, directory, on_step)
+        depth = run.model.num_layers
+        each, kind = "each" if depth > 1 else "the", type(run.model).__name__
+        title = f"What {each} level of a {depth}-level {kind} encodes"
+        write_markdown(run.path / "analysis.md", title, sections, PICTURES.as_posix())
+        write_html(run.path / "analysis.html", title, sections, directory)
+    except OSError as error:
+        raise UserError(f"{error.filename or run.path} cannot be written ({error.strerror})") from None
+    return [directory / picture.file for section in sections for picture in section.pictures]
+
+
+def chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:
+    """Indices of the levels to draw, ascending."""
+    if named is not None:
+        return sorted(set(named))
+    rates = readings.rates.mean(0)
+    return sorted(rates.argsort(descending=True)[:MAX_LEVELS].tolist())
+
+
+def _sections(
+    subject: Subject,
+    analysis: Analysis,
+    settings: Settings,
+    levels: Sequence[int],
+    directory: Path,
+    on_step: Callable[[str], None],
+) -> list[Section]:
+    model, data, readings = subject.run.model, subject.data, analysis.readings
+    noun = "digit" if isinstance(data, MNIST) else "class"
+    shown = list(settings.show) if settings.show else _examples(data.labels("test"), len(data.split("test")))
+    x = data.binary("test", shown).to(next(model.parameters()).device)
+    gallery = pictures.open_gallery(model, x, settings.seed, directory)
+
+    units, depth = readings.unit_rates, model.num_layers
+    sections = [
+        Section(
+            "At a glance",
+            [words.headline(analysis.figures, depth, noun)],
+            None,
+            [pictures.glance(gallery, levels)],
+        ),
+        Section(
+            "The figures",
+            words.describe(analysis.figures, units, noun, model.closed_form_rates),
+            words.numbers(analysis.figures, units, noun),
+            [_chart(directory, analysis, noun)],
+        ),
+        Section(
+            "All levels",
+            pictures=[
+                pictures.fewer_levels(gallery, levels),
+                *([] if len(shown) < 2 else [pictures.interpolated(gallery, levels)]),
+            ],
+        ),
+    ]
+    points = _spaced(len(readings.rates), settings.embedded)
+    for level in reversed(levels):
+        drawn = [
+            pictures.resampled(gallery, level),
+            pictures.swapped(gallery, level),
+            pictures.traversed(gallery, level, units[level]),
+            pictures.heated(gallery, level),
+        ]
+        paragraphs = []
+        if len(points) >= LEAST_POINTS:
+            on_step(f"embedding z{level + 1}")
+            drawn.append(pictures.embedded(gallery, level, readings, analysis.labels, points))
+        else:
+            paragraphs.append(f"{len(points)} test images are too few for an embedding.")
+        sections.append(Section(f"Level z{level + 1}", paragraphs, None, drawn))
+    return [*sections, _method(subject, analysis, settings, levels)]
+
+
+def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
+    """The table as bars."""
+    figures, depth = analysis.figures, len(analysis.readings.means)
+    levels = {f"z{level}": f"z{level}" for level in range(depth, 0, -1)}
+    drawn = {"all": "all levels", "posterior": "same posterior"}
+    probed = {"probe_pixels": "pixels", "probe_none": "commonest"}
+    kinds: list[tuple[str, str, float, dict[str, str]]] = [
+        ("rate", "rate (nats)", 1, {}),
+        ("pixel_change", "drawn anew: pixel change", 1, drawn),
+        ("class_change", f"drawn anew: changed {noun}s (%)", 100, drawn),
+        ("probe_mean", f"{noun} read off the posterior mean (%)", 100, probed),
+        ("probe_innovation", f"{noun} read off the innovation (%)", 100, probed),
+    ]
+    panels = {}
+    for kind, label, scale, references in kinds:
+        names = {f"{kind}/{z}": z for z in levels}
+        names |= {n if "/" in n or n in figures else f"{kind}/{n}": of for n, of in references.items()}
+        found = [
+            plots.Estimate(of, scale * figures[n], scale * figures.get(f"{n}_stderr", 0.0), of not in levels)
+            for n, of in names.items()
+            if n in figures
+        ]
+        if found:
+            panels[label] = found
+    title = (
+        f"{int(figures['images']):,} test images, {int(figures['draws'])} draws each; bars: standard error"
+    )
+    plots.save_estimates(directory / "numbers.png", panels, title=title)
+    caption = (
+        "The table above as bars, the top level first. Gray: all levels drawn anew at once, and "
+        "another sample of the same posterior; a probe on the image itself, and always naming the "
+        "commonest class."
+    )
+    return Picture("numbers.png", "The figures of each level", caption)
+
+
+def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Sequence[int]) -> Section:
+    """How all this was made, and what was left out."""
+    run, depth = subject.run, subject.run.model.num_layers
+    paragraphs = [
+        f"A {type(run.model).__name__} of {depth} level{'s' if depth > 1 else ''}, z1 next to the image, "
+        f"z{depth} at the top; {subject.checkpoint}.ckpt of {run.path}, data "
+        f"{type(subject.data).__name__}.",
+        "The innovation of a level is e = (z - μp) / σp, what it adds to what the levels above expect. "
+        "All manipulations change the innovation of one level, keep those of the others, and recompute "
+        "every latent from the top down: in a hierarchy where each level sees the next one only, a "
+        "changed latent above z1 would move no pixel while the latents below it are held.",
+        f"Numbers are of {int(analysis.figures['images']):,} images of the test split, levels drawn anew "
+        f"{settings.draws} times each; probes are logistic regressions fitted on up to "
+        f"{settings.probe_images:,} training images; seed {settings.seed}. Errors are standard errors over "
+        "test images; that the probes and the judging classifier would come out differently from other "
+        "training images is not in them.",
+    ]
+    if len(levels) < depth:
+        paragraphs.append(f"Drawn are {', '.join(f'z{level + 1}' for level in levels)} of {depth} levels.")
+    return Section("How it was made", paragraphs, words.sleeping_units(analysis.readings.unit_rates))
+
+
+def _examples(labels: Tensor | None, total: int) -> list[int]:
+    """Indices of the first test image of each class, or of the first ones."""
+    if labels is None:
+        return list(range(min(10, total)))
+    return [int((labels == c).nonzero()[0, 0]) for c in labels.unique()][:10]
+
+
+def _spaced(total: int, count: int) -> list[int]:
+    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]

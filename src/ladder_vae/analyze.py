@@ -1,0 +1,119 @@
+"""See what each level encodes: ``python -m ladder_vae.analyze run=<dir>``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from ladder_vae import cli, configs, figures, runs, words
+from ladder_vae.analysis import MAX_SHOWN, Analysis, Settings, analyze, check, write
+from ladder_vae.errors import UserError, warn
+from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
+
+PROJECTOR = "projector_config.pbtxt"  # TensorBoard's, to which every embedding is appended
+LEAST = {"draws": 1, "probe_images": 1, "embedded": 1, "seed": 0}
+
+
+def run(cfg: DictConfig) -> None:
+    """Check everything, then analyze run after run."""
+    cli.check_settings(cfg, configs.AnalyzeConfig, LEAST)
+    for name in ("levels", "show"):
+        if cfg[name] is not None and not cfg[name]:
+            raise UserError(f"{name}=[] names none; leave it out, or name some: '{name}=[1,2]'")
+    if cfg.show is not None and len(cfg.show) > MAX_SHOWN:
+        raise UserError(f"show names {len(cfg.show)} images; pictures have room for {MAX_SHOWN}")
+    settings = Settings(
+        levels=None if cfg.levels is None else tuple(level - 1 for level in cfg.levels),
+        show=None if cfg.show is None else tuple(cfg.show),
+        draws=cfg.draws,
+        probe_images=cfg.probe_images,
+        embedded=cfg.embedded,
+        seed=cfg.seed,
+        classifier_dir=Path(cfg.classifier_dir).expanduser(),
+    )
+    device = choose_device(cfg.device)
+    pages = []
+
+    def work(subject: Subject, name: str) -> None:
+        def on_step(what: str) -> None:
+            print(f"{name}: {what}", file=sys.stderr, flush=True)
+
+        check(subject, settings)
+        analysis = analyze(subject, settings, device, on_step)
+        drawn = write(subject, analysis, settings, on_step)
+        _print(subject, analysis)
+        _record(subject, analysis, drawn, on_step)
+        pages.append(subject.run.path / "analysis.html")
+
+    failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work)
+    for page in pages:
+        print(page)
+    if failed:
+        raise UserError(f"{failed} could not be analyzed")
+
+
+def _print(subject: Subject, analysis: Analysis) -> None:
+    cells = words.numbers(analysis.figures, analysis.readings.unit_rates, "class")
+    table = Table(
+        *cells.headings, title=f"{subject.run.path}: {int(analysis.figures['images']):,} test images"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in cells.rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140).print(table, markup=False)
+
+
+def _record(subject: Subject, analysis: Analysis, drawn: list[Path], on_step) -> None:
+    """Figures into ``metrics.json``, if they belong there; everything to TensorBoard."""
+    path = subject.run.path
+    if reason := why_not_final(subject):
+        warn(f"the figures are in {path / 'analysis.md'}, not in metrics.json: {reason}")
+        return
+    prefix = f"{subject.split}/{runs.LEVELS}/"
+    metrics = {prefix + name: value for name, value in analysis.figures.items()}
+    earlier = runs.read_record(path).metrics
+    kept = {name: value for name, value in earlier.items() if not name.startswith(prefix)}
+    runs.write_metrics(path, kept | metrics)
+    if subject.run.config.get("logger"):
+        on_step("writing to TensorBoard")
+        _show_in_tensorboard(subject, analysis, metrics, drawn)
+
+
+def _show_in_tensorboard(
+    subject: Subject, analysis: Analysis, metrics: dict[str, float], drawn: list[Path]
+) -> None:
+    path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
+    (path / PROJECTOR).unlink(missing_ok=True)
+    x = 1 - subject.data.binary("test", subject.indices)  # dark on light, to be told from the background
+    labels = None if analysis.labels is None else analysis.labels.tolist()
+    with SummaryWriter(str(path)) as writer:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        for picture in drawn:
+            writer.add_image(f"{runs.LEVELS}/{picture.stem}", figures.read(picture), step, dataformats="HWC")
+        for level, means in enumerate(analysis.readings.means, start=1):
+            # three decimals: the file is text, and the picture needs no more
+            coordinates = torch.round(means.double(), decimals=3)
+            writer.add_embedding(coordinates, metadata=labels, label_img=x, global_step=step, tag=f"z{level}")
+
+
+def main() -> None:
+    """Entry point."""
+    configs.register()
+    cli.run(_checked)
+
+
+def _checked() -> None:
+    for cfg in cli.compose("analyze"):
+        run(cfg)
+
+
+if __name__ == "__main__":
+    main()
