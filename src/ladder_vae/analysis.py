@@ -84,7 +84,7 @@ def analyze(
         on_step: Told what comes next.
 
     Raises:
-        UserError: If the judge cannot be kept.
+        UserError: If the judge cannot be kept, or the model has diverged.
     """
     model, data, index = subject.run.model.to(device), subject.data, subject.indices
     train = _spaced(len(data.split("train")), settings.probe_images)
@@ -92,16 +92,23 @@ def analyze(
     on_step(f"inferring {len(index):,} test and {len(train):,} training images")
     tested = read_levels(model, data, "test", index, settings.seed)
     trained = read_levels(model, data, "train", train, settings.seed)
+    _check_finite(subject, tested.rates, *tested.means, *tested.innovations, *trained.innovations)
     on_step("fitting linear probes")
     probes = probe_levels(data, train, trained, index, tested)
     on_step("drawing each level anew")
     influence = measure_influence(model, data, index, judge, settings.draws, settings.seed)
+    _check_finite(subject, influence.pixels)
     labels = data.labels("test")
     return Analysis(
         level_metrics(tested, influence, probes, judge, settings.draws),
         tested,
         None if labels is None else labels[list(index)],
     )
+
+
+def _check_finite(subject: Subject, *values: Tensor) -> None:
+    if not all(value.isfinite().all() for value in values):
+        raise UserError(f"what {subject.run.path} infers is not finite; the model has diverged")
 
 
 def write(

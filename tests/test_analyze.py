@@ -1,0 +1,245 @@
+"""``python -m ladder_vae.analyze`` as a user meets it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import events, tiny
+from test_errors import only_line
+
+from ladder_vae import analyze as entry
+from ladder_vae import classifier
+from ladder_vae.runs import read_record
+
+QUICK = ["classifier_dir=judge", "draws=1"]
+THREE = ["model.num_layers=3", "model.latent_sizes=[4,3,2]", "model.hidden_sizes=[16,8,8]"]
+
+
+@pytest.fixture
+def analyze(command):
+    def call(*args):
+        return command("analyze", *QUICK, *args)
+
+    return call
+
+
+def test_the_whole_journey(train, analyze):
+    run = train(*THREE)
+    before = json.loads((run / "metrics.json").read_text())
+    code, out, err = analyze(f"run={run}")
+    assert code == 0, err
+    assert out.splitlines()[-1] == f"{run}/analysis.html"
+    pictures = {p.stem for p in (run / "figures/levels").iterdir()}
+    kinds = ("resample", "swap", "traverse", "temperature", "embedding")
+    of_levels = {f"{kind}_z{n}" for kind in kinds for n in (1, 2, 3)}
+    assert pictures == of_levels | {"glance", "numbers", "fewer_levels", "interpolate"}
+    page, text = (run / "analysis.html").read_text(), (run / "analysis.md").read_text()
+    for picture in pictures:
+        assert f"(figures/levels/{picture}.png)" in text
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert "24 images of the test split" in text
+
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {k: v for k, v in metrics.items() if "/levels/" not in k} == before
+    found = {k.removeprefix("test/levels/"): v for k, v in metrics.items() if "/levels/" in k}
+    for n in (1, 2, 3):
+        for kind in ("rate", "probe_mean", "probe_innovation", "pixel_change", "class_change"):
+            assert f"{kind}/z{n}" in found
+            assert f"{kind}/z{n}_stderr" in found
+    assert {"class_kept", "judge_accuracy", "probe_pixels", "pixel_change/all", "images"} <= found.keys()
+
+    seen = events(run)
+    assert {f"levels/{picture}" for picture in pictures} <= set(seen.Tags()["images"])
+    assert seen.Scalars("test/levels/rate/z2")[-1].value == pytest.approx(found["rate/z2"])
+    projector = (run / "projector_config.pbtxt").read_text()
+    assert [f"{n}:" in projector for n in ("z1", "z2", "z3")] == [True] * 3
+    (tensors,) = run.glob("*/z1/tensors.tsv")
+    assert np.loadtxt(tensors).shape == (24, 4)
+
+    # again: the same figures, no second judge, no second embedding
+    assert "training the classifier" in err
+    _, _, err = analyze(f"run={run}")
+    assert "training the classifier" not in err
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert (run / "projector_config.pbtxt").read_text() == projector
+
+
+def test_a_folder_of_runs_and_its_report(train, analyze, command):
+    for seed in (1, 2):
+        train(f"seed={seed}", "logger=none", run_dir=f"sweep/{seed}")
+    code, out, err = analyze("run=sweep", "levels=[1]")
+    assert code == 0, err
+    assert out.splitlines()[-2:] == ["sweep/1/analysis.html", "sweep/2/analysis.html"]
+    assert not list(Path("sweep").rglob("*z2.png"))
+    assert not list(Path("sweep").rglob("projector_config.pbtxt"))  # trained without a logger
+    code, out, err = command("report", "sweep")
+    assert code == 0, err
+    text = Path("sweep/report.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| LadderVAE | 2 | 2 | z2 |")]
+    rates = [read_record(Path(f"sweep/{n}")).metrics["test/levels/rate/z2"] for n in (1, 2)]
+    assert f"{np.mean(rates):.2f} ± {np.std(rates, ddof=1):.2f}" in row
+    assert "![What each level holds" in text
+    assert Path("sweep/figures/levels.png").exists()
+    assert "test/levels/rate/z2" in Path("sweep/report.csv").read_text()
+
+
+def test_part_of_the_images_has_names_of_its_own(train, analyze):
+    run = train("logger=none")
+    code, _, err = analyze(f"run={run}", "images=12", "show=[3,17]", "levels=[2]")
+    assert code == 0, err
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_12/levels/images"] == 12
+    assert not any(name.startswith("test/levels/") for name in metrics)
+
+
+def test_one_level(train, analyze):
+    run = train("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", "logger=none")
+    code, _, err = analyze(f"run={run}")
+    assert code == 0, err
+    assert "With a single level" in (run / "analysis.md").read_text()
+
+
+@pytest.mark.parametrize("labels", ["none", "one"])
+def test_questions_that_make_no_sense_are_said_in_the_page(command, analyze, workdir, npz, labels):
+    arrays = dict(np.load(npz))
+    y = {name: arrays.pop(name) for name in ("y_train", "y_test")}
+    if labels == "one":
+        arrays |= {name: np.zeros_like(values) for name, values in y.items()}
+    arrays["x_test"], count = arrays["x_test"][:1], 1
+    if labels == "one":
+        arrays["y_test"] = arrays["y_test"][:count]
+    np.savez("plain.npz", **arrays)
+    settings = [s for s in tiny(npz) if not s.startswith("data.path")]
+    code, _, err = command("train", *settings, "data.path=plain.npz", "logger=none", "run_dir=run")
+    assert code == 0, err
+    code, _, err = analyze("run=run")
+    assert code == 0, err
+    text = Path("run/analysis.md").read_text()
+    assert "no classes, or all the same" in text
+    assert "1 test images are too few for an embedding" in text
+    assert not Path("judge").exists()
+    assert not Path("run/figures/levels/interpolate.png").exists()
+
+
+def test_an_unfinished_run_on_request(train, analyze):
+    run = train("logger=none")
+    (run / "status.json").write_text('{"status": "interrupted", "message": ""}')
+    _, _, err = analyze(f"run={run}")
+    assert "checkpoint=last" in only_line(err)
+    before = (run / "metrics.json").read_bytes()
+    code, _, err = analyze(f"run={run}", "checkpoint=last")
+    assert code == 0, err
+    assert "not in metrics.json: they are of last.ckpt" in err
+    assert (run / "metrics.json").read_bytes() == before
+    assert (run / "analysis.html").exists()
+
+
+BAD = {
+    "levels=[4]": "levels names 4, but run has the levels 1 to 2",
+    "levels=[0]": "levels names 0, but run has the levels 1 to 2",
+    "levels=[]": "levels=[] names none",
+    "levels=top": "levels",
+    "show=[24]": "show names test image 24, but run has images 0 to 23",
+    "show=[-1]": "show names test image -1",
+    "show=[]": "show=[] names none",
+    "show=[0,1,2,3,4,5,6,7,8,9,10,11,12]": "show names 13 images; pictures have room for 12",
+    "images=24": "images=24 must be from 1 to 23",
+    "draws=0": "draws=0 must be at least 1",
+    "probe_images=0": "probe_images=0 must be at least 1",
+    "embedded=0": "embedded=0 must be at least 1",
+    "seed=-1": "seed=-1 must be at least 0",
+    "checkpoint=first": "checkpoint=first is unknown",
+    "device=tpu": "device=tpu is not here",
+    "level=[1]": "did you mean levels?",
+    "+nonsense=1": "there is no setting nonsense",
+    "run=nowhere": "nowhere is not a directory",
+    "run=run/figures": "holds no run",
+    "run=": "run=<dir> is missing",
+    "--multirun": "run= takes a folder of runs",
+    "classifier_dir=run/config.yaml/x": "classifier_dir=run/config.yaml/x cannot be written",
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def run_copy(kept, train, workdir):
+    """A run that is trained once for all bad arguments."""
+    if not (kept / "run").exists():
+        shutil.copytree(train("logger=none"), kept / "run")
+    elif not Path("run").exists():
+        shutil.copytree(kept / "run", "run")
+    return Path("run")
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_bad_arguments(command, run_copy, argument):
+    before = sorted(run_copy.rglob("*"))
+    code, _, err = command("analyze", "run=run", "draws=1", "classifier_dir=judge", argument)
+    assert code == 1
+    assert BAD[argument] in only_line(err)
+    assert sorted(run_copy.rglob("*")) == before
+
+
+@pytest.mark.parametrize("weights", ["decoder.1.bias", "rungs.0.prior_net", "evidence.1.bias"])
+def test_a_diverged_model_is_named(run_copy, analyze, weights):
+    best = run_copy / "checkpoints/best.ckpt"
+    saved = torch.load(best, weights_only=True)
+    state = saved["state_dict"]
+    name = next(key for key in state if key.startswith("model.") and weights in key)
+    state[name].fill_(float("nan"))
+    best.unlink()
+    torch.save(saved, best)
+    code, _, err = analyze(f"run={run_copy}")
+    assert code == 1
+    assert "not finite" in only_line(err)
+    assert not (run_copy / "analysis.html").exists()
+
+
+def test_a_run_that_fails_does_not_take_the_others_along(train, analyze):
+    for name in ("a", "b"):
+        train("logger=none", run_dir=f"sweep/{name}")
+    shutil.rmtree("sweep/a/figures")
+    Path("sweep/a/figures").touch()
+    code, out, err = analyze("run=sweep", "levels=[1]")
+    assert code == 1
+    assert out.splitlines()[-1] == "sweep/b/analysis.html"
+    assert "warning: sweep/a: " in err
+    assert "1 of 2 runs could not be analyzed" in only_line(err)
+
+
+def test_new_weights_while_it_worked_stay_out_of_the_record(run_copy, analyze, monkeypatch):
+    before, write = (run_copy / "metrics.json").read_bytes(), entry.write
+
+    def trained_meanwhile(*args):
+        best = run_copy / "checkpoints/best.ckpt"
+        saved = torch.load(best, weights_only=True)
+        torch.save(saved | {"epoch": 99}, best)
+        return write(*args)
+
+    monkeypatch.setattr(entry, "write", trained_meanwhile)
+    code, _, err = analyze(f"run={run_copy}", "levels=[1]")
+    assert code == 0, err
+    assert "trained further meanwhile" in err
+    assert (run_copy / "metrics.json").read_bytes() == before
+
+
+def test_more_levels_than_a_page_holds(train, analyze):
+    run = train("model.num_layers=9", "model.latent_sizes=null", "model.hidden_sizes=null", "logger=none")
+    code, _, err = analyze(f"run={run}", "show=[0]", "embedded=5")
+    assert code == 0, err
+    drawn = list((run / "figures/levels").glob("resample_z*.png"))
+    assert len(drawn) == 8
+    assert "of 9 levels" in (run / "analysis.md").read_text()
+
+
+def test_the_version_of_the_judge_is_in_its_name(analyze, run_copy):
+    analyze(f"run={run_copy}", "levels=[1]")
+    (file,) = Path("judge").iterdir()
+    assert file.name.startswith(f"classifier_{classifier.VERSION}_")

@@ -1,0 +1,117 @@
+"""Sentences follow from figures: made-up figures of which the right sentence is known."""
+
+import pytest
+import torch
+
+from ladder_vae.words import describe, headline, numbers, sleeping_units
+
+
+def figures(changes, pixels=None, probes=True, **more):
+    """Of as many levels as ``changes`` has, z_1 first."""
+    depth = len(changes)
+    pixels = pixels or [0.05] * depth
+    found = {"images": 100, "draws": 4, "judge_accuracy": 0.99, "judge_accuracy_stderr": 0.001}
+    found |= {"class_change/all": 0.9, "class_change/posterior": 0.02}
+    found |= {"pixel_change/all": 0.16, "pixel_change/posterior": 0.03}
+    for level, (change, pixel) in enumerate(zip(changes, pixels, strict=True), start=1):
+        found |= {f"class_change/z{level}": change, f"pixel_change/z{level}": pixel, f"rate/z{level}": 2.0}
+        if probes:
+            found |= {f"probe_mean/z{level}": 0.9, f"probe_innovation/z{level}": change}
+    if probes:
+        found |= {"probe_pixels": 0.89, "probe_none": 0.11}
+    return found | more
+
+
+def units(*awake, of=4):
+    """Rates of ``of`` units a level, of which so many are awake."""
+    return [torch.tensor([1.0] * n + [0.001] * (of - n)) for n in awake]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pixels", "expected"),
+    [
+        ([0.1, 0.3, 0.8], None, "z3 decides the digit; z2 has a say in it; z1 changes stroke and style."),
+        (
+            [0.8, 0.1, 0.0],
+            [0.1, 0.05, 0.001],
+            "z1 decides the digit; z2 changes stroke and style; z3 changes nothing to speak of.",
+        ),
+        ([0.5, 0.5], None, "z2 and z1 decide the digit."),
+        ([0.2, 0.3, 0.4], None, "No level decides the digit alone; z3, z2 and z1 have a say in it."),
+        ([0.0, 0.0], [0.0, 0.0], "No level decides the digit alone; z2 and z1 change nothing to speak of."),
+    ],
+)
+def test_headline(changes, pixels, expected):
+    assert headline(figures(changes, pixels), len(changes), "digit") == expected
+
+
+def test_what_holds_for_a_class_that_is_no_digit():
+    text = headline(figures([0.1, 0.8]), 2, "class")
+    assert text == "z2 decides the class; z1 changes looks."
+
+
+def test_without_classes_only_pixels_are_spoken_of():
+    found = {k: v for k, v in figures([0.1, 0.8], [0.02, 0.1], probes=False).items() if "class" not in k}
+    text = headline(found, 2, "class")
+    assert "z2 0.100 and z1 0.020" in text
+    assert "decide" not in text
+    (paragraph,) = describe(found, units(4, 4), "class", True)
+    assert "no classes" in paragraph
+    assert "changed class" not in numbers(found, units(4, 4), "class").headings
+
+
+def test_one_level_has_nothing_to_be_held_against():
+    assert "single level" in headline(figures([0.9]), 1, "digit")
+    assert describe(figures([0.9]), units(4), "digit", True) == []
+
+
+def test_dead_levels_are_named_with_remedies():
+    found = figures([0.8, 0.1, 0.0], [0.1, 0.05, 0.0])
+    text = describe(found, units(4, 3, 0), "digit", True)[-1]
+    assert "z3 is asleep" in text
+    assert "drawing it anew changes nothing, either" in text
+    assert "objective.beta_warmup_epochs" in text
+    assert "objective.free_bits" in text
+    assert "1 of 4 in z2" in text
+    bottom_up = describe(found, units(4, 3, 0), "digit", False)[-1]
+    assert "free_bits" not in bottom_up  # it refuses them
+    assert "no divergence" in bottom_up
+
+
+def test_a_rate_of_zero_is_not_no_influence():
+    text = describe(figures([0.1, 0.8]), units(4, 0), "digit", True)[-1]
+    assert "z2 is asleep" in text
+    assert "but drawing it anew moves a pixel by 0.050" in text
+
+
+def test_all_awake_needs_no_word():
+    assert len(describe(figures([0.1, 0.8]), units(4, 4), "digit", True)) == 2
+
+
+def test_a_unit_far_below_zero_is_awake():
+    """Possible bottom-up, below the top."""
+    rates = [torch.tensor([-0.5, 0.001]), torch.tensor([1.0, 2.0])]
+    assert "1 of 2 in z1" in describe(figures([0.1, 0.8]), rates, "digit", False)[-1]
+    assert sleeping_units(rates).rows == [["z2", "0", "none"], ["z1", "1", "1"]]
+
+
+def test_contains_and_adds():
+    found = figures([0.1, 0.8]) | {"probe_mean/z1": 0.95, "probe_mean/z2": 0.84}
+    _, text, *_ = describe(found, units(4, 4), "digit", True)
+    assert "z1 contains no less of it than the top" in text
+    assert "most in z2" in text
+    found |= {"probe_mean/z1": 0.5}
+    assert "contains no less" not in describe(found, units(4, 4), "digit", True)[1]
+
+
+def test_numbers_hold_all_figures_with_their_errors():
+    found = figures([0.1, 0.8]) | {"class_change/z2_stderr": 0.004, "rate/z2_stderr": 0.01}
+    table = numbers(found, units(3, 4), "digit")
+    top = dict(zip(table.headings, table.rows[0], strict=True))
+    assert top[""] == "z2"
+    assert top["rate (nats)"] == "2.00 ± 0.01"
+    assert top["active units"] == "4 of 4"
+    assert top["changed digit"] == "80.0 ± 0.4 %"
+    assert {row[0] for row in table.rows} >= {"z1", "all levels", "same posterior", "the pixels"}
+    assert "99.0 ± 0.1 %" in table.note  # of the judge
+    assert all(len(row) == len(table.headings) for row in table.rows)
