@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def _show_in_tensorboard(
 ) -> None:
     path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
     (path / PROJECTOR).unlink(missing_ok=True)
+    for earlier in path.glob("*/z*/tensors.tsv"):
+        shutil.rmtree(earlier.parent)
     x = 1 - subject.data.binary("test", subject.indices)  # dark on light, to be told from the background
     labels = None if analysis.labels is None else analysis.labels.tolist()
     with SummaryWriter(str(path)) as writer:

@@ -125,6 +125,7 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     ]
     keys = sorted({key for s in settings for key in s})
     differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
+    differing = [key for key in differing if not _goes_without_saying(key, finished)]
     by_seed: dict[str, dict[tuple, Record]] = {}
     distinguishing: dict[str, dict[str, Any]] = {}
     for record, s in zip(finished, settings, strict=True):
@@ -134,6 +135,13 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
         by_seed.setdefault(repr(mine), {})[seeds] = record
     groups = [Group(distinguishing[key], list(runs.values())) for key, runs in by_seed.items()]
     return sorted(groups, key=lambda g: (g.series, g.depth))
+
+
+def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:
+    """Whether runs differ in a model's setting only in that some of their models do not have it."""
+    section, _, name = key.partition(".")
+    values = [repr(r.config["model"][name]) for r in records if name in r.config["model"]]
+    return section == "model" and len(values) < len(records) and len(set(values)) == 1
 
 
 def left_out(

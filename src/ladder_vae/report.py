@@ -152,8 +152,11 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
 def _print(groups: Sequence[Group], missing: Sequence[tuple[Path, str]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)  # a file has room for every column
     if groups:
-        for cells in tables(groups):
-            _print_turned(console, cells)
+        for headings, rows in tables(groups):
+            if len(rows) < len(headings):
+                _print_turned(console, (headings, rows))
+            else:
+                _print_table(console, headings, rows)
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
             _print_table(console, headings, rows)

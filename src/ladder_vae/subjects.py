@@ -46,7 +46,7 @@ class Subject:
         return "test" if self.images is None else f"test_{self.images}"
 
 
-def load_subject(path: Path, checkpoint: str, images: int | None = None) -> Subject:
+def load_subject(path: str | Path, checkpoint: str, images: int | None = None) -> Subject:
     """Rebuild a run's model and its data.
 
     Like :func:`~ladder_vae.runs.load_run` it builds only classes of this package; a data set that is

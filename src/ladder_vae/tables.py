@@ -110,8 +110,12 @@ def level_rows(groups: Sequence[Group], split: str) -> Cells:
             cells = [group.series, str(group.depth), str(len(group.runs)), f"z{level}"]
             for metric, _, factor, form in columns:
                 name = f"{split}/{LEVELS}/{metric}/z{level}"
-                std = "" if len(group.runs) < 2 else f" ± {format(factor * group.std(name), form)}"
-                cells.append(_short(factor * group.mean(name), form) + std)
+                if not group.values(name):
+                    cells.append("–")
+                    continue
+                varies = len(group.values(name)) > 1
+                std = f" ± {format(factor * group.std(name), form)}" if varies else ""
+                cells.append(format(factor * group.mean(name), form) + std)
             rows.append(cells)
     return ["model", "levels", "runs", "level", *(heading for _, heading, *_ in columns)], rows
 
