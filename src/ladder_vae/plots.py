@@ -182,12 +182,14 @@ class Estimate:
         value: The figure.
         error: Its standard error.
         reference: Whether it is there to compare the others with.
+        shade: Number of its color.
     """
 
     label: str
     value: float
     error: float
     reference: bool = False
+    shade: int = 0
 
 
 def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, title: str) -> None:
@@ -209,13 +211,13 @@ def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, titl
             range(len(values)),
             values,
             xerr=[estimate.error for estimate in estimates],
-            color=["silver" if estimate.reference else "tab:blue" for estimate in estimates],
+            color=["silver" if e.reference else f"C{e.shade}" for e in estimates],
             capsize=2,
         )
-        limit = max(*(abs(value) for value in values), 1e-9)
-        for i, value in enumerate(values):
-            ax.text(max(value, 0) + 0.04 * limit, i, f"{value:.3g}", va="center", fontsize=8)
-        ax.set_xlim(min(0, *values), 1.22 * limit)
+        limit = max(*(abs(e.value) + e.error for e in estimates), 1e-9)
+        for i, e in enumerate(estimates):
+            ax.text(max(e.value + e.error, 0) + 0.03 * limit, i, f"{e.value:.3g}", va="center", fontsize=8)
+        ax.set_xlim(min(0, *values), 1.25 * limit)
         ax.set_yticks(range(len(values)), [estimate.label for estimate in estimates], fontsize=9)
         ax.invert_yaxis()
         ax.set_xlabel(label, fontsize=9)
@@ -253,7 +255,7 @@ def save_embedding(
         centers = {name: np.median(points[classes == name], axis=0) for name in names}
         apart = np.std(list(centers.values()), axis=0).mean() if names else 0.0
         for name, center in centers.items():
-            if apart > 0.3 * points.std(axis=0).mean():  # else the names would lie on top of each other
+            if apart > 0.4 * points.std(axis=0).mean():  # else the names would lie on top of each other
                 ax.text(*center, str(name), ha="center", va="center", fontweight="bold", fontsize=11)
         ax.set_title(label, fontsize=10)
         ax.set_xticks([])

@@ -111,7 +111,7 @@ def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str,
                 name = f"{split}/{LEVELS}/{metric}/z{level}"
                 if group.values(name):
                     value, spread = factor * group.mean(name), factor * _spread(group, name)
-                    bar = plots.Estimate(f"{_short(group, groups)}: z{level}", value, spread)
+                    bar = plots.Estimate(f"{_short(group, groups)}: z{level}", value, spread, shade=level - 1)
                     panels.setdefault(heading, []).append(bar)
     if not panels:
         return []

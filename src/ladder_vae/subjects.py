@@ -73,7 +73,7 @@ def load_subject(path: str | Path, checkpoint: str, images: int | None = None) -
         raise UserError(
             f"{path}: its config.yaml names data that cannot be built ({one_line(error)})"
         ) from None
-    data.check_trained_on(run.checkpoint, path)
+    data.check_trained_on(run.checkpoint, run.path)
     shape = list(data.image_shape)
     if run.config["model"].get("input_shape") != shape:
         raise UserError(

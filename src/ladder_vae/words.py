@@ -142,8 +142,8 @@ def _influence(figures: Figures, depth: int, noun: str) -> str:
         f"of the model: {_share(figures, 'class_change/all')} and {figures['pixel_change/all']:.3f}. Another "
         f"sample of the same posterior: {_share(figures, 'class_change/posterior')} and "
         f"{figures['pixel_change/posterior']:.3f}, what the model leaves open when it knows the image. A "
-        f"level is said to decide the {noun} from {DECIDES:.0%} of what all levels do, to have a say in it "
-        f"from {HAS_A_SAY:.0%}."
+        f"level is said to decide the {noun} from {100 * DECIDES:.0f} % of what all levels do, to have a say "
+        f"in it from {100 * HAS_A_SAY:.0f} %."
     )
 
 
