@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ladder_vae import pictures, plots, words
+from ladder_vae import level_tables, pictures, plots, words
 from ladder_vae.classifier import trained_classifier
 from ladder_vae.data import MNIST
 from ladder_vae.errors import UserError
-from ladder_vae.levels import Readings, level_metrics, measure_influence, probe_levels, read_levels
+from ladder_vae.influence import measure_influence
+from ladder_vae.levels import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.page import Picture, Section, write_html, write_markdown
 from ladder_vae.subjects import Subject
 
 MAX_LEVELS = 8  # that are drawn, unless they are named
-MAX_SHOWN = 12  # images a row
+SHOWN, MAX_SHOWN = 10, 12  # images a row
 LEAST_POINTS = 10  # in a plane
 PICTURES = Path("figures") / "levels"
 
@@ -86,18 +87,21 @@ def analyze(
     Raises:
         UserError: If the judge cannot be kept, or the model has diverged.
     """
-    model, data, index = subject.run.model.to(device), subject.data, subject.indices
+    data, index = subject.data, subject.indices
+    model = subject.run.model.to(device)
     train = _spaced(len(data.split("train")), settings.probe_images)
     judge = trained_classifier(data, settings.classifier_dir, on_step)
     on_step(f"inferring {len(index):,} test and {len(train):,} training images")
     tested = read_levels(model, data, "test", index, settings.seed)
     trained = read_levels(model, data, "train", train, settings.seed)
-    _check_finite(subject, tested.rates, *tested.means, *tested.innovations, *trained.innovations)
+    _check_finite(subject, tested.rates)
+    for readings in (tested, trained):
+        _check_finite(subject, *readings.means, *readings.samples, *readings.innovations)
     on_step("fitting linear probes")
     probes = probe_levels(data, train, trained, index, tested)
     on_step("drawing each level anew")
     influence = measure_influence(model, data, index, judge, settings.draws, settings.seed)
-    _check_finite(subject, influence.pixels)
+    _check_finite(subject, *influence.changes.values())
     labels = data.labels("test")
     return Analysis(
         level_metrics(tested, influence, probes, judge, settings.draws),
@@ -126,6 +130,8 @@ def write(
     levels = chosen_levels(analysis.readings, settings.levels)
     try:
         on_step("drawing pictures")
+        for earlier in directory.glob("*.png"):  # of other levels, maybe
+            earlier.unlink()
         sections = _sections(subject, analysis, settings, levels, directory, on_step)
         depth = run.model.num_layers
         each, kind = "each" if depth > 1 else "the", type(run.model).__name__
@@ -155,7 +161,7 @@ def _sections(
 ) -> list[Section]:
     model, data, readings = subject.run.model, subject.data, analysis.readings
     noun = "digit" if isinstance(data, MNIST) else "class"
-    shown = list(settings.show) if settings.show else _examples(data.labels("test"), len(data.split("test")))
+    shown = list(settings.show) if settings.show else data.gallery(SHOWN)
     x = data.binary("test", shown).to(next(model.parameters()).device)
     gallery = pictures.open_gallery(model, x, settings.seed, directory)
 
@@ -170,11 +176,12 @@ def _sections(
         Section(
             "The figures",
             words.describe(analysis.figures, units, noun, model.closed_form_rates),
-            words.numbers(analysis.figures, units, noun),
+            level_tables.numbers(analysis.figures, units, noun),
             [_chart(directory, analysis, noun)],
         ),
         Section(
             "All levels",
+            ["A single image is shown; there is none to interpolate with."] if len(shown) < 2 else [],
             pictures=[
                 pictures.fewer_levels(gallery, levels),
                 *([] if len(shown) < 2 else [pictures.interpolated(gallery, levels)]),
@@ -202,24 +209,33 @@ def _sections(
 def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
     """The table as bars."""
     figures, depth = analysis.figures, len(analysis.readings.means)
-    levels = {f"z{level}": f"z{level}" for level in range(depth, 0, -1)}
-    drawn = {"all": "all levels", "posterior": "same posterior"}
-    probed = {"probe_pixels": "pixels", "probe_none": "commonest"}
-    kinds: list[tuple[str, str, float, dict[str, str]]] = [
-        ("rate", "rate (nats)", 1, {}),
-        ("pixel_change", "drawn anew: pixel change", 1, drawn),
-        ("class_change", f"drawn anew: changed {noun}s (%)", 100, drawn),
-        ("probe_mean", f"{noun} read off the posterior mean (%)", 100, probed),
-        ("probe_innovation", f"{noun} read off the innovation (%)", 100, probed),
+    kinds: list[tuple[str, str, float, tuple[str, ...]]] = [
+        ("rate", "rate (nats)", 1, ()),
+        ("pixel_change", "drawn anew: pixel change", 1, ("all", "posterior")),
+        ("ink_change", "drawn anew: ink change (%)", 100, ("all", "posterior")),
+        ("slant_change", "drawn anew: slant change (degrees)", 1, ("all", "posterior")),
+        ("class_change", f"drawn anew: changed {noun}s (%)", 100, ("all", "posterior")),
+        ("probe_mean", f"{noun} read off the posterior mean (%)", 100, ("probe_pixels", "probe_none")),
+        ("probe_sample", f"{noun} read off a sample (%)", 100, ("probe_pixels", "probe_none")),
+        ("probe_innovation", f"{noun} read off its innovation (%)", 100, ("probe_pixels", "probe_none")),
     ]
     panels = {}
     for kind, label, scale, references in kinds:
-        names = {f"{kind}/{z}": z for z in levels}
-        names |= {n if "/" in n or n in figures else f"{kind}/{n}": of for n, of in references.items()}
+        bars = {f"{kind}/z{level}": (f"z{level}", level) for level in range(depth, 0, -1)}
+        bars |= {
+            place if place in figures else f"{kind}/{place}": (level_tables.REFERENCES[place], 0)
+            for place in references
+        }
         found = [
-            plots.Estimate(of, scale * figures[n], scale * figures.get(f"{n}_stderr", 0.0), of not in levels)
-            for n, of in names.items()
-            if n in figures
+            plots.Estimate(
+                of.format(noun=noun),
+                scale * figures[name],
+                scale * figures.get(f"{name}_stderr", 0.0),
+                reference=level == 0,
+                shade=max(level - 1, 0),
+            )
+            for name, (of, level) in bars.items()
+            if name in figures
         ]
         if found:
             panels[label] = found
@@ -227,11 +243,7 @@ def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
         f"{int(figures['images']):,} test images, {int(figures['draws'])} draws each; bars: standard error"
     )
     plots.save_estimates(directory / "numbers.png", panels, title=title)
-    caption = (
-        "The table above as bars, the top level first. Gray: all levels drawn anew at once, and "
-        "another sample of the same posterior; a probe on the image itself, and always naming the "
-        "commonest class."
-    )
+    caption = "The table as bars, the top level first. Gray is what to hold the levels against."
     return Picture("numbers.png", "The figures of each level", caption)
 
 
@@ -254,14 +266,7 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
     ]
     if len(levels) < depth:
         paragraphs.append(f"Drawn are {', '.join(f'z{level + 1}' for level in levels)} of {depth} levels.")
-    return Section("How it was made", paragraphs, words.sleeping_units(analysis.readings.unit_rates))
-
-
-def _examples(labels: Tensor | None, total: int) -> list[int]:
-    """Indices of the first test image of each class, or of the first ones."""
-    if labels is None:
-        return list(range(min(10, total)))
-    return [int((labels == c).nonzero()[0, 0]) for c in labels.unique()][:10]
+    return Section("How it was made", paragraphs, level_tables.sleeping_units(analysis.readings.unit_rates))
 
 
 def _spaced(total: int, count: int) -> list[int]:

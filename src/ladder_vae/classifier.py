@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from ladder_vae.errors import UserError, one_line
 from ladder_vae.randomness import stream_seed
 
 VERSION = 1  # of the network and its training; another one makes nothing of what was kept
-EPOCHS = 4
+EPOCHS, LEAST_STEPS = 4, 300
 BATCH = 256
 LEARNING_RATE = 2e-3
 CHUNK = 1000  # images a forward pass
@@ -41,7 +43,8 @@ class Classifier:
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """The class of each image, ``(n,)``."""
-        found = [self.net(chunk).argmax(1) for chunk in images.split(CHUNK)]
+        net = self.net.to(images.device)
+        found = [net(chunk).argmax(1) for chunk in images.split(CHUNK)]
         return self.classes.to(images.device)[torch.cat(found)]
 
 
@@ -68,27 +71,42 @@ def trained_classifier(
     classes = train.unique()
     if len(classes) < 2:
         return None
+    labels = hashlib.sha256(train.numpy().tobytes() + test.numpy().tobytes()).hexdigest()
+    path = directory / f"classifier_{VERSION}_{data.fingerprint[:12]}_{labels[:12]}.pt"
+    kept = _read(path, data.image_shape, classes, len(test))
+    if kept is not None:
+        return kept
     net = _network(data.image_shape, len(classes))
-    path = directory / f"classifier_{VERSION}_{data.fingerprint[:16]}.pt"
-    try:
-        kept = torch.load(path, weights_only=True)
-        net.load_state_dict(kept["weights"])
-        return Classifier(net.eval(), classes, float(kept["accuracy"]), len(test))
-    except Exception:  # missing, or damaged in whatever way: it is trained again
-        pass
+    _write(path, {})  # whether it can be kept is to be known before it is trained
     announce(f"training the classifier that judges images, once, for {path}")
     _train(net, data, torch.searchsorted(classes, train))
     classifier = Classifier(net.eval(), classes, 0.0, len(test))
     right = classifier.predict(_expected(data, data.source.test)) == test
     accuracy = float(right.double().mean())
-    part = path.with_name(f"{path.name}.{os.getpid()}")
+    _write(path, {"weights": net.state_dict(), "accuracy": accuracy})
+    return Classifier(net, classes, accuracy, len(test))
+
+
+def _read(
+    path: Path, image_shape: tuple[int, int, int], classes: Tensor, test_images: int
+) -> Classifier | None:
+    net = _network(image_shape, len(classes))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        torch.save({"weights": net.state_dict(), "accuracy": accuracy}, part)
+        kept = torch.load(path, weights_only=True)
+        net.load_state_dict(kept["weights"])
+        return Classifier(net.eval(), classes, float(kept["accuracy"]), test_images)
+    except Exception:  # missing, or damaged in whatever way: it is trained again
+        return None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"classifier_dir={directory} cannot be written ({one_line(error)})") from None
-    return Classifier(net, classes, accuracy, len(test))
+        raise UserError(f"classifier_dir={path.parent} cannot be written ({one_line(error)})") from None
 
 
 def _network(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
@@ -112,11 +130,13 @@ def _network(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
 def _train(net: nn.Module, data: ImageData, targets: Tensor) -> None:
     images = _expected(data, data.source.train)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    steps = EPOCHS * -(-len(images) // BATCH)
+    batches = -(-len(images) // BATCH)
+    epochs = max(EPOCHS, -(-LEAST_STEPS // batches))  # few images are seen more often
+    steps = epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(stream_seed(0, "classifier", "order"))
     net.train()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for index in torch.randperm(len(images), generator=generator).split(BATCH):
             optimizer.zero_grad()
             F.cross_entropy(net(images[index]), targets[index]).backward()

@@ -174,6 +174,12 @@ class ImageData(L.LightningDataModule):
         cut = len(labels) - self.val_size
         return labels[:cut] if name == "train" else labels[cut:]
 
+    def gallery(self, count: int) -> list[int]:
+        """Indices of at most ``count`` test images: the first of each class, then the first of all."""
+        total, labels = len(self.split("test")), self.labels("test")
+        firsts = [] if labels is None else [int((labels == c).nonzero()[0, 0]) for c in labels.unique()]
+        return list(dict.fromkeys([*firsts, *range(min(count, total))]))[:count]
+
     def examples(self, count: int) -> tuple[str, Tensor]:
         """Binary images to look at while training, float ``(count, C, H, W)``, and the split they are from.
 

@@ -202,12 +202,15 @@ class Hierarchy(nn.Module, ABC):
             if not 0 <= level < self.num_layers:
                 raise ValueError(f"level {level} does not exist: levels are 0 to {self.num_layers - 1}")
         like = next(self.parameters())
-        fresh = [e[0] for e in self.draw_noise(1, n, like=like, generator=generator)]
+        missing = any(level not in hold and level not in noise for level in range(self.num_layers))
+        # all levels or none, so that holding one does not change what is drawn for another
+        fresh = self.draw_noise(1, n, like=like, generator=generator) if missing else []
 
         def choose(level: int, state: Any, p: Gaussian) -> Tensor:
             if level in hold:
                 return hold[level]
-            return p.mean + temperature.get(level, 1.0) * p.std * noise.get(level, fresh[level])
+            e = noise[level] if level in noise else fresh[level][0]
+            return p.mean + temperature.get(level, 1.0) * p.std * e
 
         params, walked = self._walk(choose, like)
         z, p = zip(*walked, strict=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jinja2
 
+from ladder_vae.runs import write_text
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -84,7 +86,7 @@ def write_markdown(path: Path, title: str, sections: Sequence[Section], pictures
                 f"![{picture.title}]({pictures}/{picture.file})",
                 f"*{picture.title}.* {picture.caption}",
             ]
-    path.write_text("\n\n".join(parts) + "\n")
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
 def write_html(path: Path, title: str, sections: Sequence[Section], pictures: Path) -> None:
@@ -93,7 +95,7 @@ def write_html(path: Path, title: str, sections: Sequence[Section], pictures: Pa
     Args:
         pictures: Folder of the pictures.
     """
-    template = (resources.files("ladder_vae") / "assets" / "page.html").read_text()
+    template = (resources.files("ladder_vae") / "assets" / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["embedded"] = lambda file: base64.b64encode((pictures / file).read_bytes()).decode()
-    path.write_text(environment.from_string(template).render(title=title, sections=sections))
+    write_text(path, environment.from_string(template).render(title=title, sections=sections))

@@ -112,8 +112,9 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
     for lowest in [level + 1 for level in levels]:
         kept = f"{name(lowest)} to {name(depth - 1)} kept" if lowest < depth - 1 else f"{name(lowest)} kept"
         kept = "nothing kept" if lowest == depth else kept
-        rows[f"{kept}, prior's mean below"] = gallery.render(keep_above(gallery.code, lowest))
-        rows[f"{kept}, drawn below"] = gallery.render(keep_above(gallery.code, lowest, drawn))
+        below = "" if lowest == depth else " below"
+        rows[f"{kept}, prior's mean{below}"] = gallery.render(keep_above(gallery.code, lowest))
+        rows[f"{kept}, drawn{below}"] = gallery.render(keep_above(gallery.code, lowest, drawn))
     figures.save_strips(
         gallery.directory / "fewer_levels.png",
         rows,
@@ -121,10 +122,9 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
         title="Reconstructed from ever fewer levels",
     )
     caption = (
-        "From the top down, the levels that are kept have the innovations of the test image above; "
-        "the levels below them are at the prior's mean, given what is above, or drawn from that "
-        "prior. Where nothing is kept, the first row is one and the same image, and the second holds "
-        "samples of the model."
+        "Levels that are kept have the innovations inferred from the test image in the top row. Those "
+        "below them are set to the mean of their prior, or drawn from it. In the last two rows "
+        "nothing is kept: one image, always the same, and samples of the model."
     )
     return Picture("fewer_levels.png", "Reconstructed from ever fewer levels", caption)
 
@@ -176,7 +176,7 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
     """The units of the level with the highest rate, one after the other."""
     values = torch.linspace(-TRAVERSE_TO, TRAVERSE_TO, TRAVERSE_STEPS)
     units = unit_rates.argsort(descending=True)[:TRAVERSED_UNITS].tolist()
-    shown = range(min(TRAVERSED_IMAGES, len(gallery.x)))
+    shown = range(len(gallery.x))[2::3][:TRAVERSED_IMAGES] or range(1)
     rows, file = {}, f"traverse_{name(level)}.png"
     blank = np.full((1, *gallery.x.shape[2:]), 255, np.uint8)
     for unit in units:
@@ -192,10 +192,11 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
         title=f"Units of {name(level)}, innovation from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}",
         headings=([*(f"{value:+.0f}" if value else "0" for value in values.tolist()), ""] * len(shown))[:-1],
     )
+    second = "; right, of another" if len(shown) > 1 else ""
     caption = (
         f"The {len(units)} units of {name(level)} with the highest rate, counted from 0. The "
         f"innovation of that unit alone goes from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}; all else "
-        "is that of one test image, left, and of another, right."
+        f"is that of one test image{second}. A single unit of a lower level changes little."
     )
     return Picture(file, f"Traverse {name(level)}", caption)
 
@@ -214,12 +215,12 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
         rows,
         columns=INTERPOLATION_STEPS,
         title="From one image to another, in one level at a time",
-        headings=["A", *[""] * (INTERPOLATION_STEPS - 2), "B"],
+        headings=["A", *[""] * (INTERPOLATION_STEPS - 2), "B's level"],
     )
     caption = (
-        "Each row starts at the reconstruction of an image A. The innovation of one level goes over "
-        "to that of an image B along an arc, the others stay A's; in the last block all go over, and "
-        "the row ends at B's reconstruction."
+        "Each row starts at the reconstruction of an image A. The innovation of the levels named goes "
+        "over to that of an image B along an arc; the others stay A's, so that only the last block "
+        "ends at B's reconstruction."
     )
     return Picture("interpolate.png", "Interpolate in one level at a time", caption)
 
@@ -235,12 +236,12 @@ def heated(gallery: Gallery, level: int) -> Picture:
         gallery.directory / file,
         rows,
         columns=SAMPLES,
-        title=f"Samples with the prior of {name(level)} narrowed",
+        title=f"Samples with the prior of {name(level)} narrowed by a factor t",
     )
     caption = (
         "Samples of the model, from the same draws in each row; the standard deviation of the prior "
-        f"of {name(level)} is multiplied by t. With a small t the level is nearly at its mean, and "
-        "what changes down a column is its part."
+        f"of {name(level)} is multiplied by t: the last row is the model itself, the first has the "
+        "level nearly at its mean. What changes down a column is the level's part."
     )
     return Picture(file, f"Temperature of {name(level)}", caption)
 
@@ -264,11 +265,17 @@ def embedded(
         None if classes is None else classes[list(points)].numpy(),
         title=f"{name(level)} of {len(points):,} test images in two dimensions",
     )
+    named = " Colors are classes; a number stands at the median of its points." if classes is not None else ""
+    above = (
+        "at the top, that is the sample itself"
+        if level == len(readings.means) - 1
+        else "what it adds to those above"
+    )
     caption = (
         f"t-SNE (van der Maaten and Hinton 2008) of {name(level)} for {len(points):,} test images, "
-        "evenly spaced over the split; neighbors stay neighbors, distances mean little. Left, the "
-        "posterior mean: all that can be told of the image from this level. Right, the innovation: "
-        "only what this level adds to those above."
+        f"evenly spaced over the split; neighbors stay neighbors, distances mean little.{named} Left, "
+        "the posterior mean, without noise. Right, the innovation of one posterior sample, with its "
+        f"noise; {above}."
     )
     return Picture(file, f"Embedding of {name(level)}", caption)
 
@@ -276,7 +283,12 @@ def embedded(
 def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(30.0, (len(features) - 1) / 3)
     init = "pca" if min(features.shape) >= 2 else "random"
-    tsne = TSNE(init=init, perplexity=perplexity, random_state=seed, n_jobs=torch.get_num_threads())
+    tsne = TSNE(
+        init=init,
+        perplexity=perplexity,
+        random_state=stream_seed(seed, "embedding") % 2**32,
+        n_jobs=torch.get_num_threads(),
+    )
     return tsne.fit_transform(features)
 
 

@@ -91,11 +91,12 @@ READING_BOUNDS = (
 
 
 READING_LEVELS = (
-    "Of each level: its rate; how often a linear probe names the class from its posterior mean, and from "
-    "its innovation (z - μp) / σp in one posterior sample; how far a pixel of a reconstruction moves, and "
-    "how often a classifier names another class, when the innovation of this level alone is drawn anew. ± "
-    "is the standard deviation over seeds; `python -m ladder_vae.analyze` explains and draws all this for "
-    "each run."
+    "Of each level: its rate; how often a linear probe names the class from its posterior mean, from one "
+    "posterior sample z, and from that sample's innovation (z - μp) / σp, what it adds to what the levels "
+    "above expect. Then what becomes of a reconstruction when the innovation of this level alone is drawn "
+    "anew: the change of a pixel, of the amount of ink, of the slant, and how often a classifier names "
+    "another class. ± is the standard deviation over seeds; `python -m ladder_vae.analyze` explains and "
+    "draws all this for each run."
 )
 
 

@@ -103,7 +103,7 @@ def last_checkpoint(path: str | Path) -> Path:
 
 def write_plan(path: Path, jobs: Sequence[str]) -> None:
     """Write what a sweep is going to run: the overrides of each job, in order."""
-    _write_text(path / PLAN, json.dumps(list(jobs), indent=2) + "\n")
+    write_text(path / PLAN, json.dumps(list(jobs), indent=2) + "\n")
 
 
 def not_started(path: Path) -> list[str]:
@@ -118,17 +118,17 @@ def not_started(path: Path) -> list[str]:
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Write ``config.yaml``: plain values only."""
-    _write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
 
 def write_status(path: Path, status: str, message: str = "") -> None:
     """Write ``status.json``."""
-    _write_text(path / STATUS, json.dumps({"status": status, "message": message}) + "\n")
+    write_text(path / STATUS, json.dumps({"status": status, "message": message}) + "\n")
 
 
 def write_metrics(path: Path, metrics: dict[str, float]) -> None:
     """Write ``metrics.json``."""
-    _write_text(path / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_text(path / METRICS, json.dumps(metrics, indent=2) + "\n")
 
 
 def write_images(path: Path, **images: torch.Tensor) -> None:
@@ -263,7 +263,8 @@ def level_keys(metric: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", metric)]
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once, in UTF-8."""
     part = path.with_name(path.name + ".part")  # an interruption leaves the old file whole
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -99,7 +99,13 @@ def why_not_final(subject: Subject) -> str:
     return ""
 
 
-def over_runs(root: Path, checkpoint: str, images: int | None, work: Callable[[Subject, str], None]) -> str:
+def over_runs(
+    root: Path,
+    checkpoint: str,
+    images: int | None,
+    work: Callable[[Subject, str], None],
+    check: Callable[[Subject], None] = lambda subject: None,
+) -> str:
     """Call ``work`` for the run, or for each run of the folder that can be used, with a name to show.
 
     All runs are opened before work on the first starts, and one that fails does not take the others along.
@@ -108,6 +114,7 @@ def over_runs(root: Path, checkpoint: str, images: int | None, work: Callable[[S
         root: A run directory, or a folder of them.
         checkpoint: ``best`` or ``last``.
         images: How many test images, evenly spaced over the split; None: all.
+        check: Raises UserError for a run that ``work`` could not be done on.
 
     Returns:
         How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.
@@ -116,7 +123,7 @@ def over_runs(root: Path, checkpoint: str, images: int | None, work: Callable[[S
     Raises:
         UserError: If the run, or each run in the folder, cannot be used, or ``work`` on the run raised it.
     """
-    paths = _choose_runs(root, checkpoint, images)
+    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images)))
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:
@@ -129,14 +136,14 @@ def over_runs(root: Path, checkpoint: str, images: int | None, work: Callable[[S
     return f"{failed} of {len(paths)} runs" if failed else ""
 
 
-def _choose_runs(root: Path, checkpoint: str, images: int | None) -> list[Path]:
+def _choose_runs(root: Path, check: Callable[[Path], None]) -> list[Path]:
     if runs.is_run(root):
-        _check(root, checkpoint, images)
+        check(root)
         return [root]
     chosen = []
     for record in find_runs([root]):
         try:
-            _check(record.path, checkpoint, images)
+            check(record.path)
             chosen.append(record.path)
         except UserError as error:
             warn(f"left out: {error}")
@@ -145,7 +152,7 @@ def _choose_runs(root: Path, checkpoint: str, images: int | None) -> list[Path]:
     return chosen
 
 
-def _check(path: Path, checkpoint: str, images: int | None) -> None:
+def _open(path: Path, checkpoint: str, images: int | None) -> Subject:
     record = runs.read_record(path)
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
@@ -154,9 +161,10 @@ def _check(path: Path, checkpoint: str, images: int | None) -> None:
             f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
             "checkpoint=last"
         )
-    load_subject(path, checkpoint, images)
+    subject = load_subject(path, checkpoint, images)
     if not record.finished:
         warn(f"{state}; these are no final numbers")
+    return subject
 
 
 def choose_device(name: str) -> torch.device:

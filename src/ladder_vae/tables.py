@@ -39,9 +39,12 @@ UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
 # of runs whose levels were analyzed: metric (by level), heading, factor, format
 LEVEL_COLUMNS: tuple[tuple[str, str, float, str], ...] = (
     ("rate", "rate (nats)", 1, ".2f"),
-    ("probe_mean", "probe on mean (%)", 100, ".1f"),
-    ("probe_innovation", "probe on innovation (%)", 100, ".1f"),
+    ("probe_mean", "probe: mean (%)", 100, ".1f"),
+    ("probe_sample", "probe: sample (%)", 100, ".1f"),
+    ("probe_innovation", "probe: innovation (%)", 100, ".1f"),
     ("pixel_change", "pixel change", 1, ".4f"),
+    ("ink_change", "ink change (%)", 100, ".1f"),
+    ("slant_change", "slant change (°)", 1, ".2f"),
     ("class_change", "changed class (%)", 100, ".1f"),
 )
 

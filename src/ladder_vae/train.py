@@ -110,13 +110,8 @@ def _interruptible(trainer: L.Trainer, stage: Any, *args: Any, **kwargs: Any) ->
 
 
 def _draw(assembly: Assembly, path: Path) -> None:
-    """``images.npz`` and ``figures/``: one test image a class where there are classes, and samples."""
-    labels = assembly.data.labels("test")
-    if labels is None:
-        index = torch.arange(min(PICTURED, len(assembly.data.source.test)))
-    else:
-        index = torch.stack([(labels == c).nonzero()[0, 0] for c in labels.unique()])[:PICTURED]
-    x = assembly.data.binary("test", index.tolist()).to(assembly.module.device)
+    """``images.npz`` and ``figures/``: test images of all classes, and samples."""
+    x = assembly.data.binary("test", assembly.data.gallery(PICTURED)).to(assembly.module.device)
     torch.manual_seed(0)  # the same posterior noise for every run: what differs is the model
     originals, reconstructions, samples = draw_pictures(assembly.module.model, x, 2 * PICTURED)
     runs.write_images(path, originals=originals, reconstructions=reconstructions, samples=samples)
