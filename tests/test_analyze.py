@@ -46,7 +46,14 @@ def test_the_whole_journey(train, analyze):
     assert {k: v for k, v in metrics.items() if "/levels/" not in k} == before
     found = {k.removeprefix("test/levels/"): v for k, v in metrics.items() if "/levels/" in k}
     for n in (1, 2, 3):
-        for kind in ("rate", "probe_mean", "probe_innovation", "pixel_change", "class_change"):
+        for kind in (
+            "rate",
+            "probe_mean",
+            "probe_sample",
+            "probe_innovation",
+            "pixel_change",
+            "class_change",
+        ):
             assert f"{kind}/z{n}" in found
             assert f"{kind}/z{n}_stderr" in found
     assert {"class_kept", "judge_accuracy", "probe_pixels", "pixel_change/all", "images"} <= found.keys()
@@ -72,7 +79,9 @@ def test_a_folder_of_runs_and_its_report(train, analyze, command):
         train(f"seed={seed}", "logger=none", run_dir=f"sweep/{seed}")
     code, out, err = analyze("run=sweep", "levels=[1]")
     assert code == 0, err
-    assert out.splitlines()[-2:] == ["sweep/1/analysis.html", "sweep/2/analysis.html"]
+    pages = [line for line in out.splitlines() if line.endswith(".html")]
+    assert pages == ["sweep/1/analysis.html", "sweep/2/analysis.html"]
+    assert out.splitlines()[-1] == pages[-1]
     assert not list(Path("sweep").rglob("*z2.png"))
     assert not list(Path("sweep").rglob("projector_config.pbtxt"))  # trained without a logger
     code, out, err = command("report", "sweep")
@@ -118,7 +127,9 @@ def test_questions_that_make_no_sense_are_said_in_the_page(command, analyze, wor
     code, _, err = analyze("run=run")
     assert code == 0, err
     text = Path("run/analysis.md").read_text()
-    assert "no classes, or all the same" in text
+    assert "There is no judge" in text
+    assert "There are no probes" in text
+    assert "A single image is shown; there is none to interpolate with" in text
     assert "1 test images are too few for an embedding" in text
     assert not Path("judge").exists()
     assert not Path("run/figures/levels/interpolate.png").exists()
@@ -141,11 +152,11 @@ BAD = {
     "levels=[4]": "levels names 4, but run has the levels 1 to 2",
     "levels=[0]": "levels names 0, but run has the levels 1 to 2",
     "levels=[]": "levels=[] names none",
-    "levels=top": "levels",
+    "levels=top": "levels=top: Invalid value assigned",
     "show=[24]": "show names test image 24, but run has images 0 to 23",
     "show=[-1]": "show names test image -1",
     "show=[]": "show=[] names none",
-    "show=[0,1,2,3,4,5,6,7,8,9,10,11,12]": "show names 13 images; pictures have room for 12",
+    "show=[0,1,2,3,4,5,6,7,8,9,10,11,12]": "show names 13 images; a picture has room for 12",
     "images=24": "images=24 must be from 1 to 23",
     "draws=0": "draws=0 must be at least 1",
     "probe_images=0": "probe_images=0 must be at least 1",
@@ -185,6 +196,58 @@ def test_bad_arguments(command, run_copy, argument):
     assert code == 1
     assert BAD[argument] in only_line(err)
     assert sorted(run_copy.rglob("*")) == before
+
+
+def test_fewer_draws_do_not_replace_more(run_copy, analyze):
+    code, _, err = analyze(f"run={run_copy}", "levels=[1]", "draws=3")
+    assert code == 0, err
+    before = (run_copy / "metrics.json").read_bytes()
+    code, _, err = analyze(f"run={run_copy}", "levels=[2]", "draws=2")
+    assert code == 0, err
+    assert "it keeps an analysis with more draws" in err
+    assert (run_copy / "metrics.json").read_bytes() == before
+    # the page and its pictures are of the last analysis alone
+    drawn = {p.name for p in (run_copy / "figures/levels").iterdir()}
+    assert "resample_z2.png" in drawn
+    assert "resample_z1.png" not in drawn
+
+
+def test_a_run_that_a_question_does_not_fit_is_left_out(train, analyze):
+    train("logger=none", run_dir="sweep/two")
+    one = ("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]")
+    train("logger=none", *one, run_dir="sweep/one")
+    code, out, err = analyze("run=sweep", "levels=[2]")
+    assert code == 0, err
+    assert "warning: left out: levels names 2, but sweep/one has one level, z1" in err
+    assert out.splitlines()[-1] == "sweep/two/analysis.html"
+
+
+@pytest.mark.parametrize("shape", [(17, 11), (9, 14)])
+def test_images_of_any_shape_reach_the_projector(command, analyze, workdir, npz, shape):
+    rng, arrays = np.random.default_rng(0), dict(np.load(npz))
+    arrays |= {
+        f"x_{s}": rng.integers(0, 256, (n, *shape), dtype=np.uint8) for s, n in (("train", 40), ("test", 24))
+    }
+    np.savez("shape.npz", **arrays)
+    settings = [s for s in tiny(npz) if not s.startswith("data.path")]
+    code, _, err = command("train", *settings, "data.path=shape.npz", "run_dir=run")
+    assert code == 0, err
+    code, _, err = analyze("run=run", "levels=[1]", "seed=99999999999")
+    assert code == 0, err
+    assert len(list(Path("run").glob("*/z*/sprite.png"))) == 2
+
+
+def test_a_link_in_a_run_leads_nowhere(train, analyze, workdir):
+    """A run that somebody sent must not have anything deleted elsewhere."""
+    (workdir / "mine/z1").mkdir(parents=True)
+    (workdir / "mine/z1/tensors.tsv").write_text("precious")
+    run = train("seed=1")
+    (run / "00099").symlink_to(workdir / "mine")
+    (run / "00098").mkdir()
+    (run / "00098/z1").symlink_to(workdir / "mine/z1")
+    code, _, err = analyze(f"run={run}", "levels=[1]")
+    assert code == 0, err
+    assert (workdir / "mine/z1/tensors.tsv").read_text() == "precious"
 
 
 @pytest.mark.parametrize("weights", ["decoder.1.bias", "rungs.0.prior_net", "evidence.1.bias"])

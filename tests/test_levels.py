@@ -8,10 +8,12 @@ import torch
 from test_hierarchy import MODELS
 from test_manipulate import cut
 
+from ladder_vae import influence as influence_module
 from ladder_vae import levels
 from ladder_vae.classifier import Classifier, trained_classifier
 from ladder_vae.data import Npz
-from ladder_vae.levels import level_metrics, measure_influence, probe_levels, read_levels
+from ladder_vae.influence import Influence, measure_influence, slant
+from ladder_vae.levels import level_metrics, probe_levels, read_levels
 from ladder_vae.models import LadderVAE, TextbookVAE
 from ladder_vae.probes import probe_accuracy
 
@@ -55,6 +57,8 @@ def test_readings_agree_with_the_model(halves):
     for level, (mean, unit_rate) in enumerate(zip(readings.means, readings.unit_rates, strict=True)):
         assert mean.shape == readings.innovations[level].shape == (3, model.event_shapes[level][0])
         torch.testing.assert_close(unit_rate.sum(), readings.rates[:, level].mean())
+    assert torch.equal(readings.samples[2], readings.innovations[2])  # at the top: nothing is above
+    assert not torch.equal(readings.samples[0], readings.innovations[0])
     again = read_levels(model, halves, "test", index, seed=1)
     assert torch.equal(again.innovations[0], readings.innovations[0])
     other = read_levels(model, halves, "test", index, seed=2)
@@ -66,22 +70,23 @@ def test_readings_agree_with_the_model(halves):
 def test_a_level_cut_off_changes_nothing(halves, cls):
     model, index = cut(build(cls), 1), range(20)
     judge = trained_classifier(halves, halves.path.parent)
-    influence = measure_influence(model, halves, index, judge, draws=2, seed=0)
-    assert influence.pixels.shape == influence.classes.shape == (20, 5)
-    for level in (1, 2):  # what z_3 says reaches the image through z_2 alone
-        assert not influence.pixels[:, level].any()
-        assert not influence.classes[:, level].any()
-    assert (influence.pixels[:, 0] > 0).all()
+    changes = measure_influence(model, halves, index, judge, draws=2, seed=0).changes
+    assert set(changes) == {"pixel_change", "ink_change", "slant_change", "class_change"}
+    for name, change in changes.items():
+        assert change.shape == (20, 5)
+        for level in (1, 2):  # what z_3 says reaches the image through z_2 alone
+            assert not change[:, level].any(), name
+    assert (changes["pixel_change"][:, 0] > 0).all()
     # all that is left is z_1: drawn anew with the others or alone, it does as much in the mean
-    alone, together = influence.pixels.mean(0)[[0, 3]].tolist()
+    alone, together = changes["pixel_change"].mean(0)[[0, 3]].tolist()
     assert alone == pytest.approx(together, rel=0.2)
 
 
-def test_influence_is_the_mean_change_of_a_pixel(halves):
-    """One image, one draw, by hand."""
+def test_influence_by_hand(halves):
+    """One image, one draw."""
     model = build(TextbookVAE)
     influence = measure_influence(model, halves, [3], None, draws=1, seed=9)
-    assert influence.classes is None
+    assert "class_change" not in influence.changes
     assert influence.kept is None
     with torch.no_grad():
         generator = torch.Generator().manual_seed(levels.stream_seed(9, "influence"))
@@ -89,24 +94,55 @@ def test_influence_is_the_mean_change_of_a_pixel(halves):
         one, other = (
             model.infer(x, noise=model.draw_noise(1, 1, like=x, generator=generator)) for _ in range(2)
         )
-        base = one.params[0].sigmoid()
-        expected = [(other.params[0].sigmoid() - base).abs().mean()]
+        base, again = one.params[0].sigmoid(), other.params[0].sigmoid()
         code = [(level.z[0] - level.p.mean[0]) / level.p.std[0] for level in one.levels[:2]]
         code.append(one.levels[2].z[0])
         fresh = [torch.randn(e.shape, generator=generator) for e in code]
         changed = model.generate(1, noise={0: fresh[0], 1: code[1], 2: code[2]}).params.sigmoid()
-        expected.append((changed - base).abs().mean())
-    torch.testing.assert_close(influence.pixels[0, [4, 0]], torch.stack(expected), rtol=1e-4, atol=1e-7)
+    for column, image in ((4, again), (0, changed)):
+        expected = {
+            "pixel_change": (image - base).abs().mean(),
+            "ink_change": (image.sum() - base.sum()).abs() / base.sum(),
+            "slant_change": (slant(image) - slant(base)).abs()[0],
+        }
+        for name, value in expected.items():
+            found = influence.changes[name][0, column]
+            torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-5)
 
 
-def test_parts_of_the_images_do_not_matter(halves, monkeypatch):
-    """An image's figures come from its own draws, whatever the size of a pass; all of them are there."""
-    model = build(LadderVAE)
-    whole = measure_influence(model, halves, range(30), None, draws=40, seed=0)
-    monkeypatch.setattr(levels, "CHUNK", 7)
-    parts = measure_influence(model, halves, range(30), None, draws=40, seed=0)
-    assert parts.pixels.shape == whole.pixels.shape
-    torch.testing.assert_close(parts.pixels.mean(0), whole.pixels.mean(0), rtol=0.1, atol=0)
+@pytest.mark.parametrize(("rise", "run"), [(4, 2), (4, -2), (4, 0), (3, 3)])
+def test_slant_of_a_straight_stroke(rise, run):
+    """Whatever its place, and its brightness."""
+    steps = torch.linspace(-1, 1, 9)
+    image = torch.zeros(1, 1, 40, 50)
+    for step in steps:
+        image[0, 0, 20 + round(float(step) * rise * 4), 23 + round(float(step) * run * 4)] = 0.7
+    expected = math.degrees(math.atan2(run, rise))
+    assert slant(image)[0].item() == pytest.approx(expected, abs=0.5)
+    flat = torch.zeros(1, 1, 9, 9)
+    flat[..., 4, :] = 1.0
+    assert slant(torch.cat([flat, torch.ones(1, 1, 9, 9), torch.zeros(1, 1, 9, 9)])).tolist() == [0, 0, 0]
+
+
+def test_more_images_than_a_pass_holds(halves, monkeypatch):
+    """All are there, in order, each beside its own label; the mean is that of one pass up to the draws."""
+    model, judge = build(LadderVAE), trained_classifier(halves, halves.path.parent)
+    whole = measure_influence(model, halves, range(30), judge, draws=40, seed=0)
+    monkeypatch.setattr(influence_module, "CHUNK", 7)
+    parts = measure_influence(model, halves, range(30), judge, draws=40, seed=0)
+    for name in ("pixel_change", "ink_change"):
+        assert parts.changes[name].shape == (30, 5)
+        a, b = parts.changes[name].mean(0), whole.changes[name].mean(0)
+        torch.testing.assert_close(a, b, rtol=0.15, atol=0)
+    # untrained, all reconstructions are alike: the judge names one class, right where that is the label
+    for found in (whole, parts):
+        assert found.kept.shape == (30,)
+        named = {
+            int(label) for label, kept in zip(halves.labels("test"), found.kept, strict=False) if kept > 0.5
+        }
+        assert len(named) == 1
+        expected = halves.labels("test")[:30] == named.pop()
+        assert torch.equal(found.kept > 0.5, expected)
 
 
 def test_probes(halves):
@@ -119,7 +155,10 @@ def test_probes(halves):
     assert probes["probe_pixels"] == 1.0
     common = int(labels[0].mode().values)
     assert probes["probe_none"] == pytest.approx((labels[1] == common).double().mean().item())
-    assert {f"probe_{kind}/z{n}" for kind in ("mean", "innovation") for n in (1, 2, 3)} <= probes.keys()
+    assert {
+        f"probe_{kind}/z{n}" for kind in ("mean", "sample", "innovation") for n in (1, 2, 3)
+    } <= probes.keys()
+    assert probes["probe_sample/z3"] == probes["probe_innovation/z3"]
     noise = np.random.default_rng(1).normal(size=(280, 4))
     y = [label.numpy() for label in labels]
     assert abs(probe_accuracy(noise[:200], y[0], noise[200:], y[1]) - 0.5) < 0.2
@@ -129,26 +168,37 @@ def test_probes(halves):
 
 def test_metrics_and_their_errors():
     torch.manual_seed(0)
-    readings = levels.Readings([], [], [], torch.rand(50, 2))
-    influence = levels.Influence(torch.rand(50, 4), torch.rand(50, 4).round(), torch.rand(50).round())
+    readings = levels.Readings([], [], [], [], torch.rand(50, 2))
+    changes = {"pixel_change": torch.rand(50, 4), "class_change": torch.rand(50, 4).round()}
+    influence = Influence(changes, torch.rand(50).round())
     judge = Classifier(torch.nn.Identity(), torch.arange(2), accuracy=0.9, test_images=100)
     metrics = level_metrics(readings, influence, {"probe_mean/z1": 0.8}, judge, draws=3)
     assert metrics["images"] == 50
     assert metrics["draws"] == 3
     assert metrics["rate/z2"] == pytest.approx(readings.rates[:, 1].mean().item(), rel=1e-6)
-    by_hand = influence.pixels[:, 2].double().std().item() / math.sqrt(50)
+    by_hand = changes["pixel_change"][:, 2].double().std().item() / math.sqrt(50)
     assert metrics["pixel_change/all_stderr"] == pytest.approx(by_hand)
-    assert metrics["class_change/posterior"] == pytest.approx(influence.classes[:, 3].mean().item())
+    assert metrics["class_change/posterior"] == pytest.approx(changes["class_change"][:, 3].mean().item())
     assert metrics["probe_mean/z1_stderr"] == pytest.approx(math.sqrt(0.8 * 0.2 / 50))
     assert metrics["judge_accuracy_stderr"] == pytest.approx(0.03)
+    one = levels.Readings([], [], [], [], torch.rand(1, 2))
     single = level_metrics(
-        levels.Readings([], [], [], torch.rand(1, 2)),
-        levels.Influence(torch.rand(1, 4), None, None),
-        {},
-        None,
-        draws=1,
+        one, Influence({"pixel_change": torch.rand(1, 4)}, None), {"probe_none": 1.0}, None, draws=1
     )
     assert not any("stderr" in name or "class" in name for name in single)
+
+
+def test_the_error_over_images_is_what_other_images_show():
+    """Of many samples of 40 images, the spread of the figure is its error."""
+    torch.manual_seed(1)
+    found = []
+    for _ in range(400):
+        influence = Influence({"pixel_change": torch.rand(40, 3) ** 2}, None)
+        readings = levels.Readings([], [], [], [], torch.zeros(40, 1))
+        metrics = level_metrics(readings, influence, {}, None, draws=1)
+        found.append((metrics["pixel_change/z1"], metrics["pixel_change/z1_stderr"]))
+    values, errors = torch.tensor(found).T
+    assert values.std() == pytest.approx(errors.mean().item(), rel=0.12)
 
 
 def test_the_judge_is_trained_once_and_kept(halves, tmp_path):
@@ -174,3 +224,25 @@ def test_the_judge_leaves_the_global_random_state_alone(halves, tmp_path):
     torch.manual_seed(3)
     trained_classifier(halves, tmp_path)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_judge_is_of_images_and_labels(halves, tmp_path):
+    """The same images with other labels have another judge."""
+    first = trained_classifier(halves, tmp_path / "judge")
+    arrays = dict(np.load(halves.path))
+    arrays |= {name: 10 - arrays[name] for name in ("y_train", "y_test")}  # 3 and 7 change places
+    np.savez(tmp_path / "swapped.npz", **arrays)
+    second = trained_classifier(Npz(str(tmp_path / "swapped.npz"), val_size=40), tmp_path / "judge")
+    images = halves.binary("test", range(80))
+    assert torch.equal(second.predict(images), 10 - first.predict(images))
+    assert len(list((tmp_path / "judge").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("labels", "expected"), [(None, [0, 1, 2, 3]), ([5, 5, 2, 5, 2, 9], [2, 0, 5, 1])])
+def test_images_to_show(halves, labels, expected):
+    """The first of each class, by class; then the first of all."""
+    halves.setup()
+    halves._splits["test"] = halves.split("test")[:6]
+    object.__setattr__(halves.source, "test_labels", None if labels is None else torch.tensor(labels))
+    assert halves.gallery(4) == expected
+    assert len(halves.gallery(10)) == 6

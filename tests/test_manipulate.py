@@ -2,6 +2,7 @@ import pytest
 import torch
 from test_hierarchy import MODELS, build, images
 
+from ladder_vae.hierarchy import Inference, Level
 from ladder_vae.manipulate import (
     innovations,
     interpolate,
@@ -104,8 +105,8 @@ def test_innovations_of_prior_samples_are_standard_normal(cls):
     inference = inferred(model, x)
     assert torch.equal(innovations(inference)[2], inference.levels[2].z[0])
     drawn = model.generate(20_000, generator=torch.Generator().manual_seed(0))
-    for z, p in zip(drawn.z, drawn.p, strict=True):
-        e = (z - p.mean) / p.std
+    levels = [Level(z[None], p, p) for z, p in zip(drawn.z, drawn.p, strict=True)]
+    for e in innovations(Inference(tuple(levels), drawn.params, drawn.params)):
         assert e.mean(0).abs().max() < 4 / 20_000**0.5
         assert (e.std(0) - 1).abs().max() < 4 / (2 * 20_000) ** 0.5
 
@@ -195,3 +196,14 @@ def test_draws_repeat_with_the_generator():
     draws = [resample(a, 0, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(draws[0][0], draws[1][0])
     assert not torch.equal(draws[0][0], draws[2][0])
+
+
+def test_rendering_draws_nothing():
+    """So that a notebook's own draws do not depend on what it looked at."""
+    model, x = build(MODELS[0]), images()
+    code = innovations(inferred(model, x))
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    render(model, code)
+    assert torch.equal(torch.rand(1), expected)

@@ -141,8 +141,8 @@ def _redundancy(figures: Figures, depth: int, noun: str) -> str:
     """What a level contains against what it adds."""
     adds = max(_names(depth), key=lambda z: figures[f"probe_innovation/{z}"])
     passing = (
-        " z1 contains no less of it than the top level: where an image is decoded from z1 alone, all that the "
-        "levels above say has to pass through z1."
+        " z1 contains no less of it than the top level: where an image is decoded from z1 alone, all that "
+        "the levels above say has to pass through z1."
         if figures["probe_sample/z1"] >= figures[f"probe_sample/z{depth}"]
         else ""
     )
