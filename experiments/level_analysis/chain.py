@@ -60,9 +60,9 @@ def main(paths):
         sample = model.likelihood.mean(model.generate(CHAINS).params)
         sure = judge.net(sample).softmax(1).max(1).values.mean()
         print(f"ancestral samples: certainty of the judge {sure:.3f}")
-        pictures["ancestral samples"] = to_bytes(sample[:SHOWN])
+        pictures["samples of the model"] = to_bytes(sample[:SHOWN])
         if number == 0:
-            title = "x to z to x to z ..., what a chain through z1 alone draws"
+            title = f"{type(model).__name__}: the chain x → z → x → ... at some of its steps"
             figures.save_strips(Path(path) / "chain.png", pictures, columns=SHOWN, title=title)
             print(Path(path) / "chain.png")
 

@@ -124,23 +124,22 @@ def write(
         The files of the pictures.
 
     Raises:
-        UserError: If the run directory cannot be written.
+        OSError: If the run directory cannot be written.
     """
     run, directory = subject.run, subject.run.path / PICTURES
     levels = chosen_levels(analysis.readings, settings.levels)
-    try:
-        on_step("drawing pictures")
-        for earlier in directory.glob("*.png"):  # of other levels, maybe
+    on_step("drawing pictures")
+    sections = _sections(subject, analysis, settings, levels, directory, on_step)
+    depth = run.model.num_layers
+    each, kind = "each" if depth > 1 else "the", type(run.model).__name__
+    title = f"What {each} level of a {depth}-level {kind} encodes"
+    write_markdown(run.path / "analysis.md", title, sections, PICTURES.as_posix())
+    write_html(run.path / "analysis.html", title, sections, directory)
+    drawn = [directory / picture.file for section in sections for picture in section.pictures]
+    if directory.resolve().is_relative_to(run.path.resolve()):  # and not a link to somewhere else
+        for earlier in set(directory.glob("*.png")) - set(drawn):  # of other levels, maybe
             earlier.unlink()
-        sections = _sections(subject, analysis, settings, levels, directory, on_step)
-        depth = run.model.num_layers
-        each, kind = "each" if depth > 1 else "the", type(run.model).__name__
-        title = f"What {each} level of a {depth}-level {kind} encodes"
-        write_markdown(run.path / "analysis.md", title, sections, PICTURES.as_posix())
-        write_html(run.path / "analysis.html", title, sections, directory)
-    except OSError as error:
-        raise UserError(f"{error.filename or run.path} cannot be written ({error.strerror})") from None
-    return [directory / picture.file for section in sections for picture in section.pictures]
+    return drawn
 
 
 def chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:
@@ -259,11 +258,14 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
         "every latent from the top down: in a hierarchy where each level sees the next one only, a "
         "changed latent above z1 would move no pixel while the latents below it are held.",
         f"Numbers are of {int(analysis.figures['images']):,} images of the test split, levels drawn anew "
-        f"{settings.draws} times each; probes are logistic regressions fitted on up to "
-        f"{settings.probe_images:,} training images; seed {settings.seed}. Errors are standard errors over "
-        "test images; that the probes and the judging classifier would come out differently from other "
-        "training images is not in them.",
+        f"{settings.draws} times each, seed {settings.seed}. Errors are standard errors over test images.",
     ]
+    if "probe_pixels" in analysis.figures:
+        paragraphs.append(
+            f"Probes are logistic regressions fitted on up to {settings.probe_images:,} training images, "
+            "features in their own units. How they and the judging classifier would come out from other "
+            "training images is in no error."
+        )
     if len(levels) < depth:
         paragraphs.append(f"Drawn are {', '.join(f'z{level + 1}' for level in levels)} of {depth} levels.")
     return Section("How it was made", paragraphs, level_tables.sleeping_units(analysis.readings.unit_rates))
