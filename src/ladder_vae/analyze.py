@@ -6,12 +6,14 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
@@ -60,17 +62,16 @@ def run(cfg: DictConfig) -> None:
             raise UserError(f"{error.filename or path} cannot be written ({error.strerror})") from None
         print(path / "analysis.html")
 
-    root = Path(cfg.run)
-    failed = over_runs(root, cfg.checkpoint, cfg.images, work, lambda subject: check(subject, settings))
+    fits = partial(check, settings=settings)
+    failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work, fits)
     if failed:
         raise UserError(f"{failed} could not be analyzed")
 
 
 def _print(subject: Subject, analysis: Analysis) -> None:
     cells = level_tables.numbers(analysis.figures, analysis.readings.unit_rates, "class")
-    table = Table(
-        *cells.headings, title=f"{subject.run.path}: {int(analysis.figures['images']):,} test images"
-    )
+    images = f"{int(analysis.figures['images']):,} test images"
+    table = Table(*cells.headings, title=escape(f"{subject.run.path}: {images}"))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in cells.rows:

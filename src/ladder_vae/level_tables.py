@@ -31,13 +31,13 @@ def share(figures: Figures, name: str) -> str:
 # figure of a level, heading, how it is written
 COLUMNS: tuple[tuple[str, str, Callable[[Figures, str], str]], ...] = (
     ("rate", "rate (nats)", lambda figures, name: value(figures, name, 2)),
-    ("probe_mean", "probe: mean", lambda figures, name: share(figures, name)),
-    ("probe_sample", "probe: sample", lambda figures, name: share(figures, name)),
-    ("probe_innovation", "probe: innovation", lambda figures, name: share(figures, name)),
+    ("probe_mean", "probe: mean", share),
+    ("probe_sample", "probe: sample", share),
+    ("probe_innovation", "probe: innovation", share),
     ("pixel_change", "pixel change", lambda figures, name: value(figures, name, 4)),
-    ("ink_change", "ink change", lambda figures, name: share(figures, name)),
+    ("ink_change", "ink change", share),
     ("slant_change", "slant change", lambda figures, name: f"{value(figures, name, 2)}°"),
-    ("class_change", "changed {noun}", lambda figures, name: share(figures, name)),
+    ("class_change", "changed {noun}", share),
 )
 REFERENCES = {
     "all": "all levels",
