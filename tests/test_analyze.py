@@ -11,7 +11,7 @@ from conftest import events, tiny
 from test_errors import only_line
 
 from ladder_vae import analyze as entry
-from ladder_vae import classifier
+from ladder_vae import classifier, pictures
 from ladder_vae.runs import read_record
 
 QUICK = ["classifier_dir=judge", "draws=1"]
@@ -83,6 +83,9 @@ def test_a_folder_of_runs_and_its_report(train, analyze, command):
     assert pages == ["sweep/1/analysis.html", "sweep/2/analysis.html"]
     assert out.splitlines()[-1] == pages[-1]
     assert not list(Path("sweep").rglob("*z2.png"))
+    page = Path("sweep/1/analysis.md").read_text()
+    assert "Levels that are kept have" in page
+    assert "nothing is kept" not in page  # that row belongs to the top level
     assert not list(Path("sweep").rglob("projector_config.pbtxt"))  # trained without a logger
     code, out, err = command("report", "sweep")
     assert code == 0, err
@@ -143,7 +146,7 @@ def test_an_unfinished_run_on_request(train, analyze):
     before = (run / "metrics.json").read_bytes()
     code, _, err = analyze(f"run={run}", "checkpoint=last")
     assert code == 0, err
-    assert "not in metrics.json: they are of last.ckpt" in err
+    assert "not in metrics.json and TensorBoard: they are of last.ckpt" in err
     assert (run / "metrics.json").read_bytes() == before
     assert (run / "analysis.html").exists()
 
@@ -242,9 +245,10 @@ def test_a_link_in_a_run_leads_nowhere(train, analyze, workdir):
     (workdir / "mine/z1").mkdir(parents=True)
     (workdir / "mine/z1/tensors.tsv").write_text("precious")
     run = train("seed=1")
+    step = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"]
     (run / "00099").symlink_to(workdir / "mine")
-    (run / "00098").mkdir()
-    (run / "00098/z1").symlink_to(workdir / "mine/z1")
+    (run / f"{step:05d}").mkdir()  # where the projector's files go
+    (run / f"{step:05d}/z1").symlink_to(workdir / "mine/z1")
     code, _, err = analyze(f"run={run}", "levels=[1]")
     assert code == 0, err
     assert (workdir / "mine/z1/tensors.tsv").read_text() == "precious"
@@ -306,3 +310,10 @@ def test_the_version_of_the_judge_is_in_its_name(analyze, run_copy):
     analyze(f"run={run_copy}", "levels=[1]")
     (file,) = Path("judge").iterdir()
     assert file.name.startswith(f"classifier_{classifier.VERSION}_")
+
+
+def test_a_level_that_never_moves_can_be_embedded():
+    """Deep and collapsed, its posterior means may be the same to the last bit."""
+    points = pictures._in_two_dimensions(np.zeros((20, 4), np.float32), seed=0)
+    assert points.shape == (20, 2)
+    assert np.isfinite(points).all()

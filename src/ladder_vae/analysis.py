@@ -254,9 +254,9 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
         f"z{depth} at the top; {subject.checkpoint}.ckpt of {run.path}, data "
         f"{type(subject.data).__name__}.",
         "The innovation of a level is e = (z - μp) / σp, what it adds to what the levels above expect. "
-        "All manipulations change the innovation of one level, keep those of the others, and recompute "
-        "every latent from the top down: in a hierarchy where each level sees the next one only, a "
-        "changed latent above z1 would move no pixel while the latents below it are held.",
+        "Manipulations change the innovations of the levels named, keep those of the others, and "
+        "recompute every latent from the top down: in a hierarchy where each level sees the next one "
+        "only, a changed latent above z1 would move no pixel while the latents below it are held.",
         f"Numbers are of {int(analysis.figures['images']):,} images of the test split, levels drawn anew "
         f"{settings.draws} times each, seed {settings.seed}. Errors are standard errors over test images.",
     ]

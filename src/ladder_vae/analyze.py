@@ -86,14 +86,14 @@ def _record(
     drawn: list[Path],
     on_step: Callable[[str], None],
 ) -> None:
-    """Figures into ``metrics.json``, if they belong there; everything to TensorBoard."""
+    """Figures into ``metrics.json``, everything to TensorBoard, if they belong there."""
     path, prefix = subject.run.path, f"{subject.split}/{runs.LEVELS}/"
     reason = why_not_final(subject)
     earlier = runs.read_record(path).metrics
     if not reason and earlier.get(f"{prefix}draws", 0) > settings.draws:
         reason = "it keeps an analysis with more draws"
     if reason:
-        warn(f"the figures are in {path / 'analysis.md'}, not in metrics.json: {reason}")
+        warn(f"the figures are in {path / 'analysis.md'}, not in metrics.json and TensorBoard: {reason}")
         return
     metrics = {prefix + name: value for name, value in analysis.figures.items()}
     kept = {name: value for name, value in earlier.items() if not name.startswith(prefix)}
@@ -108,9 +108,11 @@ def _show_in_tensorboard(
 ) -> None:
     path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
     (path / PROJECTOR).unlink(missing_ok=True)
-    for embedding in path.glob("[0-9]*/z[0-9]*"):  # earlier ones, which would stay beside the new
-        if embedding.parent.is_dir() and not (embedding.parent.is_symlink() or embedding.is_symlink()):
-            shutil.rmtree(embedding)
+    for pattern in ("[0-9]*", "[0-9]*/z[0-9]*"):  # links in a run that somebody sent lead elsewhere
+        for link in filter(Path.is_symlink, list(path.glob(pattern))):
+            link.unlink()
+    for earlier in path.glob("[0-9]*/z[0-9]*"):  # which would stay beside the new
+        shutil.rmtree(earlier)
     x = 1 - subject.data.binary("test", subject.indices)  # dark on light, to be told from the background
     size = max(x.shape[2:])
     x = F.pad(x, (0, size - x.shape[3], 0, size - x.shape[2]), value=1.0)  # it takes square ones only

@@ -74,7 +74,8 @@ def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
 
 def _reading(figures: Figures, noun: str) -> str:
     sentences = [
-        f"Rate: nats per image that the level costs; a unit is awake where its own is above {ACTIVE_KL}."
+        f"Rate: nats per image that the level costs; a unit is awake where its own is more than "
+        f"{ACTIVE_KL} from zero."
     ]
     if "probe_pixels" in figures:
         sentences.append(

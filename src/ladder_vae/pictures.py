@@ -98,8 +98,8 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
     caption = (
         "Each row is one test image: the binarized image, its reconstruction from one posterior "
         f"sample, then {GLANCE_DRAWS} images for which the innovation of a single level was drawn anew "
-        "from the prior and those of all other levels were kept. What changes along a row is what "
-        "that level decides."
+        "from the prior and those of all other levels were kept. What changes along a row is that "
+        "level's part."
     )
     return Picture("glance.png", "One level drawn anew", caption)
 
@@ -123,9 +123,12 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
     )
     caption = (
         "Levels that are kept have the innovations inferred from the test image in the top row. Those "
-        "below them are set to the mean of their prior, or drawn from it. In the last two rows "
-        "nothing is kept: one image, always the same, and samples of the model."
+        "below them are set to the mean of their prior, or drawn from it."
     )
+    if depth - 1 in levels:
+        caption += (
+            " In the last two rows nothing is kept: one image, always the same, and samples of the model."
+        )
     return Picture("fewer_levels.png", "Reconstructed from ever fewer levels", caption)
 
 
@@ -166,8 +169,8 @@ def swapped(gallery: Gallery, level: int) -> Picture:
     caption = (
         f"In each cell, the innovation of {name(level)} comes from the reconstruction above its column "
         "(B), those of all other levels from the reconstruction left of its row (A). On the diagonal "
-        "A and B are the same. Where a column repeats the image above it, the level decides; where a "
-        "row repeats the image left of it, the level hardly matters."
+        "A and B are the same. Where a column repeats the image above it, the level makes the image; "
+        "where a row repeats the image left of it, the level hardly matters."
     )
     return Picture(file, f"Swap {name(level)}", caption)
 
@@ -196,7 +199,7 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
     caption = (
         f"The {len(units)} units of {name(level)} with the highest rate, counted from 0. The "
         f"innovation of that unit alone goes from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}; all else "
-        f"is that of one test image{second}. A single unit of a lower level changes little."
+        f"is that of one test image{second}."
     )
     return Picture(file, f"Traverse {name(level)}", caption)
 
@@ -219,8 +222,8 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
     )
     caption = (
         "Each row starts at the reconstruction of an image A. The innovation of the levels named goes "
-        "over to that of an image B along an arc; the others stay A's, so that only the last block "
-        "ends at B's reconstruction."
+        "over to that of an image B along an arc; the others stay A's. The last block ends at B's "
+        "reconstruction."
     )
     return Picture("interpolate.png", "Interpolate in one level at a time", caption)
 
@@ -265,11 +268,11 @@ def embedded(
         None if classes is None else classes[list(points)].numpy(),
         title=f"{name(level)} of {len(points):,} test images in two dimensions",
     )
-    named = " Colors are classes; a number stands at the median of its points." if classes is not None else ""
+    named = " Colors are classes; a number stands at the median of one." if classes is not None else ""
     above = (
         "at the top, that is the sample itself"
         if level == len(readings.means) - 1
-        else "what it adds to those above"
+        else "what it adds to what the levels above expect"
     )
     caption = (
         f"t-SNE (van der Maaten and Hinton 2008) of {name(level)} for {len(points):,} test images, "
@@ -282,7 +285,8 @@ def embedded(
 
 def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(30.0, (len(features) - 1) / 3)
-    init = "pca" if min(features.shape) >= 2 else "random"
+    # PCA's first component has to have a spread: a level that never moves has none
+    init = "pca" if min(features.shape) >= 2 and np.ptp(features, axis=0).max() > 1e-6 else "random"
     tsne = TSNE(
         init=init,
         perplexity=perplexity,

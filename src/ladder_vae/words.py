@@ -123,7 +123,8 @@ def _style(figures: Figures, depth: int) -> str:
     return (
         f"A pixel changes by {pixels} in the mean, all levels at once: {figures['pixel_change/all']:.3f}. "
         f"Of stroke and style two things are measured: the amount of ink changes by {weight}, the slant by "
-        f"{lean}. {which}"
+        f"{lean}. {which} An image of another class has another weight and slant by itself, so that a "
+        "level which changes the one changes the others, too."
     )
 
 
@@ -151,8 +152,8 @@ def _redundancy(figures: Figures, depth: int, noun: str) -> str:
         f"in {_each(figures, 'probe_sample', depth, share)} of the test images.{passing} What the same "
         "sample adds to what the levels above expect is its innovation, from which the probe names "
         f"{_each(figures, 'probe_innovation', depth, share)}: most in {adds}. Naming always the commonest "
-        f"{noun} is right in {share(figures, 'probe_none')}. A posterior mean, free of the sample's noise, "
-        f"tells more: {_each(figures, 'probe_mean', depth, share)}."
+        f"{noun} is right in {share(figures, 'probe_none')}. A posterior mean is free of the sample's "
+        f"noise; there it is {_each(figures, 'probe_mean', depth, share)}."
     )
 
 
@@ -174,15 +175,16 @@ def _asleep(figures: Figures, unit_rates: Sequence[Tensor], closed_form: bool) -
         top_down = " free bits (objective.free_bits=0.5)," if closed_form else ""
         parts.append(
             "What usually wakes a level: a longer warm-up of beta (objective.beta_warmup_epochs), batch "
-            f"norm where it is off (model.batch_norm=true),{top_down} longer training."
+            f"norm where the model has it and it is off (model.batch_norm=true),{top_down} longer "
+            "training."
         )
     if dead and dead[0] == f"z{depth}" and len(dead) < depth and _is_still(figures, dead[0]):
         parts.append(f"Or leave {dead[0]} out (model.num_layers={depth - 1}): nothing would be lost.")
     counts = [f"{asleep[z]} of {units[z]} in {z}" for z in _names(depth) if 0 < asleep[z] < units[z]]
     if counts:
         parts.append(
-            f"Single units asleep (a rate of at most {ACTIVE_KL} nats): {_and(counts)}, listed below. That "
-            "is no defect: a level uses as many units as pay for themselves, and a smaller one "
+            f"Single units asleep (a rate within {ACTIVE_KL} nats of zero): {_and(counts)}, listed below. "
+            "That is no defect: a level uses as many units as pay for themselves, and a smaller one "
             "(model.latent_sizes) would do."
         )
     if not closed_form and depth > 1:
