@@ -1,12 +1,15 @@
 import csv
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ladder_vae import runs
-from ladder_vae.compare import find_runs, group_runs, seed_noise
+from ladder_vae.compare import find_runs, group_runs, newest, seed_noise
+from ladder_vae.runs import Record
 
 
 def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
@@ -133,3 +136,29 @@ def test_a_single_run_keeps_its_own_figures(tmp_path, command, workdir):
     assert code == 0
     assert out.splitlines()[-1].startswith("runs/reports/")
     assert not (tmp_path / "run/figures").exists()
+
+
+def record(path, target, seed=1, status="finished", **model) -> Record:
+    settings = {"_target_": f"ladder_vae.models.{target}", "num_layers": 3, **model}
+    return Record(Path(path), {"model": settings, "seed": seed}, status, "", {"test/elbo": -1.0})
+
+
+def test_a_setting_that_only_some_models_have_goes_without_saying():
+    ladder, textbook = (record("a", "LadderVAE", batch_norm=True), record("b", "TextbookVAE"))
+    assert [g.series for g in group_runs([ladder, textbook])] == ["LadderVAE", "TextbookVAE"]
+    plain = record("c", "LadderVAE", batch_norm=False)  # where it tells two runs apart, it is said
+    assert [g.series for g in group_runs([ladder, textbook, plain])] == [
+        "LadderVAE batch_norm=False",
+        "LadderVAE batch_norm=True",
+        "TextbookVAE",
+    ]
+
+
+def test_the_newest_run_of_a_depth(train, workdir):
+    assert newest("runs", 2) == ""
+    older, newer = (train("logger=none", run_dir=f"runs/x/{name}") for name in ("b", "a"))
+    os.utime(older / "status.json", (1, 1))
+    assert newest("runs", 2) == str(newer)
+    assert newest("runs", 3) == ""
+    (newer / "status.json").write_text('{"status": "failed", "message": ""}')
+    assert newest("runs", 2) == str(older)

@@ -1,4 +1,4 @@
-"""Sentences follow from figures: made-up figures of which the right sentence is known."""
+"""Made-up figures, of which the right sentence is known."""
 
 import pytest
 import torch

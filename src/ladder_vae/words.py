@@ -1,4 +1,4 @@
-"""What the figures of an analysis say, in words; every sentence follows from a number that it gives."""
+"""What the figures of an analysis say, in words."""
 
 from __future__ import annotations
 
