@@ -16,7 +16,7 @@ from ladder_vae.errors import UserError
 from ladder_vae.influence import measure_influence
 from ladder_vae.levels import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.page import Picture, Section, write_html, write_markdown
-from ladder_vae.subjects import Subject
+from ladder_vae.subjects import Subject, spaced
 
 MAX_LEVELS = 8  # that are drawn, unless they are named
 SHOWN, MAX_SHOWN = 10, 12  # images a row
@@ -89,7 +89,7 @@ def analyze(
     """
     data, index = subject.data, subject.indices
     model = subject.run.model.to(device)
-    train = _spaced(len(data.split("train")), settings.probe_images)
+    train = spaced(len(data.split("train")), settings.probe_images)
     judge = trained_classifier(data, settings.classifier_dir, on_step)
     on_step(f"inferring {len(index):,} test and {len(train):,} training images")
     tested = read_levels(model, data, "test", index, settings.seed)
@@ -127,7 +127,7 @@ def write(
         OSError: If the run directory cannot be written.
     """
     run, directory = subject.run, subject.run.path / PICTURES
-    levels = chosen_levels(analysis.readings, settings.levels)
+    levels = _chosen_levels(analysis.readings, settings.levels)
     on_step("drawing pictures")
     sections = _sections(subject, analysis, settings, levels, directory, on_step)
     depth = run.model.num_layers
@@ -142,7 +142,7 @@ def write(
     return drawn
 
 
-def chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:
+def _chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:
     """Indices of the levels to draw, ascending."""
     if named is not None:
         return sorted(set(named))
@@ -187,7 +187,7 @@ def _sections(
             ],
         ),
     ]
-    points = _spaced(len(readings.rates), settings.embedded)
+    points = spaced(len(readings.rates), settings.embedded)
     for level in reversed(levels):
         drawn = [
             pictures.resampled(gallery, level),
@@ -269,9 +269,3 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
     if len(levels) < depth:
         paragraphs.append(f"Drawn are {', '.join(f'z{level + 1}' for level in levels)} of {depth} levels.")
     return Section("How it was made", paragraphs, level_tables.sleeping_units(analysis.readings.unit_rates))
-
-
-def _spaced(total: int, count: int) -> list[int]:
-    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ def trained_classifier(
     _train(net, data, torch.searchsorted(classes, train))
     classifier = Classifier(net.eval(), classes, 0.0, len(test))
     right = classifier.predict(_expected(data, data.source.test)) == test
-    accuracy = float(right.double().mean())
-    _write(path, {"weights": net.state_dict(), "accuracy": accuracy})
-    return Classifier(net, classes, accuracy, len(test))
+    classifier = replace(classifier, accuracy=float(right.double().mean()))
+    _write(path, {"weights": net.state_dict(), "accuracy": classifier.accuracy})
+    return classifier
 
 
 def _read(

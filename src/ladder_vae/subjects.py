@@ -18,6 +18,11 @@ DEVICES = ("cpu", "cuda", "mps")
 DATA_PREFIX = "ladder_vae.data."
 
 
+def spaced(total: int, count: int) -> Sequence[int]:
+    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
+    return range(total) if count >= total else [i * total // count for i in range(count)]
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated.
@@ -38,7 +43,7 @@ class Subject:
     def indices(self) -> Sequence[int]:
         """Which images of the test split."""
         total = len(self.data.split("test"))
-        return range(total) if self.images is None else [i * total // self.images for i in range(self.images)]
+        return spaced(total, total if self.images is None else self.images)
 
     @property
     def split(self) -> str:

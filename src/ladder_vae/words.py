@@ -179,7 +179,7 @@ def _asleep(figures: Figures, unit_rates: Sequence[Tensor], closed_form: bool) -
             "training."
         )
     if dead and dead[0] == f"z{depth}" and len(dead) < depth and _is_still(figures, dead[0]):
-        parts.append(f"Or leave {dead[0]} out (model.num_layers={depth - 1}): nothing would be lost.")
+        parts.append(f"Or leave {dead[0]} out (model.num_layers={depth - 1}): hardly anything would be lost.")
     counts = [f"{asleep[z]} of {units[z]} in {z}" for z in _names(depth) if 0 < asleep[z] < units[z]]
     if counts:
         parts.append(
