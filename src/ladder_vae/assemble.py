@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from ladder_vae.configs import Config
 from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
+from ladder_vae.hardware import choose_compile, choose_device_type, choose_precision
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
 
-PRECISIONS = ("32-true", "bf16-mixed")
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
@@ -35,7 +35,8 @@ class Assembly:
     """What a run is made of, apart from the Trainer.
 
     Args:
-        config: Plain values, interpolations resolved, the model's input shape filled in.
+        config: Plain values, interpolations resolved; the model's input shape, the precision and whether the
+            step is compiled filled in.
         data: Loaded and split.
         module: The model with its objective and optimizer, weights drawn from the run's seed.
         callbacks: Those that the configuration names.
@@ -78,7 +79,9 @@ def assemble(cfg: DictConfig) -> Assembly:
     except (ValueError, TypeError) as error:
         raise UserError(f"objective: {error}") from None
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
-    module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed)
+    _settle_trainer(cfg, len(data.train_dataloader()))
+    compile_for = data.batch_size if cfg.trainer.compile == "true" else None
+    module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed, compile_for)
     try:
         made = optimizer(model.parameters())
         if scheduler is not None:
@@ -94,8 +97,12 @@ def assemble(cfg: DictConfig) -> Assembly:
             f"callbacks.early_stopping needs validation images, but data.val_size={data.val_size}; "
             "set data.val_size=10000 or callbacks=default"
         )
-    _check_trainer(cfg, callbacks)
-    return Assembly(plain(cfg), data, module, callbacks)
+    config = plain(cfg)
+    try:
+        make_trainer(config, cfg.run_dir, callbacks, logger=False)
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
+        raise UserError(f"trainer: {one_line(error)}") from None
+    return Assembly(config, data, module, callbacks)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -109,15 +116,18 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def make_trainer(cfg: DictConfig, callbacks: Sequence[Callback], logger: Any) -> L.Trainer:
-    """The Trainer of the ``trainer`` group.
+def make_trainer(
+    config: Mapping[str, Any], run_dir: str | Path, callbacks: Sequence[Callback], logger: Any
+) -> L.Trainer:
+    """The Trainer of the ``trainer`` group of an :class:`Assembly`'s configuration.
 
     A profiler leaves ``fit-profile.txt`` in the run directory.
     """
-    settings = {key: value for key, value in cfg.trainer.items() if value is not None}
-    if cfg.trainer.profiler is not None:
-        settings["profiler"] = PROFILERS[cfg.trainer.profiler](dirpath=cfg.run_dir, filename="profile")
-    if not cfg.data.val_size:
+    settings = {key: value for key, value in config["trainer"].items() if value is not None}
+    del settings["compile"]  # HierarchicalVAE's
+    if "profiler" in settings:
+        settings["profiler"] = PROFILERS[settings["profiler"]](dirpath=run_dir, filename="profile")
+    if not config["data"]["val_size"]:
         settings["limit_val_batches"] = 0
     return L.Trainer(
         **settings,
@@ -143,25 +153,19 @@ def prepare_directory(path: Path) -> None:
         ) from None
 
 
-def _check_trainer(cfg: DictConfig, callbacks: list[Callback]) -> None:
+def _settle_trainer(cfg: DictConfig, steps_per_epoch: int) -> None:
+    """Replace ``auto`` by what it means on this machine, and refuse what the Trainer would not understand."""
     trainer = cfg.trainer
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
             raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
     if trainer.devices != 1:
         raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
-    for key, choices in (("precision", PRECISIONS), ("profiler", (None, *PROFILERS))):
-        if trainer[key] not in choices:
-            known = ", ".join(choice for choice in choices if choice)
-            raise UserError(f"trainer.{key}={trainer[key]} is unknown; choose {known}")
-    if trainer.precision == "bf16-mixed" and trainer.gradient_clip_val and cfg.optimizer.get("fused"):
-        raise UserError(
-            "trainer.gradient_clip_val with trainer.precision=bf16-mixed needs optimizer.fused=false"
-        )
-    try:
-        make_trainer(cfg, callbacks, logger=False)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
-        raise UserError(f"trainer: {one_line(error)}") from None
+    if trainer.profiler not in (None, *PROFILERS):
+        raise UserError(f"trainer.profiler={trainer.profiler} is unknown; choose {', '.join(PROFILERS)}")
+    trainer.precision = choose_precision(trainer.precision, choose_device_type(trainer.accelerator))
+    steps = trainer.max_epochs * min(steps_per_epoch, trainer.limit_train_batches or steps_per_epoch)
+    trainer.compile = choose_compile(trainer.compile, steps)
 
 
 def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from ladder_vae import configs
 from ladder_vae.errors import Refusal, UserError, one_line
+from ladder_vae.hardware import keep_freed_memory
 
 CHECKPOINTS = ("best", "last")
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
@@ -28,6 +29,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
     ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback.
     """
+    keep_freed_memory()
     asked = os.environ.get(DETAIL)
     os.environ[DETAIL] = "1"  # else Hydra prints and exits by itself
     try:

@@ -34,6 +34,7 @@ NOT_A_SETTING = (
     "callbacks.pictures",
     "callbacks.progress",
     "trainer.accelerator",
+    "trainer.compile",
     "trainer.profiler",
 )
 

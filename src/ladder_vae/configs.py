@@ -79,12 +79,13 @@ class ObjectiveConfig:
 
 @dataclass
 class TrainerConfig:
-    """``trainer``: arguments of ``lightning.Trainer``."""
+    """``trainer``: arguments of ``lightning.Trainer``, and whether to compile the training step."""
 
     max_epochs: int = MISSING
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
+    compile: str = MISSING
     gradient_clip_val: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ladder_vae.elementary import expm1
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -62,7 +64,7 @@ class Gaussian:
         """
         d = self.log_var - other.log_var
         squared = (self.mean - other.mean) ** 2 * torch.exp(-other.log_var)
-        return 0.5 * (torch.expm1(d) - d + squared)
+        return 0.5 * (expm1(d) - d + squared)
 
     def _sum_event(self, value: Tensor) -> Tensor:
         return value.flatten(-self.event_dims).sum(-1)
@@ -82,7 +84,8 @@ def product(e: Gaussian, p: Gaussian) -> Gaussian:
     (Sønderby et al. 2016, arXiv 1602.02282). The result is at least as sure as the surer of the two;
     a flat partner (log-variance of +inf) leaves the other as it is.
     """
-    log_var_q = -torch.logaddexp(-e.log_var, -p.log_var)
+    # sigma_q^2 is the smaller variance times max / (max + min): finite where one of them is not
+    log_var_q = torch.minimum(e.log_var, p.log_var) + torch.log(torch.sigmoid((e.log_var - p.log_var).abs()))
     weight_e = torch.sigmoid(p.log_var - e.log_var)  # sigma_q^2 / sigma_e^2
     weight_p = torch.sigmoid(e.log_var - p.log_var)  # sigma_q^2 / sigma_p^2
     return Gaussian(weight_e * e.mean + weight_p * p.mean, log_var_q, p.event_dims)

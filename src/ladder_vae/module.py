@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ladder_vae.data import FINGERPRINT
 from ladder_vae.errors import UserError
+from ladder_vae.hardware import compiled
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.quality import reconstruction_quality
@@ -32,6 +33,7 @@ class HierarchicalVAE(L.LightningModule):
         scheduler: Called with ``(optimizer, total_steps=N)`` and stepped every step; None: constant.
         seed: Seed of the latent noise. Every epoch reseeds from (seed, epoch), so that a run resumed
             at an epoch boundary is the run that was never stopped.
+        compile_for: Compile the step for batches of so many images; None: never.
 
     Raises:
         UserError: If free bits are asked of a model whose rates may be negative.
@@ -44,6 +46,7 @@ class HierarchicalVAE(L.LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
+        compile_for: int | None = None,
     ) -> None:
         super().__init__()
         if objective.free_bits > 0 and not model.closed_form_rates:
@@ -56,6 +59,8 @@ class HierarchicalVAE(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
+        self.compile_for = compile_for
+        self._terms: Callable[..., Tensor] = batch_terms(model, objective)
         self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
 
     def configure_optimizers(self) -> Any:
@@ -69,15 +74,20 @@ class HierarchicalVAE(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_fit_start(self) -> None:
+        if self.compile_for is not None:
+            self._terms = compiled(self._terms, self.compile_for)
+
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
 
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         steps = int(self.trainer.num_training_batches)
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
-        terms = elbo(self.model.infer(x), monte_carlo=self.objective.monte_carlo_rates)
-        loss = self.objective.loss(terms, beta)
-        self._recent.append(torch.cat([torch.stack([loss, terms.distortion]), terms.rates]).detach())
+        # The noise is drawn outside, so that the compiled step sees the same as the plain one.
+        terms = self._terms(x, *self.model.draw_noise(1, len(x), like=x))  # (1 + L,)
+        loss = self.objective.loss(Elbo(terms[0], terms[1:]), beta)
+        self._recent.append(torch.cat([loss[None], terms]).detach())
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
             self._read_recent(beta)
         return loss
@@ -99,6 +109,17 @@ class HierarchicalVAE(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({name: float(value) for name, value in metrics.items()}, self.global_step)
         self.log("elbo", terms.elbo, prog_bar=True, logger=False)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers under mixed precision, for the sake of a scaler of float16
+        # gradients. bfloat16 needs none.
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def on_validation_epoch_start(self) -> None:
         # The next training epoch reseeds; here every epoch and run gets the same noise.
@@ -133,6 +154,16 @@ class HierarchicalVAE(L.LightningModule):
         mse, ssim = reconstruction_quality(self.model.likelihood.mean(inference.params[0]), x)
         metrics = {**named_terms("test", elbo(inference)), "test/mse": mse.mean(), "test/ssim": ssim.mean()}
         self.log_dict(metrics, batch_size=len(x))
+
+
+def batch_terms(model: Hierarchy, objective: Objective) -> Callable[..., Tensor]:
+    """The parts of the objective as a function of images and noise: distortion, then rates, ``(1 + L,)``."""
+
+    def terms(x: Tensor, *noise: Tensor) -> Tensor:
+        parts = elbo(model.infer(x, noise=noise), monte_carlo=objective.monte_carlo_rates)
+        return torch.cat([parts.distortion[None], parts.rates])
+
+    return terms
 
 
 def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:

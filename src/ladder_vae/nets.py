@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ladder_vae.elementary import softplus
 from ladder_vae.gaussian import Gaussian, full_precision
 
 # A floor under softplus variances: exp underflows below about -88 in float32, log(0) would follow.
@@ -55,7 +55,7 @@ class SoftplusHead(GaussianHead):
     """A Gaussian head whose *variance* is the softplus of a linear map."""
 
     def log_var(self, spread: Tensor) -> Tensor:
-        return torch.log(F.softplus(spread) + MIN_VARIANCE)
+        return torch.log(softplus(spread) + MIN_VARIANCE)
 
 
 class ImageDecoder(nn.Sequential):

@@ -12,6 +12,7 @@ from ladder_vae import runs
 from ladder_vae.compare import find_runs
 from ladder_vae.data import DATA_SETS, ImageData
 from ladder_vae.errors import UserError, one_line, warn
+from ladder_vae.hardware import best_device
 from ladder_vae.runs import Run, load_run
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -179,7 +180,7 @@ def choose_device(name: str) -> torch.device:
         UserError: If it is not here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = best_device()
     try:
         if torch.device(name).type not in DEVICES:
             raise RuntimeError

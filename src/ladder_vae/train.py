@@ -74,7 +74,7 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
     logger = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     checkpoints, totals = EpochCheckpoints(path / "checkpoints"), Totals()
     parts = [*assembly.callbacks, totals, Dashboards(assembly.config), checkpoints]
-    trainer = make_trainer(cfg, parts, logger)
+    trainer = make_trainer(assembly.config, path, parts, logger)
     resume_from = runs.last_checkpoint(path) if cfg.resume is not None else None
     module, data = assembly.module, assembly.data
     _interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)

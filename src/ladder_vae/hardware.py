@@ -1,0 +1,132 @@
+"""What the machine can do fast: devices, bfloat16, compilation, memory that is kept. Knows no model."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+from ladder_vae.errors import UserError, one_line, warn
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+COMPILE = ("auto", "true", "false")
+STEPS_THAT_PAY = 5_000  # of training, for the time that compiling takes; see benchmarks/README.md
+
+
+def best_device() -> str:
+    """The accelerator, if there is one: ``cuda``, ``mps`` or ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_device_type(accelerator: str) -> str:
+    """The device that Lightning's ``accelerator`` stands for."""
+    return {"auto": best_device(), "gpu": best_device()}.get(accelerator, accelerator)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices in units made for it, rather than by emulation."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def choose_precision(asked: str, device: str) -> str:
+    """What the nets compute in: ``bf16-mixed`` or ``32-true``.
+
+    Args:
+        asked: One of these; or ``auto``, the former where it is fast.
+        device: ``cpu``, ``cuda``, ...
+
+    Raises:
+        UserError: If it is unknown, or slower on this device than without it.
+    """
+    if asked not in PRECISIONS:
+        raise UserError(f"trainer.precision={asked} is unknown; choose {', '.join(PRECISIONS)}")
+    if asked == "auto":
+        return "bf16-mixed" if has_bfloat16(device) else "32-true"
+    if asked == "bf16-mixed" and not has_bfloat16(device):
+        raise UserError(
+            f"trainer.precision=bf16-mixed needs bfloat16 units, which this {device} does not have; "
+            "set trainer.precision=32-true, or auto"
+        )
+    return asked
+
+
+def choose_compile(asked: str, steps: int) -> str:
+    """Whether to compile the training step: ``true`` or ``false``.
+
+    Args:
+        asked: One of these; or ``auto``, true where a run has steps enough to win back the time it takes.
+        steps: Optimizer steps of the run.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    asked = asked.lower()
+    if asked not in COMPILE:
+        raise UserError(f"trainer.compile={asked} is unknown; choose {', '.join(COMPILE)}")
+    if asked == "auto":
+        return "true" if steps >= STEPS_THAT_PAY else "false"
+    return asked
+
+
+def compiler() -> str | None:
+    """The C++ compiler that ``torch.compile`` would call, if it is there."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
+def compiled(function: Callable[..., Tensor], batch_size: int) -> Callable[..., Tensor]:
+    """``function(x, *more)``, compiled for ``x`` of ``batch_size`` rows.
+
+    Any other number of rows, as in the last batch of an epoch, takes the plain way: compiling anew for it
+    would take longer than the whole epoch. Without a compiler, or where it fails, everything does, after one
+    warning.
+    """
+    if compiler() is None:
+        warn("no C++ compiler was found (g++, clang++, CXX); training goes on without compilation")
+        return function
+    torch.compiler.reset()  # of earlier runs in this process, which count against a limit of variants
+    options: dict[str, Any] = {}
+    if hasattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe"):
+        # Nobody changes the model while it trains; looking whether somebody did takes longer than two layers.
+        options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    fast = torch.compile(function, dynamic=False, options=options)
+    failed = False
+
+    def call(x: Tensor, *more: Tensor) -> Tensor:
+        nonlocal failed
+        if failed or len(x) != batch_size:
+            return function(x, *more)
+        try:
+            return fast(x, *more)
+        except TorchDynamoException as error:
+            failed = True
+            warn(f"training goes on without compilation, which failed ({one_line(error)[:200]})")
+            return function(x, *more)
+
+    return call
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next allocation, instead of returning it to the system.
+
+    glibc returns large blocks at once, and each training step then gets some thousand pages of gradients and
+    activations back one page fault at a time. Elsewhere this does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+    library = ctypes.CDLL(None)
+    for parameter in (trim_threshold, mmap_threshold):
+        library.mallopt(parameter, 1 << 30)
