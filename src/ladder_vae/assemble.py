@@ -80,8 +80,8 @@ def assemble(cfg: DictConfig) -> Assembly:
         raise UserError(f"objective: {error}") from None
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
     _settle_trainer(cfg, len(data.train_dataloader()))
-    compile_for = data.batch_size if cfg.trainer.compile == "true" else None
-    module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed, compile_for)
+    compile_step = cfg.trainer.compile == "true"
+    module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed, compile_step)
     try:
         made = optimizer(model.parameters())
         if scheduler is not None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from multiprocessing import current_process, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,9 @@ class ProgressBar(TQDMProgressBar):
         if not sys.stdout.isatty():
             values = {**trainer.callback_metrics}
             shown = [f"{name} {float(values[name]):.2f}" for name in ("elbo", "val_elbo") if name in values]
+            job = f"{current_process().name}: " if parent_process() else ""  # one of several at once
             print(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(shown)}",
+                f"{job}epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(shown)}",
                 file=sys.stderr,
                 flush=True,
             )

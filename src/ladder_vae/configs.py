@@ -166,6 +166,14 @@ class Callbacks:
 
 
 @dataclass
+class Launcher:
+    """``hydra.launcher``: see :class:`ladder_vae.launcher.Parallel`."""
+
+    _target_: str = "hydra_plugins.ladder_vae_launcher.ParallelLauncher"
+    jobs: Any = "auto"
+
+
+@dataclass
 class Config:
     """The whole configuration of a run."""
 
@@ -237,6 +245,7 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="analyze_schema", node=AnalyzeConfig)
+    store.store(group="hydra/launcher", name="ladder_vae", node=Launcher)
     for group, nodes in SCHEMAS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)

@@ -7,13 +7,15 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from ladder_vae.errors import UserError, one_line, warn
+
+T = TypeVar("T")
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 COMPILE = ("auto", "true", "false")
@@ -86,15 +88,14 @@ def compiler() -> str | None:
     return next((name for name in names if name and shutil.which(name)), None)
 
 
-def compiled(function: Callable[..., Tensor], batch_size: int) -> Callable[..., Tensor]:
-    """``function(x, *more)``, compiled for ``x`` of ``batch_size`` rows.
+def compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """``function``, compiled for arguments of the shapes that it is first called with.
 
-    Any other number of rows, as in the last batch of an epoch, takes the plain way: compiling anew for it
-    would take longer than the whole epoch. Without a compiler, or where it fails, everything does, after one
-    warning.
+    Other shapes, as of the last batch of an epoch, take the plain way: compiling anew for them would take
+    longer than it saves. Without a compiler, or where it fails, everything does, after one warning.
     """
     if compiler() is None:
-        warn("no C++ compiler was found (g++, clang++, CXX); training goes on without compilation")
+        warn("no C++ compiler was found (g++, clang++, CXX); going on without compilation, more slowly")
         return function
     torch.compiler.reset()  # of earlier runs in this process, which count against a limit of variants
     options: dict[str, Any] = {}
@@ -102,18 +103,21 @@ def compiled(function: Callable[..., Tensor], batch_size: int) -> Callable[..., 
         # Nobody changes the model while it trains; looking whether somebody did takes longer than two layers.
         options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     fast = torch.compile(function, dynamic=False, options=options)
+    compiled_for: list[torch.Size] = []
     failed = False
 
-    def call(x: Tensor, *more: Tensor) -> Tensor:
+    def call(*arguments: Any) -> T:
         nonlocal failed
-        if failed or len(x) != batch_size:
-            return function(x, *more)
+        shapes = [argument.shape for argument in arguments if isinstance(argument, Tensor)]
+        compiled_for[:] = compiled_for or shapes
+        if failed or shapes != compiled_for:
+            return function(*arguments)
         try:
-            return fast(x, *more)
+            return fast(*arguments)
         except TorchDynamoException as error:
             failed = True
-            warn(f"training goes on without compilation, which failed ({one_line(error)[:200]})")
-            return function(x, *more)
+            warn(f"going on without compilation, which failed ({one_line(error)[:200]})")
+            return function(*arguments)
 
     return call
 

@@ -33,7 +33,7 @@ class HierarchicalVAE(L.LightningModule):
         scheduler: Called with ``(optimizer, total_steps=N)`` and stepped every step; None: constant.
         seed: Seed of the latent noise. Every epoch reseeds from (seed, epoch), so that a run resumed
             at an epoch boundary is the run that was never stopped.
-        compile_for: Compile the step for batches of so many images; None: never.
+        compile: Whether to compile the step.
 
     Raises:
         UserError: If free bits are asked of a model whose rates may be negative.
@@ -46,7 +46,7 @@ class HierarchicalVAE(L.LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
-        compile_for: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if objective.free_bits > 0 and not model.closed_form_rates:
@@ -59,7 +59,7 @@ class HierarchicalVAE(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
-        self.compile_for = compile_for
+        self.compile_step = compile
         self._terms: Callable[..., Tensor] = batch_terms(model, objective)
         self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
 
@@ -75,8 +75,8 @@ class HierarchicalVAE(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        if self.compile_for is not None:
-            self._terms = compiled(self._terms, self.compile_for)
+        if self.compile_step:
+            self._terms = compiled(self._terms)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -30,9 +31,8 @@ from ladder_vae.preflight import resumed
 PICTURED = 10  # test images in a run's figures, and as many samples
 
 
-@hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="config")
-def run(cfg: DictConfig) -> None:
-    """One job: train, test, record."""
+def job(cfg: DictConfig) -> None:
+    """One job as Hydra calls it: train, test, record."""
     hydra_config = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
     if cfg.resume is not None:
@@ -134,20 +134,28 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def main() -> None:
-    """Entry point."""
+def prepare() -> None:
+    """What a process needs before its first job."""
     configs.register()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    if not torch.cuda.is_available():
+        # Lightning has PyTorch load NVIDIA's library whenever it is asked for GPUs, as every step does.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+def main() -> None:
+    """Entry point."""
+    prepare()
     cli.run(_checked)
 
 
 def _checked() -> None:
     cli.strict(get_args_parser()).parse_args()  # flags, before Hydra sees them
-    run()
+    hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="config")(job)()
 
 
 if __name__ == "__main__":
