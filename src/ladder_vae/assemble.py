@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ladder_vae.configs import Config
 from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
-from ladder_vae.hardware import choose_compile, choose_device_type, choose_precision
+from ladder_vae.hardware import STEPS_THAT_PAY, choose_compile, choose_device_type, choose_precision
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE
 from ladder_vae.objective import Objective
@@ -165,7 +165,8 @@ def _settle_trainer(cfg: DictConfig, steps_per_epoch: int) -> None:
         raise UserError(f"trainer.profiler={trainer.profiler} is unknown; choose {', '.join(PROFILERS)}")
     trainer.precision = choose_precision(trainer.precision, choose_device_type(trainer.accelerator))
     steps = trainer.max_epochs * min(steps_per_epoch, trainer.limit_train_batches or steps_per_epoch)
-    trainer.compile = choose_compile(trainer.compile, steps)
+    compile_step = choose_compile("trainer.compile", trainer.compile, steps >= STEPS_THAT_PAY)
+    trainer.compile = str(compile_step).lower()
 
 
 def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:

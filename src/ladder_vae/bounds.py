@@ -6,8 +6,9 @@ Everything here is measured from posterior draws through ``encode`` and ``infer`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,9 +134,30 @@ class ImageStatistics:
         return -(self.distortion + self.rates.sum(1))
 
 
+Weigher = Callable[..., tuple[Tensor, Tensor]]
+
+
+def weigher(model: Hierarchy) -> Weigher:
+    """The inner loop of evaluation as one function, which may be compiled.
+
+    It maps ``x``, ``model.encode(x)`` and the noise of each level to log p(x | z), ``(K, B)``, and the Monte
+    Carlo rates, ``(L, K, B)``, nats.
+    """
+
+    def weigh(x: Tensor, features: Any, *noise: Tensor) -> tuple[Tensor, Tensor]:
+        inference = model.infer(x, noise=noise, features=features)
+        return inference.log_px, inference.rates(monte_carlo=True)
+
+    return weigh
+
+
 @torch.inference_mode()
 def image_statistics(
-    model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Settings
+    model: Hierarchy,
+    x: Tensor,
+    indices: Sequence[int],
+    settings: Settings,
+    weigh: Weigher | None = None,
 ) -> ImageStatistics:
     """Draw, weigh, and average. Meant for a model in eval mode.
 
@@ -145,7 +167,9 @@ def image_statistics(
     Args:
         x: Binary images ``(B, C, H, W)``, on the model's device.
         indices: Which images of the split they are; keys of the noise, ``(B,)``.
+        weigh: ``weigher(model)``, if it was made before.
     """
+    weigh = weigh or weigher(model)
     features = model.encode(x)
     kept = settings.num_samples
     log_weights: list[Tensor] = []
@@ -157,17 +181,20 @@ def image_statistics(
         noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings.seed)
         samples_per_pass = max(1, settings.chunk_size // len(x))
         for eps in zip(*(e[:size].split(samples_per_pass) for e in noise), strict=True):
-            inference = model.infer(x, noise=eps, features=features)
-            log_px = inference.log_px[:kept].cpu().double()  # (k, B); not every accelerator has float64
-            level_rates = inference.rates(monte_carlo=True)[:, :kept].cpu().double()  # (L, k, B)
+            if start == 0:  # of these draws, more than weights is kept
+                inference = model.infer(x, noise=eps, features=features)
+                if not units:
+                    quality = reconstruction_quality(model.likelihood.mean(inference.params[0]), x)
+                units.append(_unit_statistics(inference.levels))
+                found = inference.log_px, inference.rates(monte_carlo=True)
+            else:
+                found = weigh(x, features, *eps)
+            log_px = found[0][:kept].cpu().double()  # (k, B); not every accelerator has float64
+            level_rates = found[1][:, :kept].cpu().double()  # (L, k, B)
             log_weights.append(log_px - level_rates.sum(0))
             distortion -= log_px.sum(0)
             rates += level_rates.sum(1).T
             kept -= len(log_px)
-            if start == 0:
-                if not units:
-                    quality = reconstruction_quality(model.likelihood.mean(inference.params[0]), x)
-                units.append(_unit_statistics(inference.levels))
     bounds = [importance_bound(torch.cat(log_weights), k) for k in settings.sample_sizes]
     unit_rate, unit_mean, unit_log_ratio = (torch.cat(parts) for parts in zip(*units, strict=True))
     statistics: dict[str, Tensor] = {

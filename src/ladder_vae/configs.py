@@ -202,6 +202,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING
     seed: int = MISSING
     device: str = MISSING
+    compile: str = MISSING
     chunk_size: int = MISSING
 
 

@@ -46,7 +46,7 @@ class _Expm1(torch.autograd.Function):
 
 def softplus(a: Tensor) -> Tensor:
     """log(1 + exp(a)), any shape, to a relative error of a few roundings."""
-    return _Softplus.apply(a)  # type: ignore[no-any-return]
+    return _Softplus.apply(a)
 
 
 def coarse_softplus(a: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ def coarse_softplus(a: Tensor) -> Tensor:
 
     Enough for a sum over pixels, and half the work: max(a, 0) - log sigmoid(|a|).
     """
-    return _CoarseSoftplus.apply(a)  # type: ignore[no-any-return]
+    return _CoarseSoftplus.apply(a)
 
 
 def expm1(a: Tensor) -> Tensor:
     """exp(a) - 1, any shape, to a relative error of a few roundings."""
-    return _Expm1.apply(a)  # type: ignore[no-any-return]
+    return _Expm1.apply(a)
 
 
 def _log1p(u: Tensor) -> Tensor:

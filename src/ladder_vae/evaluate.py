@@ -19,6 +19,7 @@ from ladder_vae import cli, configs, figures, plots, runs
 from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
 from ladder_vae.errors import UserError, warn
 from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
+from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
@@ -36,10 +37,13 @@ def run(cfg: DictConfig) -> None:
             warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
     settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
     device = choose_device(cfg.device)
+    choose_compile("compile", cfg.compile, False)  # refuses what it does not know before any run is opened
 
     def work(subject: Subject, name: str) -> None:
         with _progress(name, len(subject.indices)) as advance:
-            evaluation = evaluate(subject, settings, device, advance)
+            pays = settings.draws * len(subject.indices) >= DRAWS_THAT_PAY
+            compile_pass = choose_compile("compile", cfg.compile, pays)
+            evaluation = evaluate(subject, settings, device, advance, compile=compile_pass)
         _print_summary(subject, evaluation, settings)
         _record(subject, evaluation, settings)
 

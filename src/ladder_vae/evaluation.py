@@ -17,9 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ladder_vae.bounds import ImageStatistics, Settings, image_statistics, summarize, unit_counts
+from ladder_vae.bounds import (
+    ImageStatistics,
+    Settings,
+    Weigher,
+    image_statistics,
+    summarize,
+    unit_counts,
+    weigher,
+)
 from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
+from ladder_vae.hardware import compiled, fast_products
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.subjects import Subject
 
@@ -86,11 +95,14 @@ def evaluate(
     settings: Settings,
     device: torch.device,
     on_progress: Callable[[int, bool], None] = lambda images, kept: None,
+    *,
+    compile: bool = False,
 ) -> Evaluation:
     """Evaluate the images; those that an earlier call with the same settings has finished are kept.
 
     Args:
         on_progress: Called with a number of images that are done, and whether they were before.
+        compile: Whether to compile the inner loop.
 
     Raises:
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
@@ -101,7 +113,8 @@ def evaluate(
     try:
         if finished is None:
             directory.mkdir(parents=True, exist_ok=True)
-            finished = _evaluate_parts(subject, settings, device, on_progress)
+            with fast_products():
+                finished = _evaluate_parts(subject, settings, device, on_progress, compile)
             _write(done, *finished)
         else:
             on_progress(len(subject.indices), True)
@@ -121,16 +134,18 @@ def _evaluate_parts(
     settings: Settings,
     device: torch.device,
     on_progress: Callable[[int, bool], None],
+    compile: bool,
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
     model = subject.run.model.to(device)
+    weigh = compiled(weigher(model)) if compile else weigher(model)
     parts = []
     for start in range(0, len(subject.indices), PART):
         path = plan(subject, settings) / f"part-{start // PART:05d}.npz"
         indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
-            part = _evaluate_part(model, subject.data, indices, settings, on_progress)
+            part = _evaluate_part(model, weigh, subject.data, indices, settings, on_progress)
             _write(path, *part)
         else:
             on_progress(len(indices), True)
@@ -140,6 +155,7 @@ def _evaluate_parts(
 
 def _evaluate_part(
     model: Hierarchy,
+    weigh: Weigher,
     data: ImageData,
     indices: Sequence[int],
     settings: Settings,
@@ -152,7 +168,7 @@ def _evaluate_part(
         batch = indices[start : start + settings.images_per_pass]
         x = data.binary("test", batch).to(device)
         try:
-            statistics = image_statistics(model, x, batch, settings)
+            statistics = image_statistics(model, x, batch, settings, weigh)
         except torch.OutOfMemoryError:
             raise UserError(f"out of memory with chunk_size={settings.chunk_size}; lower it") from None
         finite = statistics.elbo.isfinite() & statistics.log_px.isfinite().all(1)

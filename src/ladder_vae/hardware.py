@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +20,9 @@ T = TypeVar("T")
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 COMPILE = ("auto", "true", "false")
-STEPS_THAT_PAY = 5_000  # of training, for the time that compiling takes; see benchmarks/README.md
+# What wins back the time that compiling takes; see benchmarks/README.md
+STEPS_THAT_PAY = 5_000  # of training
+DRAWS_THAT_PAY = 10_000_000  # of evaluation, of all images together
 
 
 def best_device() -> str:
@@ -64,22 +67,35 @@ def choose_precision(asked: str, device: str) -> str:
     return asked
 
 
-def choose_compile(asked: str, steps: int) -> str:
-    """Whether to compile the training step: ``true`` or ``false``.
+def choose_compile(setting: str, asked: str, pays: bool) -> bool:
+    """Whether to compile.
 
     Args:
-        asked: One of these; or ``auto``, true where a run has steps enough to win back the time it takes.
-        steps: Optimizer steps of the run.
+        setting: Name of the setting, for the error.
+        asked: ``true``, ``false``, or ``auto``: where it pays.
+        pays: Whether there is enough to compute to win back the time that compiling takes.
 
     Raises:
-        UserError: If it is neither.
+        UserError: If it is none of these.
     """
-    asked = asked.lower()
-    if asked not in COMPILE:
-        raise UserError(f"trainer.compile={asked} is unknown; choose {', '.join(COMPILE)}")
-    if asked == "auto":
-        return "true" if steps >= STEPS_THAT_PAY else "false"
-    return asked
+    if asked.lower() not in COMPILE:
+        raise UserError(f"{setting}={asked} is unknown; choose {', '.join(COMPILE)}")
+    return pays if asked.lower() == "auto" else asked.lower() == "true"
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Products of float32 matrices as fast as sums in float32 allow, until the block ends.
+
+    From factors rounded to bfloat16 on CPUs with AMX, to TF32 on GPUs that have it; elsewhere float32 through
+    another library than usual.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def compiler() -> str | None:

@@ -13,10 +13,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,7 @@ class Parallel(BasicLauncher):
         current = HydraConfig.instance()
         before = current.cfg
         current.set_config(config.copy())
-        assert current.cfg is not None
-        subdir = str(current.cfg.hydra.sweep.subdir)
+        subdir = str(HydraConfig.get().sweep.subdir)
         current.cfg = before
         with read_write(config):
             config.hydra.sweep.subdir = subdir
@@ -105,11 +105,16 @@ def _run(configs: Sequence[DictConfig], at_once: int, threads: int) -> list[JobR
     Raises:
         KeyboardInterrupt: After every running job has stopped; with the hints of all of them.
     """
-    spawn = multiprocessing.get_context("spawn")
+    fork = (
+        sys.platform == "linux"
+    )  # from a process that has only imported: elsewhere each job imports for itself
+    context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
+    context.set_forkserver_preload(["ladder_vae.assemble", "ladder_vae.dashboards", "ladder_vae.preflight"])
     results: dict[int, JobReturn] = {}
-    running: dict[Connection, tuple[int, SpawnProcess]] = {}
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
     hints: list[str] = []
-    waiting = list(range(len(configs)))
+    # The deepest first: they take longest, and short jobs fill what is left at the end.
+    waiting = sorted(range(len(configs)), key=lambda i: -int(configs[i].model.get("num_layers") or 0))
 
     def collect() -> None:
         for connection in wait(list(running)):
@@ -131,9 +136,9 @@ def _run(configs: Sequence[DictConfig], at_once: int, threads: int) -> list[JobR
         while waiting or running:
             while waiting and len(running) < at_once:
                 number = waiting.pop(0)
-                ours, theirs = spawn.Pipe(duplex=False)
+                ours, theirs = context.Pipe(duplex=False)
                 name = str(configs[number].hydra.sweep.subdir)
-                process = spawn.Process(target=_job, args=(theirs, configs[number], threads), name=name)
+                process = context.Process(target=_job, args=(theirs, configs[number], threads), name=name)
                 _hold_interrupts(
                     signal.SIG_BLOCK
                 )  # a process that is still starting would die of one, loudly

@@ -1,0 +1,94 @@
+"""Importance-weighted bounds: draws a second, memory against K, and the distance from float64."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ladder_vae.bounds import Settings, Weigher, image_statistics, weigher
+from ladder_vae.data import MNIST
+from ladder_vae.hardware import compiled, fast_products
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.runs import load_run
+from ladder_vae.subjects import spaced
+
+DRAWS = Settings(num_samples=1000, sample_sizes=(1000,))
+
+
+def train_a_model(run_dir: Path) -> None:
+    """The 5-level ladder of the depth sweep, three epochs."""
+    command = [sys.executable, "-m", "ladder_vae.train", "experiment=depth_sweep", "hydra.mode=RUN"]
+    more = [
+        "model.num_layers=5",
+        "trainer.max_epochs=3",
+        "objective.beta_warmup_epochs=1",
+        f"run_dir={run_dir}",
+    ]
+    subprocess.run([*command, *more], check=True, capture_output=True)
+
+
+def bounds(
+    model: Hierarchy, indices: Sequence[int], settings: Settings, weigh: Weigher | None
+) -> torch.Tensor:
+    """L_K of test images, passes of ten."""
+    data = MNIST(val_size=0)
+    dtype = next(model.parameters()).dtype
+    parts = []
+    for start in range(0, len(indices), settings.images_per_pass):
+        batch = indices[start : start + settings.images_per_pass]
+        x = data.binary("test", batch).to(dtype)
+        parts.append(image_statistics(model, x, batch, settings, weigh).log_px[:, -1])
+    return torch.cat(parts)
+
+
+def measure(run: str, repetitions: int, images: int = 20) -> dict[str, list[float]]:
+    """Draws a second, plain (float32, uncompiled) and as ladder_vae evaluates, in turn."""
+    model = load_run(run).model
+    fast = compiled(weigher(model))
+    speeds: dict[str, list[float]] = {"plain": [], "ladder_vae": []}
+    for repetition in range(repetitions + 1):
+        indices = range(images * repetition, images * (repetition + 1))
+        for name, weigh in (("plain", None), ("ladder_vae", fast)):
+            began = time.perf_counter()
+            if weigh:
+                with fast_products():
+                    bounds(model, indices, DRAWS, weigh)
+            else:
+                bounds(model, indices, DRAWS, None)
+            if repetition:  # the first compiles
+                speeds[name].append(images * DRAWS.num_samples / (time.perf_counter() - began))
+    return speeds
+
+
+def distance_from_float64(run: str, images: int = 40) -> dict[str, float]:
+    """Of L_1000 as ladder_vae evaluates from the same in float64: of the mean, and the largest of an image."""
+    model = load_run(run).model
+    indices = spaced(10_000, images)
+    exact = bounds(copy.deepcopy(model).double(), indices, DRAWS, None)
+    with fast_products():
+        difference = bounds(model, indices, DRAWS, compiled(weigher(model))) - exact
+    return {
+        "of the mean": abs(difference.mean().item()),
+        "largest of an image": difference.abs().max().item(),
+    }
+
+
+def peak_memory(run: str, num_samples: int) -> float:
+    """Peak memory of a process that evaluates 20 images, MiB."""
+    code = (
+        "import sys; from benchmarks.evaluation import *; "
+        f"bounds(load_run({run!r}).model, range(20), Settings({num_samples}, ({num_samples},)), None); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+__all__ = ["distance_from_float64", "measure", "peak_memory", "resource", "train_a_model"]

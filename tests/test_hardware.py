@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+
+from ladder_vae import hardware
+from ladder_vae.errors import UserError
+from ladder_vae.hardware import choose_compile, choose_precision, compiled, fast_products, keep_freed_memory
+
+
+@pytest.mark.parametrize(("has", "auto"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_follows_the_hardware(monkeypatch, has, auto):
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: has)
+    assert choose_precision("auto", "cpu") == auto
+    assert choose_precision("32-true", "cpu") == "32-true"
+
+
+def test_a_precision_that_the_machine_lacks_is_named_with_the_one_that_works(monkeypatch):
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: False)
+    with pytest.raises(UserError, match="bf16-mixed needs bfloat16 units, which this cpu does not have; set .*32"):
+        choose_precision("bf16-mixed", "cpu")
+    with pytest.raises(UserError, match="choose auto, 32-true, bf16-mixed"):
+        choose_precision("16-mixed", "cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "nonsense"])
+def test_asking_for_bfloat16_never_fails(device):
+    assert hardware.has_bfloat16(device) in (True, False)
+
+
+def test_compiling_is_chosen_where_it_pays():
+    assert [choose_compile("compile", "auto", pays) for pays in (True, False)] == [True, False]
+    assert [choose_compile("compile", asked, False) for asked in ("true", "True", "false")] == [True, True, False]
+    with pytest.raises(UserError, match="trainer.compile=yes is unknown; choose auto, true, false"):
+        choose_compile("trainer.compile", "yes", True)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """In place of ``torch.compile``: doubles what the function gives, or fails as a compiler does."""
+    monkeypatch.setattr(hardware, "compiler", lambda: "g++")
+
+    def use(fails=False):
+        def compile(function, **settings):
+            def fast(*arguments):
+                if fails:
+                    raise BackendCompilerFailed(lambda: None, RuntimeError("g++ found no\nheader"), None)
+                return 2 * function(*arguments)
+
+            return fast
+
+        monkeypatch.setattr(torch, "compile", compile)
+
+    return use
+
+
+def test_only_the_first_shape_is_compiled(stub):
+    stub()
+    call = compiled(lambda x, y: x + y)
+    ones = torch.ones
+    assert [float(call(ones(n), ones(1))[0]) for n in (3, 3, 2, 3)] == [4, 4, 2, 4]
+
+
+def test_a_failing_compiler_costs_one_warning(stub, capsys):
+    stub(fails=True)
+    call = compiled(lambda x: x + 1)
+    assert [call(torch.zeros(())).item() for _ in range(3)] == [1, 1, 1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: going on without compilation, which failed (")
+    assert "g++ found no header" in line
+
+
+def test_no_compiler_costs_one_warning(monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "compiler", lambda: None)
+    call = compiled(lambda x: x + 1)
+    assert [call(torch.zeros(())).item() for _ in range(3)] == [1, 1, 1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no C++ compiler was found")
+
+
+def test_the_compiler_of_the_environment_counts(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert hardware.compiler() is None
+    (tmp_path / "mine").touch(mode=0o755)
+    monkeypatch.setenv("CXX", "mine")
+    assert hardware.compiler() == "mine"
+
+
+def test_fast_products_end_with_their_block():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(ZeroDivisionError), fast_products():
+        assert torch.get_float32_matmul_precision() == "medium"
+        1 / 0  # noqa: B018
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_memory_is_kept():
+    """A block of 64 MB, freed and taken again, is not faulted in anew."""
+    resource = pytest.importorskip("resource")
+    if hardware.platform.libc_ver()[0] != "glibc":
+        pytest.skip("glibc only")
+    keep_freed_memory()
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(16_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    first = faults()
+    again = min(faults() for _ in range(3))
+    assert again < 1_000, (first, again)  # of 15,625 pages
