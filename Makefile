@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate analyze train tensorboard test test-all lint clean
+.PHONY: help setup sweep-depth evaluate analyze train tensorboard test test-all bench lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ test: $(READY) ## run the tests (minutes)
 
 test-all: $(READY) ## run all tests, the slow ones too
 	@$(PY) -m pytest
+
+bench: $(READY) ## measure the speed of training, evaluation and start (some 12 minutes; nothing else running)
+	@$(PY) -m benchmarks $(args)
 
 lint: $(READY) ## check style and types
 	@$(VENV)/bin/ruff format --check .

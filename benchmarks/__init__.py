@@ -1,0 +1,1 @@
+"""How fast ladder_vae is, against the usual way and against what it could be: `make bench`."""

@@ -20,7 +20,7 @@ BATCHES = (64, 128, 256, 512, 1024, 2048)  # at 5 levels
 
 
 def step_cost(depth: int, batch: int) -> dict[str, float]:
-    """Median milliseconds of an uncompiled step, and the peak memory that steps add, MiB. All levels are equal."""
+    """Median milliseconds of an uncompiled step, and peak memory added, MiB. All levels are equally wide."""
     keep_freed_memory()
     torch.manual_seed(0)
     model = LadderVAE((1, 28, 28), depth, latent_sizes=[32] * depth, hidden_sizes=[256] * depth)
@@ -48,10 +48,7 @@ def measure(repetitions: int) -> dict[str, dict[int, list[dict[str, float]]]]:
     found: dict[str, dict[int, list[dict[str, float]]]] = {"depth": {}, "batch": {}}
     for _ in range(repetitions):
         for axis, value, depth, batch in points:
-            code = f"import json; from benchmarks.growth import *; print(json.dumps(step_cost({depth}, {batch})))"
+            code = f"from benchmarks.growth import *; print(json.dumps(step_cost({depth}, {batch})))"
             done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
             found[axis].setdefault(value, []).append(json.loads(done.stdout))
     return found
-
-
-__all__ = ["json", "measure", "step_cost"]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 START = """
@@ -16,11 +17,12 @@ import lightning; lap()
 import ladder_vae.train as train; lap()
 import sys, json, hydra
 from ladder_vae import callbacks, preflight
-check, begin, batch = preflight.check_run, callbacks.Totals.on_train_start, callbacks.Totals.on_train_batch_end
+check, begin = preflight.check_run, callbacks.Totals.on_train_start
 def checked(config): lap(); check(config); lap()
 def began(self, *rest): lap(); begin(self, *rest)
-def done(self, *rest): lap(); print(json.dumps(t)); sys.stdout.flush(); import os; os._exit(0)
-preflight.check_run, callbacks.Totals.on_train_start, callbacks.Totals.on_train_batch_end = checked, began, done
+def done(self, *rest): lap(); print(json.dumps(t), flush=True); import os; os._exit(0)
+preflight.check_run = checked
+callbacks.Totals.on_train_start, callbacks.Totals.on_train_batch_end = began, done
 sys.argv = ["train", "model.num_layers=5", "trainer.compile=false", "run_dir={run_dir}"]
 train.main()
 """
@@ -39,7 +41,7 @@ def start(directory: Path, repetitions: int) -> list[dict[str, float]]:
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         total = time.perf_counter() - began
         laps = json.loads(done.stdout.splitlines()[-1])
-        phases = dict(zip(PHASES, (b - a for a, b in zip(laps, laps[1:], strict=False)), strict=True))
+        phases = dict(zip(PHASES, (b - a for a, b in pairwise(laps)), strict=True))
         found.append({**phases, "start and end the process": total - (laps[-1] - laps[0]), "total": total})
     return found
 

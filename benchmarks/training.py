@@ -46,7 +46,7 @@ def settings(run_dir: Path, *more: str) -> DictConfig:
 
 
 def bare_training(model: LadderVAE) -> Callable[[], float]:
-    """A function that trains an epoch in a plain loop over the step that ladder_vae compiles: images a second."""
+    """A function that trains an epoch by a plain loop over the same step, and returns the images a second."""
     data = MNIST(batch_size=BATCH, val_size=0)
     half = choose_precision("auto", "cpu") == "bf16-mixed"
     terms = compiled(batch_terms(model, Objective()))
@@ -89,7 +89,7 @@ class InTurn(Callback):
 
 
 def measure(repetitions: int) -> Speeds:
-    """Images a second of each way, a number a repetition; those of one position were measured side by side."""
+    """Images a second of each way, a number a repetition; equal positions were measured side by side."""
     with tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory)
         epochs = repetitions + 2

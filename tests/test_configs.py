@@ -18,6 +18,7 @@ ONE_STEP = [
     "data.batch_size=32",
     "data.eval_batch_size=50",
     "run_dir=run",
+    "hydra.launcher.jobs=1",
 ]
 
 
@@ -65,8 +66,9 @@ def test_every_option_composes(command, group):
         assert yaml.safe_load(out)["name"] == "train"
 
 
-def test_mixed_precision(train):
-    run = train("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1", "optimizer.fused=false")
+def test_mixed_precision(train, monkeypatch):
+    monkeypatch.setattr("ladder_vae.hardware.has_bfloat16", lambda device: True)
+    run = train("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1")
     assert json.loads((run / "metrics.json").read_text())["test/elbo"] < 0
 
 

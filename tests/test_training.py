@@ -183,7 +183,7 @@ def test_same_seed_same_run_other_seed_other_run(train):
 
 
 def test_a_multirun_gives_what_single_runs_give(train, command, npz, workdir):
-    code, _, err = command("train", "-m", *tiny(npz), "seed=1,2", "run_dir=sweep")
+    code, _, err = command("train", "-m", *tiny(npz), "seed=1,2", "run_dir=sweep", "hydra.launcher.jobs=1")
     assert code == 0, err
     for seed in (1, 2):
         single = train(f"seed={seed}", run_dir=f"single{seed}")

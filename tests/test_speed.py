@@ -1,0 +1,138 @@
+"""Speed changes no result: the fast path against the plain one."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import tiny
+from omegaconf import OmegaConf
+from test_training import Stop, assert_same_weights, weights
+
+from ladder_vae import hardware, launcher
+from ladder_vae.bounds import Settings, image_statistics, weigher
+from ladder_vae.callbacks import EpochCheckpoints
+from ladder_vae.hardware import compiled, fast_products
+from ladder_vae.models import BottomUpVAE, LadderVAE, TextbookVAE
+from ladder_vae.module import batch_terms
+from ladder_vae.objective import Objective
+
+FAST = ["trainer.precision=bf16-mixed", "trainer.compile=true"]
+PLAIN = ["trainer.precision=32-true", "trainer.compile=false"]
+needs_compiler = pytest.mark.skipif(hardware.compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def bfloat16(monkeypatch):
+    """bfloat16 is slow where the CPU has no units for it, but works."""
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: True)
+
+
+def metrics(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+@needs_compiler
+def test_fast_and_plain_training_agree(train):
+    fast, plain = train(*FAST, run_dir="fast"), train(*PLAIN, run_dir="plain")
+    for name, value in metrics(plain).items():
+        if name.startswith("test/"):
+            assert metrics(fast)[name] == pytest.approx(value, rel=0.01, abs=0.05), name
+    a, b = weights(fast), weights(plain)
+    assert a.keys() == b.keys()  # no _orig_mod
+    assert all(a[name].dtype == b[name].dtype for name in a)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(FAST, id="both"),
+        pytest.param(FAST[:1], id="bf16", marks=pytest.mark.slow),
+        pytest.param(FAST[1:], id="compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_fast_runs_repeat_and_resume_exactly(train, command, npz, workdir, monkeypatch, settings):
+    """40 images in batches of 16: the last batch of an epoch is a smaller one."""
+    whole = train(*settings, run_dir="whole")
+    assert_same_weights(whole, train(*settings, run_dir="again"))
+    saved = EpochCheckpoints.on_train_epoch_end
+
+    def crash(self, trainer, pl_module):
+        saved(self, trainer, pl_module)
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochCheckpoints, "on_train_epoch_end", crash)
+        assert command("train", *tiny(npz), *settings, "run_dir=stopped")[0] == 1
+    code, _, err = command("train", "resume=stopped")
+    assert code == 0, err
+    assert_same_weights(whole, workdir / "stopped")
+
+
+@pytest.mark.parametrize("kind", [LadderVAE, BottomUpVAE, TextbookVAE])
+def test_what_is_compiled_is_the_step(kind):
+    """The traced graph gives the terms and gradients of the plain function, of any model."""
+    torch.manual_seed(0)
+    model = kind((1, 6, 6), 3)
+    x = (torch.rand(8, 1, 6, 6) < 0.5).float()
+    noise = model.draw_noise(1, 8, like=x)
+    plain = batch_terms(model, Objective())
+    traced = torch.compile(batch_terms(copy.deepcopy(model), Objective()), backend="aot_eager")
+    torch.testing.assert_close(traced(x, *noise), plain(x, *noise), rtol=1e-5, atol=1e-5)
+
+
+def test_products_in_half_precision_leave_sums_in_float32():
+    model = LadderVAE((1, 28, 28), 2)
+    x = (torch.rand(4, 1, 28, 28) < 0.2).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inference = model.infer(x)
+        values = batch_terms(model, Objective())(x, *model.draw_noise(1, 4, like=x))
+    assert inference.params.dtype == torch.bfloat16  # the nets did compute in it
+    assert inference.log_px.dtype == inference.rates().dtype == values.dtype == torch.float32
+
+
+@needs_compiler
+def test_fast_evaluation_is_near_float64():
+    torch.manual_seed(0)
+    model = LadderVAE((1, 28, 28), 2, [8, 4], [32, 16]).eval()
+    x = (torch.rand(5, 1, 28, 28) < 0.3).float()
+    settings = Settings(300, (300,), chunk_size=500)
+    with fast_products():
+        fast = image_statistics(model, x, range(5), settings, compiled(weigher(model)))
+    exact = image_statistics(copy.deepcopy(model).double(), x.double(), range(5), settings)
+    assert (fast.log_px - exact.log_px).abs().max() < 0.01
+    assert (fast.elbo - exact.elbo).abs().max() < 0.01
+
+
+def test_jobs_at_once_give_what_jobs_alone_give(train, command, npz, workdir):
+    code, out, err = command("train", "-m", *tiny(npz), "seed=1,2", "run_dir=sweep", "hydra.launcher.jobs=2")
+    assert code == 0, err
+    assert out.count("test split, nats per image") == 2
+    names = sorted(path.name for path in (workdir / "sweep").glob("*_seed*"))
+    assert names == ["0_ladder_L2_seed1", "1_ladder_L2_seed2"]
+    for seed, name in enumerate(names, start=1):
+        a, b = weights(train(f"seed={seed}", run_dir=f"single{seed}")), weights(workdir / "sweep" / name)
+        for key in a:  # one thread or two: sums in another order
+            torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
+
+
+def test_of_jobs_at_once_one_may_fail(command, npz, workdir):
+    code, _, _ = command(
+        "train", "-m", *tiny(npz), "optimizer.lr=1e30,1e-3", "scheduler=constant", "run_dir=sweep",
+        "hydra.launcher.jobs=2",
+    )  # fmt: skip
+    assert code == 1
+    states = [json.loads(path.read_text()) for path in sorted(workdir.rglob("status.json"))]
+    assert [state["status"] for state in states] == ["failed", "finished"]
+    assert "not finite" in states[0]["message"]
+
+
+def test_a_job_that_is_killed_is_told(tmp_path):
+    """By a process that ends itself as the system would end it."""
+    config = OmegaConf.create(
+        {"model": {}, "hydra": {"sweep": {"dir": str(tmp_path), "subdir": "job"}, "job": {"name": None}}}
+    )
+    (result,) = launcher._run([config], 1, 1)  # no whole configuration: the job dies of it
+    with pytest.raises(RuntimeError, match="job: the process ended with code 1"):
+        _ = result.return_value
