@@ -23,7 +23,7 @@ from ladder_vae.dashboards import Dashboards
 from ladder_vae.data import MNIST, Batches
 from ladder_vae.hardware import choose_precision, compiled
 from ladder_vae.models import LadderVAE
-from ladder_vae.module import batch_terms
+from ladder_vae.module import batch_values
 from ladder_vae.objective import Objective
 from ladder_vae.train import prepare
 
@@ -49,7 +49,8 @@ def bare_training(model: LadderVAE) -> Callable[[], float]:
     """A function that trains an epoch by a plain loop over the same step, and returns the images a second."""
     data = MNIST(batch_size=BATCH, val_size=0)
     half = choose_precision("auto", "cpu") == "bf16-mixed"
-    terms = compiled(batch_terms(model, Objective()))
+    values = compiled(batch_values(model, Objective()))
+    beta = torch.ones(())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     current = [v for v in model.state_dict().values() if v.is_floating_point()]
     average = [v.clone() for v in current]
@@ -59,7 +60,7 @@ def bare_training(model: LadderVAE) -> Callable[[], float]:
         for x in Batches(data.split("train"), BATCH, seed=0, draw=True):
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = terms(x, *model.draw_noise(1, len(x), like=x)).sum()
+                loss = values(x, beta, *model.draw_noise(1, len(x), like=x))[0]
             loss.backward()
             optimizer.step()
             torch._foreach_lerp_(average, current, 0.001)

@@ -14,7 +14,7 @@ from ladder_vae.bounds import Settings, image_statistics, weigher
 from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.hardware import compiled, fast_products
 from ladder_vae.models import BottomUpVAE, LadderVAE, TextbookVAE
-from ladder_vae.module import batch_terms
+from ladder_vae.module import batch_values
 from ladder_vae.objective import Objective
 
 FAST = ["trainer.precision=bf16-mixed", "trainer.compile=true"]
@@ -72,14 +72,20 @@ def test_fast_runs_repeat_and_resume_exactly(train, command, npz, workdir, monke
 
 @pytest.mark.parametrize("kind", [LadderVAE, BottomUpVAE, TextbookVAE])
 def test_what_is_compiled_is_the_step(kind):
-    """The traced graph gives the terms and gradients of the plain function, of any model."""
+    """The traced graph gives the values and gradients of the plain function, of any model."""
     torch.manual_seed(0)
     model = kind((1, 6, 6), 3)
     x = (torch.rand(8, 1, 6, 6) < 0.5).float()
-    noise = model.draw_noise(1, 8, like=x)
-    plain = batch_terms(model, Objective())
-    traced = torch.compile(batch_terms(copy.deepcopy(model), Objective()), backend="aot_eager")
-    torch.testing.assert_close(traced(x, *noise), plain(x, *noise), rtol=1e-5, atol=1e-5)
+    noise, beta = model.draw_noise(1, 8, like=x), torch.tensor(0.7)
+    plain = batch_values(model, Objective())
+    other = copy.deepcopy(model)
+    traced = torch.compile(batch_values(other, Objective()), backend="aot_eager")
+    ours, theirs = traced(x, beta, *noise), plain(x, beta, *noise)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    ours[0].backward()
+    theirs[0].backward()
+    for one, two in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_products_in_half_precision_leave_sums_in_float32():
@@ -87,7 +93,7 @@ def test_products_in_half_precision_leave_sums_in_float32():
     x = (torch.rand(4, 1, 28, 28) < 0.2).float()
     with torch.autocast("cpu", torch.bfloat16):
         inference = model.infer(x)
-        values = batch_terms(model, Objective())(x, *model.draw_noise(1, 4, like=x))
+        values = batch_values(model, Objective())(x, torch.ones(()), *model.draw_noise(1, 4, like=x))
     assert inference.params.dtype == torch.bfloat16  # the nets did compute in it
     assert inference.log_px.dtype == inference.rates().dtype == values.dtype == torch.float32
 

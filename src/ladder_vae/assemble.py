@@ -18,6 +18,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ladder_vae.callbacks import DirectCheckpointIO
 from ladder_vae.configs import Config
 from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
@@ -131,6 +132,7 @@ def make_trainer(
         settings["limit_val_batches"] = 0
     return L.Trainer(
         **settings,
+        plugins=[DirectCheckpointIO()],
         callbacks=list(callbacks),
         logger=logger,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),

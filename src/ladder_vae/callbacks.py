@@ -12,8 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from torch import Tensor
+
+
+class DirectCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a local file, without Lightning's copies for remote ones.
+
+    :class:`EpochCheckpoints` sees to it that a half-written one replaces nothing.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, path)
 
 
 class EpochCheckpoints(Checkpoint):

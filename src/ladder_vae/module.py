@@ -60,7 +60,7 @@ class HierarchicalVAE(L.LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.compile_step = compile
-        self._terms: Callable[..., Tensor] = batch_terms(model, objective)
+        self._values: Callable[..., Tensor] = batch_values(model, objective)
         self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
 
     def configure_optimizers(self) -> Any:
@@ -76,7 +76,7 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.compile_step:
-            self._terms = compiled(self._terms)
+            self._values = compiled(self._values)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
@@ -85,12 +85,12 @@ class HierarchicalVAE(L.LightningModule):
         steps = int(self.trainer.num_training_batches)
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
         # The noise is drawn outside, so that the compiled step sees the same as the plain one.
-        terms = self._terms(x, *self.model.draw_noise(1, len(x), like=x))  # (1 + L,)
-        loss = self.objective.loss(Elbo(terms[0], terms[1:]), beta)
-        self._recent.append(torch.cat([loss[None], terms]).detach())
+        noise = self.model.draw_noise(1, len(x), like=x)
+        values = self._values(x, x.new_full((), beta), *noise)  # (2 + L,)
+        self._recent.append(values.detach())
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
             self._read_recent(beta)
-        return loss
+        return values[0]
 
     def _read_recent(self, beta: float) -> None:
         """Bring the values of the last steps to the host: check that they are finite, log their means."""
@@ -109,6 +109,15 @@ class HierarchicalVAE(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({name: float(value) for name, value in metrics.items()}, self.global_step)
         self.log("elbo", terms.elbo, prog_bar=True, logger=False)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # so that the next batch finds this memory free, and still in the cache
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        pass  # it was done
 
     def configure_gradient_clipping(
         self,
@@ -156,14 +165,14 @@ class HierarchicalVAE(L.LightningModule):
         self.log_dict(metrics, batch_size=len(x))
 
 
-def batch_terms(model: Hierarchy, objective: Objective) -> Callable[..., Tensor]:
-    """The parts of the objective as a function of images and noise: distortion, then rates, ``(1 + L,)``."""
+def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., Tensor]:
+    """The objective as a function of images, beta and noise: loss, distortion, then rates, ``(2 + L,)``."""
 
-    def terms(x: Tensor, *noise: Tensor) -> Tensor:
-        parts = elbo(model.infer(x, noise=noise), monte_carlo=objective.monte_carlo_rates)
-        return torch.cat([parts.distortion[None], parts.rates])
+    def values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
+        terms = elbo(model.infer(x, noise=noise), monte_carlo=objective.monte_carlo_rates)
+        return torch.cat([objective.loss(terms, beta)[None], terms.distortion[None], terms.rates])
 
-    return terms
+    return values
 
 
 def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:

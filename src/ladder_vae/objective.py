@@ -70,7 +70,7 @@ class Objective:
             return 1.0
         return min(1.0, epochs_done / self.beta_warmup_epochs)
 
-    def loss(self, terms: Elbo, beta: float) -> Tensor:
+    def loss(self, terms: Elbo, beta: float | Tensor) -> Tensor:
         """What training minimizes, shape ``()``."""
         # Without free bits nothing is clamped: a Monte Carlo rate may pass below zero.
         rates = terms.rates.clamp(min=self.free_bits) if self.free_bits > 0 else terms.rates
