@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ladder_vae.data import MNIST, Batches, FashionMNIST, Npz, draw_binary
+from ladder_vae.data import MNIST, Batches, FashionMNIST, Npz, draw_binary, draw_binary_fast
 from ladder_vae.errors import UserError
 from ladder_vae.images import MNIST_DIR, load_mnist, load_npz, load_torchvision
 
@@ -31,15 +31,33 @@ def test_splits_are_the_official_ones():
     assert len(everything.split("val")) == 0
 
 
-def test_draws_have_the_intensity_as_probability():
+@pytest.mark.parametrize("draw", [draw_binary, draw_binary_fast])
+def test_draws_have_the_intensity_as_probability(draw):
     intensities = torch.arange(256, dtype=torch.uint8).repeat(20_000, 1)
-    mean = draw_binary(intensities, torch.Generator().manual_seed(0)).double().mean(0)
+    mean = draw(intensities, torch.Generator().manual_seed(0)).double().mean(0)
     p = torch.arange(256) / 255
     assert mean[0] == 0
     assert mean[255] == 1
     z = (mean - p)[1:255] / (p * (1 - p) / 20_000).sqrt()[1:255]
     assert z.abs().max() < 5
     assert abs(z.mean()) < 5 / math.sqrt(254)
+
+
+def test_fast_draws_of_neighbours_are_independent():
+    draws = draw_binary_fast(
+        torch.full((4_000, 785), 100, dtype=torch.uint8), torch.Generator().manual_seed(0)
+    )
+    assert draws.shape == (4_000, 785)
+    centered = draws.double() - draws.double().mean()
+    for lag in (1, 2, 3, 4, 7, 8, 9, 16):
+        correlation = (centered[:, lag:] * centered[:, :-lag]).mean() / centered.var()
+        assert abs(correlation) * math.sqrt(4_000 * (785 - lag)) < 5, lag
+
+
+def test_validation_and_test_pixels_stay_what_they_always_were():
+    """Numbers of runs compare only on the same draw, which no change of code may move."""
+    data = MNIST()
+    assert [int(data.split(split).gt(0).sum()) for split in ("val", "test")] == [1_012_084, 1_039_084]
 
 
 def test_dynamic_training_images_are_drawn_anew_and_test_images_once(npz):

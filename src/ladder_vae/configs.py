@@ -85,7 +85,7 @@ class TrainerConfig:
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
-    compile: str = MISSING
+    compile: str = "false"  # of runs that are older than the setting
     gradient_clip_val: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None
