@@ -76,7 +76,7 @@ test: $(READY) ## run the tests (minutes)
 test-all: $(READY) ## run all tests, the slow ones too
 	@$(PY) -m pytest
 
-bench: $(READY) ## measure the speed of training, evaluation and start (some 12 minutes; nothing else running)
+bench: $(READY) ## measure the speed of training, evaluation and start (minutes; with nothing else running)
 	@$(PY) -m benchmarks $(args)
 
 lint: $(READY) ## check style and types

@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: measure everything, side by side; a table, ``results.json`` and two pictures."""
+"""``python -m benchmarks [repetitions [folder]]``: measure everything, side by side.
+
+A table, and in the folder (``runs/bench``) ``results.json`` and two pictures.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,6 @@ from rich.table import Table
 from benchmarks import draw, evaluation, growth, jobs, training
 from ladder_vae.hardware import compiler, has_bfloat16, keep_freed_memory
 
-HERE = Path(__file__).parent
 DRAWS_OF_ALL = 5_000 * 10_000  # K = 5,000 on the test split
 
 
@@ -88,16 +90,18 @@ def main() -> None:
     """Measure, print, keep."""
     keep_freed_memory()
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/bench")
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         found = json.loads(json.dumps(measure(repetitions, Path(directory))))
-    (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     table = Table("measure", f"median of {repetitions} (range)", title=found["machine"])
     for row in rows(found):
         table.add_row(*row)
     Console(width=110).print(table)
-    draw.speeds(found, HERE / "speed.png")
-    draw.growth(found, HERE / "growth.png")
-    print(HERE / "results.json")
+    draw.speeds(found, folder / "speed.png")
+    draw.growth(found, folder / "growth.png")
+    print(folder / "results.json")
 
 
 if __name__ == "__main__":

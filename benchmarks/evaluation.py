@@ -82,9 +82,9 @@ def distance_from_float64(run: str, images: int = 40) -> dict[str, float]:
 def peak_memory(run: str, num_samples: int) -> float:
     """Peak memory of a process that evaluates 20 images, MiB."""
     code = (
-        "import resource; from benchmarks.evaluation import *; "
+        "from benchmarks.evaluation import *; from benchmarks.growth import peak_memory; "
         f"bounds(load_run({run!r}).model, range(20), Settings({num_samples}, ({num_samples},)), None); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(peak_memory())"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)

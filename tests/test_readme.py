@@ -23,7 +23,14 @@ QUICK = [
     "trainer.limit_test_batches=1",
     "data.eval_batch_size=50",
 ]
-NOT_RUN = ("git clone", "cd ", "source ", "make test", "make test-all")  # set-up, and what runs this test
+NOT_RUN = (
+    "git clone",
+    "cd ",
+    "source ",
+    "make test",
+    "make test-all",
+    "make bench",
+)  # set-up, and what runs this test
 
 
 def blocks(language: str) -> list[str]:
