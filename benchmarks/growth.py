@@ -20,7 +20,7 @@ BATCHES = (64, 128, 256, 512, 1024, 2048)  # at 5 levels
 
 
 def peak_memory() -> float:
-    """Of this process, MiB, by Linux. ``getrusage`` would tell that of the process that started it, if larger."""
+    """Of this process, MiB, by Linux. ``getrusage`` counts the process that started it, too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
