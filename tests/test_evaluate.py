@@ -73,11 +73,11 @@ def test_an_interruption_costs_one_part(train, command, monkeypatch):
     before = (run / "metrics.json").read_bytes()
     compute, seen = evaluation.image_statistics, []
 
-    def stop_later(model, x, indices, settings):
+    def stop_later(model, x, indices, settings, weigh):
         if len(seen) == 7:  # of 12 passes of two images
             raise KeyboardInterrupt
         seen.append(list(indices))
-        return compute(model, x, indices, settings)
+        return compute(model, x, indices, settings, weigh)
 
     monkeypatch.setattr(evaluation, "image_statistics", stop_later)
     code, _, err = command(*arguments)
@@ -90,7 +90,9 @@ def test_an_interruption_costs_one_part(train, command, monkeypatch):
 
     again = []
     monkeypatch.setattr(
-        evaluation, "image_statistics", lambda m, x, i, s: again.append(list(i)) or compute(m, x, i, s)
+        evaluation,
+        "image_statistics",
+        lambda m, x, i, *rest: again.append(list(i)) or compute(m, x, i, *rest),
     )
     code, _, err = command(*arguments)
     assert code == 0, err
