@@ -105,9 +105,8 @@ def _run(configs: Sequence[DictConfig], at_once: int, threads: int) -> list[JobR
     Raises:
         KeyboardInterrupt: After every running job has stopped; with the hints of all of them.
     """
-    fork = (
-        sys.platform == "linux"
-    )  # from a process that has only imported: elsewhere each job imports for itself
+    # Forked from a process that has only imported; elsewhere each job imports for itself.
+    fork = sys.platform == "linux"
     context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
     context.set_forkserver_preload(["ladder_vae.assemble", "ladder_vae.dashboards", "ladder_vae.preflight"])
     results: dict[int, JobReturn] = {}
@@ -139,9 +138,8 @@ def _run(configs: Sequence[DictConfig], at_once: int, threads: int) -> list[JobR
                 ours, theirs = context.Pipe(duplex=False)
                 name = str(configs[number].hydra.sweep.subdir)
                 process = context.Process(target=_job, args=(theirs, configs[number], threads), name=name)
-                _hold_interrupts(
-                    signal.SIG_BLOCK
-                )  # a process that is still starting would die of one, loudly
+                # A process that is still starting would die of an interrupt, loudly.
+                _hold_interrupts(signal.SIG_BLOCK)
                 process.start()
                 running[ours] = (number, process)
                 _hold_interrupts(signal.SIG_UNBLOCK)
