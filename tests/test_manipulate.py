@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_hierarchy import MODELS, build, images
+from test_hierarchy import MODELS, PUBLISHED, build, images
 
 from ladder_vae.hierarchy import Inference, Level
 from ladder_vae.manipulate import (
@@ -13,6 +13,7 @@ from ladder_vae.manipulate import (
     swap,
     traverse,
 )
+from ladder_vae.models import ResidualVAE
 
 ALL = (0, 1, 2)
 
@@ -68,7 +69,7 @@ def test_levels_above_are_untouched_and_levels_below_follow(cls, level):
         assert torch.equal(changed[other], code[other]) == (other != level)
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_holding_the_samples_below_would_hide_the_change(cls):
     """Why innovations: in a Markov hierarchy, z_1 held, no change above it moves a pixel."""
     model, x = build(cls), images()
@@ -80,6 +81,9 @@ def test_holding_the_samples_below_would_hide_the_change(cls):
 
 def cut(model, level):
     """Zero the weights that lead out of a level."""
+    if isinstance(model, ResidualVAE):
+        model.rungs[level].write.weight.data.zero_()
+        return model
     reader = model.decoder if level == 0 else model.rungs[level - 1].prior_net
     first = next(module for module in reader.modules() if isinstance(module, torch.nn.Linear))
     first.weight.data.zero_()
@@ -93,7 +97,8 @@ def test_a_level_whose_weights_out_are_zero_has_no_influence(cls, level):
     code = innovations(inferred(model, x))
     assert torch.equal(render(model, resample(code, level)), render(model, code))
     for other in range(level + 1, 3):  # nor what reaches the image through it alone
-        assert torch.equal(render(model, resample(code, other)), render(model, code))
+        same = torch.equal(render(model, resample(code, other)), render(model, code))
+        assert same == (cls is not ResidualVAE)
     if level:
         assert not torch.equal(render(model, resample(code, level - 1)), render(model, code))
 

@@ -27,6 +27,7 @@ from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
+from ladder_vae.runs import load_run
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
@@ -75,6 +76,9 @@ def assemble(cfg: DictConfig) -> Assembly:
     cfg.model.input_shape = shape
     torch.manual_seed(stream_seed(cfg.seed, "weights"))
     model = _build(cfg, "model", Hierarchy)
+    if cfg.init_from is not None:
+        cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
+        _begin_from(model, cfg.init_from)
     try:
         objective = Objective(**cfg.objective)
     except (ValueError, TypeError) as error:
@@ -169,6 +173,20 @@ def _settle_trainer(cfg: DictConfig, steps_per_epoch: int) -> None:
     steps = trainer.max_epochs * min(steps_per_epoch, trainer.limit_train_batches or steps_per_epoch)
     compile_step = choose_compile("trainer.compile", trainer.compile, steps >= STEPS_THAT_PAY)
     trainer.compile = str(compile_step).lower()
+
+
+def _begin_from(model: Hierarchy, path: str) -> None:
+    """Give the model the weights of a run. Raises UserError if they do not fit."""
+    source = load_run(path).model
+    try:
+        if type(source) is not type(model):
+            raise ValueError(f"it holds a {type(source).__name__}, not a {type(model).__name__}")
+        model.load_state_dict(source.state_dict())
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"init_from={path} does not fit this model ({one_line(error)[:200]}); give both the same model "
+            "settings"
+        ) from None
 
 
 def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:

@@ -178,7 +178,7 @@ def evaluated(groups: Sequence[Group], split: str) -> list[Group]:
 def evaluated_split(groups: Sequence[Group]) -> str:
     """The split on which most runs were evaluated, of several that with the largest comparable K.
 
-    It is ``test``, or ``test_2000`` for 2,000 of its images.
+    It is ``test``, or ``test_2000`` for 2,000 of its images; or the same of ``val``.
     """
     names = {name for group in groups for run in group.runs for name in run.metrics}
     splits = {name.partition("/")[0] for name in names if "/log_px/" in name} | {"test"}
@@ -188,6 +188,13 @@ def evaluated_split(groups: Sequence[Group]) -> str:
         return runs, comparable(groups, split) or 0, split == "test"
 
     return max(sorted(splits), key=worth)
+
+
+def images_of(split: str) -> str:
+    """``test_2000`` in words: "2000 test images, evenly spaced"."""
+    name, _, count = split.partition("_")
+    what = {"val": "validation", "train": "training"}.get(name, name)
+    return f"{count} {what} images, evenly spaced" if count else f"all {what} images"
 
 
 def analyzed(groups: Sequence[Group]) -> tuple[str, list[Group]]:

@@ -27,12 +27,28 @@ class Factory(Target):
 
 
 @dataclass
-class MLPHierarchy(Target):
-    """``model``: a hierarchy whose widths follow from ``num_layers``."""
+class HierarchyConfig(Target):
+    """``model``: what every hierarchy has."""
 
     input_shape: list[int] | None = None  # (C, H, W), filled in from the data
     num_layers: int = MISSING
     latent_sizes: list[int] | None = None
+
+
+@dataclass
+class ResidualHierarchy(HierarchyConfig):
+    """``model``: a residual stream."""
+
+    width: int = MISSING
+    blocks: int = MISSING
+    norm: str = MISSING
+    posterior: str = MISSING
+
+
+@dataclass
+class MLPHierarchy(HierarchyConfig):
+    """``model``: a hierarchy whose widths follow from ``num_layers``."""
+
     hidden_sizes: list[int] | None = None
 
 
@@ -75,6 +91,7 @@ class ObjectiveConfig:
     beta_warmup_epochs: float = MISSING
     free_bits: float = MISSING
     monte_carlo_rates: bool = MISSING
+    importance_samples: int = 1
 
 
 @dataclass
@@ -181,6 +198,7 @@ class Config:
     seed: int = MISSING
     run_dir: str = MISSING
     resume: str | None = None
+    init_from: str | None = None
     model: Any = MISSING
     data: Any = MISSING
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -199,6 +217,7 @@ class EvaluateConfig:
     num_samples: int = MISSING
     k: list[int] | None = None
     images: int | None = None
+    split: str = MISSING
     checkpoint: str = MISSING
     seed: int = MISSING
     device: str = MISSING
@@ -224,7 +243,7 @@ class AnalyzeConfig:
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy},
+    "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy, "residual": ResidualHierarchy},
     "data": {"packaged": Data, "downloaded": DownloadedData, "file": FileData},
     "optimizer": {"adam": Adam},
     "scheduler": {"cosine": Cosine, "constant": Factory},

@@ -22,6 +22,7 @@ from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes,
 from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 
+SPLITS = ("test", "val")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
 # Of an earlier evaluation, these leave metrics.json when another one enters.
@@ -36,6 +37,8 @@ def run(cfg: DictConfig) -> None:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
             warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
     settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
+    if cfg.split not in SPLITS:
+        raise UserError(f"split={cfg.split} is unknown; choose {', '.join(SPLITS)}")
     device = choose_device(cfg.device)
     choose_compile("compile", cfg.compile, False)  # refuses what it does not know before any run is opened
 
@@ -48,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         _record(subject, evaluation, settings)
 
     try:
-        failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work)
+        failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work, source=cfg.split)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(cfg.run)
@@ -130,7 +133,7 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
     errors = [metrics.get(f"{split}/log_px/K={k}_mc_stderr", 0.0) for k in sizes]
     bounds = [metrics[f"{split}/log_px/K={k}"] for k in sizes]
     title = (
-        f"{len(statistics.elbo):,} test images, {settings.num_samples:,} draws each\n"
+        f"{_images(subject)}, {settings.num_samples:,} draws each\n"
         f"bars: error over draws; that over images, {_number(metrics, f'{split}/elbo_stderr', '.2f')} nats, "
         "moves the whole curve"
     )
@@ -143,8 +146,7 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
 def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
     metrics, path, split = evaluation.metrics, subject.run.path, subject.split
     table = Table("K", "L_K", "± over images", "± over draws", "gap to the ELBO", "effective samples")
-    images = f"{len(evaluation.statistics.elbo):,} test images"
-    table.title = escape(f"{path}: bounds on log p(x), nats per image, {images}")
+    table.title = escape(f"{path}: bounds on log p(x), nats per image, {_images(subject)}")
     for k in settings.sample_sizes:
         bound = f"{split}/log_px/K={k}"
         columns = {bound: ".2f", f"{bound}_stderr": ".2f", f"{bound}_mc_stderr": ".4f"}
@@ -169,6 +171,11 @@ def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings)
         f"SSIM {ssim:.4f}; {seconds / 60:.1f} minutes; pictures and numbers of each image in "
         f"{plan(subject, settings)}"
     )
+
+
+def _images(subject: Subject) -> str:
+    kind = {"val": "validation"}.get(subject.source, subject.source)
+    return f"{len(subject.indices):,} {kind} images"
 
 
 def _number(metrics: dict[str, float], name: str, form: str) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate a run on its test split, part by part, so that an interruption costs one part.
+"""Evaluate a run on its test or validation split, part by part, so that an interruption costs one part.
 
 A run directory keeps ``evaluation/<plan>/``, a plan being everything that a result depends on: while it
 lasts ``part-NNNNN.npz`` with what was found of so many images, afterwards ``images.npz`` with all of them.
@@ -34,7 +34,7 @@ from ladder_vae.subjects import Subject
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 PART = 250  # images a file
-VERSION = 1  # of what is computed; another one makes nothing of what was kept
+VERSION = 2  # of what is computed; another one makes nothing of what was kept
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ def plan(subject: Subject, settings: Settings) -> Path:
         subject.data.fingerprint,
         settings.sample_sizes,
         settings.seed,
-        *([] if subject.images is None else [subject.images]),
+        *([] if subject.split == "test" else [subject.split]),
     ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = f"{subject.checkpoint}_{settings.num_samples}_{digest[:12]}"
@@ -145,7 +145,7 @@ def _evaluate_parts(
         indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
-            part = _evaluate_part(model, weigh, subject.data, indices, settings, on_progress)
+            part = _evaluate_part(model, weigh, subject.data, subject.source, indices, settings, on_progress)
             _write(path, *part)
         else:
             on_progress(len(indices), True)
@@ -157,6 +157,7 @@ def _evaluate_part(
     model: Hierarchy,
     weigh: Weigher,
     data: ImageData,
+    source: str,
     indices: Sequence[int],
     settings: Settings,
     on_progress: Callable[[int, bool], None],
@@ -166,7 +167,7 @@ def _evaluate_part(
     parts = []
     for start in range(0, len(indices), settings.images_per_pass):
         batch = indices[start : start + settings.images_per_pass]
-        x = data.binary("test", batch).to(device)
+        x = data.binary(source, batch).to(device)
         try:
             statistics = image_statistics(model, x, batch, settings, weigh)
         except torch.OutOfMemoryError:
@@ -174,7 +175,7 @@ def _evaluate_part(
         finite = statistics.elbo.isfinite() & statistics.log_px.isfinite().all(1)
         if not finite.all():
             first = batch[int((~finite).nonzero()[0])]
-            raise UserError(f"the weights of test image {first} are not finite; the model has diverged")
+            raise UserError(f"the weights of {source} image {first} are not finite; the model has diverged")
         parts.append(statistics)
         on_progress(len(batch), False)
     return ImageStatistics.concatenate(parts), time.perf_counter() - began

@@ -19,6 +19,7 @@ from ladder_vae.gaussian import Gaussian
 from ladder_vae.likelihood import Bernoulli, Likelihood
 
 ImageShape = tuple[int, int, int]
+Draw = Callable[[int, Gaussian], Tensor]  # z of a level, from its posterior
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class Hierarchy(nn.Module, ABC):
         """All that inference computes once an image, however many samples follow."""
 
     @abstractmethod
-    def _infer(self, features: Any, eps: Sequence[Tensor]) -> tuple[Tensor, list[Level]]:
-        """The decoder's output and the levels, from ``encode(x)`` and each level's noise."""
+    def _infer(self, features: Any, draw: Draw, like: Tensor) -> tuple[Tensor, list[Level]]:
+        """The decoder's output and the levels, from ``encode(x)`` and a way to draw each level's z."""
 
     def infer(
         self,
@@ -160,6 +161,7 @@ class Hierarchy(nn.Module, ABC):
         num_samples: int = 1,
         *,
         noise: Sequence[Tensor] | None = None,
+        latents: Sequence[Tensor] | None = None,
         features: Any = None,
     ) -> Inference:
         """Draw the latents of images from the posterior.
@@ -169,11 +171,27 @@ class Hierarchy(nn.Module, ABC):
             num_samples: Draws K per image.
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
                 (see :meth:`draw_noise`); its K then counts.
+            latents: z of each level, ``(K, B, *event)``, in place of a draw: what posterior and prior say of
+                these.
             features: ``encode(x)``, where it is at hand from an earlier call.
         """
-        eps = noise or self.draw_noise(num_samples, len(x), like=x)
-        params, levels = self._infer(self.encode(x) if features is None else features, eps)
+        features = self.encode(x) if features is None else features
+        if latents is not None:
+            params, levels = self._infer(features, lambda level, q: latents[level], x)
+        else:
+            eps = noise or self.draw_noise(num_samples, len(x), like=x)
+            params, levels = self._infer(features, lambda level, q: q.rsample(eps[level]), x)
         return Inference(tuple(levels), params, self.likelihood.log_prob(params, x))
+
+    def log_joint(self, x: Tensor, latents: Sequence[Tensor]) -> Tensor:
+        """log p(x, z) of given latents, nats, ``(K, B)``.
+
+        Args:
+            x: Images ``(B, C, H, W)`` with binarized values in {0, 1}.
+            latents: z of each level, ``(K, B, *event)``.
+        """
+        params, walked = self._walk(lambda level, state, p: latents[level], x)
+        return self.likelihood.log_prob(params, x) + torch.stack([p.log_prob(z) for z, p in walked]).sum(0)
 
     @torch.no_grad()
     def generate(
@@ -259,14 +277,14 @@ class TopDown(Hierarchy):
     def encode(self, x: Tensor) -> Sequence[Any]:
         """Bottom-up evidence of each level."""
 
-    def _infer(self, features: Sequence[Any], eps: Sequence[Tensor]) -> tuple[Tensor, list[Level]]:
+    def _infer(self, features: Sequence[Any], draw: Draw, like: Tensor) -> tuple[Tensor, list[Level]]:
         posteriors: dict[int, Gaussian] = {}
 
         def choose(level: int, state: Any, p: Gaussian) -> Tensor:
             posteriors[level] = self._rungs()[level].posterior(features[level], state, p)
-            return posteriors[level].rsample(eps[level])
+            return draw(level, posteriors[level])
 
-        params, walked = self._walk(choose, eps[0])
+        params, walked = self._walk(choose, like)
         return params, [Level(z, posteriors[level], p) for level, (z, p) in enumerate(walked)]
 
 
@@ -287,14 +305,14 @@ class BottomUp(Hierarchy):
         """q(z_1 | x), the only posterior that no sample goes into."""
         return self.recognize(0, x)
 
-    def _infer(self, features: Gaussian, eps: Sequence[Tensor]) -> tuple[Tensor, list[Level]]:
+    def _infer(self, features: Gaussian, draw: Draw, like: Tensor) -> tuple[Tensor, list[Level]]:
         posteriors = [features]
-        samples = [features.rsample(eps[0])]
+        samples = [draw(0, features)]
         for level in range(1, self.num_layers):
             posteriors.append(self.recognize(level, samples[-1]))
-            samples.append(posteriors[level].rsample(eps[level]))
+            samples.append(draw(level, posteriors[level]))
 
-        params, walked = self._walk(lambda level, state, p: samples[level], eps[0])
+        params, walked = self._walk(lambda level, state, p: samples[level], like)
         return params, [
             Level(z, q, p, closed_form=level == self.num_layers - 1)
             for level, ((z, p), q) in enumerate(zip(walked, posteriors, strict=True))

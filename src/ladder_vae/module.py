@@ -15,6 +15,7 @@ from ladder_vae.data import FINGERPRINT
 from ladder_vae.errors import UserError
 from ladder_vae.hardware import compiled
 from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.importance import doubly_reparameterized
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
@@ -80,12 +81,14 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
+        if self.objective.importance_samples > 1:
+            self.model.eval()  # a log-weight is a function of one sample, not of the batch
 
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         steps = int(self.trainer.num_training_batches)
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
         # The noise is drawn outside, so that the compiled step sees the same as the plain one.
-        noise = self.model.draw_noise(1, len(x), like=x)
+        noise = self.model.draw_noise(self.objective.importance_samples, len(x), like=x)
         values = self._values(x, x.new_full((), beta), *noise)  # (2 + L,)
         self._recent.append(values.detach())
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
@@ -172,7 +175,12 @@ def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., Tensor
         terms = elbo(model.infer(x, noise=noise), monte_carlo=objective.monte_carlo_rates)
         return torch.cat([objective.loss(terms, beta)[None], terms.distortion[None], terms.rates])
 
-    return values
+    def importance_values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
+        inference, loss = doubly_reparameterized(model, x, noise)
+        terms = elbo(inference, monte_carlo=True)
+        return torch.cat([loss[None], terms.distortion.detach()[None], terms.rates.detach()])
+
+    return importance_values if objective.importance_samples > 1 else values
 
 
 def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:

@@ -36,6 +36,31 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
+#: Normalizations by name: each makes a module for so many features.
+NORMS: dict[str, type[nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm, "none": nn.Identity}
+
+
+class ResidualBlock(nn.Module):
+    """h + Linear(SiLU(norm(Linear(h)))), ``(*, width)`` to the same."""
+
+    def __init__(self, width: int, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, width), norm(width), nn.SiLU())
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        # The sum is kept in float32, whatever autocast makes of the layers: many levels add to it.
+        return full_precision(h) + self.out(self.body(h))
+
+
+@torch.no_grad()
+def scaled(layer: nn.Linear, factor: float) -> nn.Linear:
+    """The layer itself, its first weights and biases multiplied by ``factor``."""
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor)
+    return layer
+
+
 class GaussianHead(nn.Linear):
     """Features ``(*, in)`` to a diagonal Gaussian over ``latents``; rows: means first, then spreads."""
 

@@ -50,19 +50,31 @@ class Objective:
         free_bits: lambda, nats per level below which a rate costs nothing more
             (Kingma et al. 2016, arXiv 1606.04934).
         monte_carlo_rates: Train on log q - log p of the sample instead of the closed-form KL.
+        importance_samples: K. Above 1 the loss is minus L_K, the importance-weighted bound of K draws
+            (:func:`~ladder_vae.importance.doubly_reparameterized`), and none of the above applies.
 
     Raises:
-        ValueError: If a number is negative.
+        ValueError: If a number is out of range, or one is set that L_K has no room for.
     """
 
     beta_warmup_epochs: float = 0.0
     free_bits: float = 0.0
     monte_carlo_rates: bool = False
+    importance_samples: int = 1
 
     def __post_init__(self) -> None:
         for name in ("beta_warmup_epochs", "free_bits"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.importance_samples < 1:
+            raise ValueError(f"importance_samples must be at least 1, got {self.importance_samples}")
+        if self.importance_samples > 1:
+            for name in ("beta_warmup_epochs", "free_bits", "monte_carlo_rates"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"importance_samples={self.importance_samples} trains on L_K, which has no place for "
+                        f"{name}={getattr(self, name)}; set objective.{name}=0"
+                    )
 
     def beta(self, epochs_done: float) -> float:
         """Weight of the rates after ``epochs_done`` epochs; fractions count."""

@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae import cli
-from ladder_vae.compare import Group, analyzed, evaluated, evaluated_split, find_runs, group_runs, left_out
+from ladder_vae.compare import (
+    Group,
+    analyzed,
+    evaluated,
+    evaluated_split,
+    find_runs,
+    group_runs,
+    images_of,
+    left_out,
+)
 from ladder_vae.errors import UserError
 from ladder_vae.page import Table as PageTable
 from ladder_vae.report_figures import write_figures
@@ -55,9 +64,7 @@ def write_markdown(
             lines += [PageTable(*cells).markdown(), ""]
         split = evaluated_split(groups)
         if evaluated(groups, split):
-            count = split.removeprefix("test_")
-            where = "all test images" if split == "test" else f"{count} test images, evenly spaced"
-            lines += [f"Bounds and units are of {where}. {READING_BOUNDS}", ""]
+            lines += [f"Bounds and units are of {images_of(split)}. {READING_BOUNDS}", ""]
         split, kept = analyzed(groups)
         if kept:
             lines += [READING_LEVELS, ""]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ladder_vae import figures, plots
-from ladder_vae.compare import Group, analyzed, evaluated, evaluated_split, sample_sizes
+from ladder_vae.compare import Group, analyzed, evaluated, evaluated_split, images_of, sample_sizes
 from ladder_vae.runs import LEVELS, read_images
 from ladder_vae.tables import LEVEL_COLUMNS, depth_columns
 
@@ -86,7 +86,7 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
         values = [group.mean(name) for name in names]
         spreads = [_spread(group, name) for name in names]
         curves.append(plots.BoundCurve(_short(group, groups), sizes, values, spreads))
-    images = "all test images" if split == "test" else f"{split.removeprefix('test_')} test images"
+    images = images_of(split)
     title = f"Importance-weighted bounds, {images}\nbars: standard deviation over seeds"
     plots.save_bounds(directory / "log_px.png", curves, title=title)
     drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
@@ -115,8 +115,7 @@ def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str,
                     panels.setdefault(heading, []).append(bar)
     if not panels:
         return []
-    images = "all test images" if split == "test" else f"{split.removeprefix('test_')} test images"
-    title = f"What each level holds, {images}; bars: standard deviation over seeds"
+    title = f"What each level holds, {images_of(split)}; bars: standard deviation over seeds"
     plots.save_estimates(directory / "levels.png", panels, title=title)
     return [("levels.png", "What each level holds: read off by a probe, and changed when it is drawn anew")]
 

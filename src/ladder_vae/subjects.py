@@ -1,4 +1,4 @@
-"""What a command is about: a finished run, its data, and which of its test images."""
+"""What a command is about: a finished run, its data, and which of its images."""
 
 from __future__ import annotations
 
@@ -32,27 +32,31 @@ class Subject:
         run: The rebuilt model and its configuration.
         data: The data that it was trained on.
         checkpoint: ``best`` or ``last``.
-        images: How many test images, evenly spaced over the split; None: all.
+        images: How many images, evenly spaced over the split; None: all.
+        source: The split: ``test`` or ``val``.
     """
 
     run: Run
     data: ImageData
     checkpoint: str
     images: int | None = None
+    source: str = "test"
 
     @property
     def indices(self) -> Sequence[int]:
-        """Which images of the test split."""
-        total = len(self.data.split("test"))
+        """Which images of the split."""
+        total = len(self.data.split(self.source))
         return spaced(total, total if self.images is None else self.images)
 
     @property
     def split(self) -> str:
         """What the metrics are of: ``test``, or ``test_2000`` for 2,000 of its images."""
-        return "test" if self.images is None else f"test_{self.images}"
+        return self.source if self.images is None else f"{self.source}_{self.images}"
 
 
-def load_subject(path: str | Path, checkpoint: str, images: int | None = None) -> Subject:
+def load_subject(
+    path: str | Path, checkpoint: str, images: int | None = None, source: str = "test"
+) -> Subject:
     """Rebuild a run's model and its data.
 
     Like :func:`~ladder_vae.runs.load_run` it builds only classes of this package; a data set that is
@@ -61,7 +65,8 @@ def load_subject(path: str | Path, checkpoint: str, images: int | None = None) -
     Args:
         path: The run directory.
         checkpoint: ``best`` or ``last``.
-        images: How many test images, evenly spaced over the split; None: all.
+        images: How many images, evenly spaced over the split; None: all.
+        source: The split: ``test`` or ``val``.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
@@ -86,12 +91,14 @@ def load_subject(path: str | Path, checkpoint: str, images: int | None = None) -
             f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
             f"but {type(data).__name__} holds images of shape {shape}"
         )
-    total = len(data.split("test"))
+    total = len(data.split(source))
+    if not total:
+        raise UserError(f"{path} has no validation images (data.val_size=0); leave out split={source}")
     if images is not None and not 1 <= images < total:
         raise UserError(
             f"images={images} must be from 1 to {total - 1}; leave it out for all {total} of {path}"
         )
-    return Subject(run, data, checkpoint, images)
+    return Subject(run, data, checkpoint, images, source)
 
 
 def why_not_final(subject: Subject) -> str:
@@ -111,6 +118,7 @@ def over_runs(
     images: int | None,
     work: Callable[[Subject, str], None],
     check: Callable[[Subject], None] = lambda subject: None,
+    source: str = "test",
 ) -> str:
     """Call ``work`` for the run, or for each run of the folder that can be used, with a name to show.
 
@@ -119,8 +127,9 @@ def over_runs(
     Args:
         root: A run directory, or a folder of them.
         checkpoint: ``best`` or ``last``.
-        images: How many test images, evenly spaced over the split; None: all.
+        images: How many images, evenly spaced over the split; None: all.
         check: Raises UserError for a run that ``work`` could not be done on.
+        source: The split: ``test`` or ``val``.
 
     Returns:
         How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.
@@ -129,11 +138,11 @@ def over_runs(
     Raises:
         UserError: If the run, or each run in the folder, cannot be used, or ``work`` on the run raised it.
     """
-    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images)))
+    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images, source)))
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:
-            work(load_subject(path, checkpoint, images), f"{path} ({number}/{len(paths)})")
+            work(load_subject(path, checkpoint, images, source), f"{path} ({number}/{len(paths)})")
         except UserError as error:
             if path == root:
                 raise
@@ -158,7 +167,7 @@ def _choose_runs(root: Path, check: Callable[[Path], None]) -> list[Path]:
     return chosen
 
 
-def _open(path: Path, checkpoint: str, images: int | None) -> Subject:
+def _open(path: Path, checkpoint: str, images: int | None, source: str) -> Subject:
     record = runs.read_record(path)
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
@@ -167,7 +176,7 @@ def _open(path: Path, checkpoint: str, images: int | None) -> Subject:
             f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
             "checkpoint=last"
         )
-    subject = load_subject(path, checkpoint, images)
+    subject = load_subject(path, checkpoint, images, source)
     if not record.finished:
         warn(f"{state}; these are no final numbers")
     return subject

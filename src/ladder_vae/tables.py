@@ -12,6 +12,7 @@ from ladder_vae.compare import (
     comparable,
     evaluated,
     evaluated_split,
+    images_of,
     sample_sizes,
     seed_noise,
 )
@@ -144,7 +145,7 @@ def depth_columns(groups: Sequence[Group]) -> Columns:
     columns = list(COLUMNS)
     split = evaluated_split(groups)
     if k := comparable(groups, split):
-        of = "" if split == "test" else f", {split.removeprefix('test_')} images"
+        of = "" if split == "test" else f", {images_of(split).removesuffix(', evenly spaced')}"
         columns[QUALITY:QUALITY] = [
             (f"{split}/{metric}", heading + of, form) for metric, heading, form in UNIT_COLUMNS[:2]
         ]

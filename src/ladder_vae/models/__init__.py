@@ -2,6 +2,7 @@
 
 from ladder_vae.models.bottom_up import BottomUpVAE
 from ladder_vae.models.ladder import LadderVAE
+from ladder_vae.models.residual import ResidualVAE
 from ladder_vae.models.textbook import TextbookVAE
 
-__all__ = ["BottomUpVAE", "LadderVAE", "TextbookVAE"]
+__all__ = ["BottomUpVAE", "LadderVAE", "ResidualVAE", "TextbookVAE"]

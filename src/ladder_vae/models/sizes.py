@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ladder_vae.hierarchy import ImageShape
 
-MAX_LAYERS = 32
+MAX_LAYERS = 64
 
 
 def image_shape(input_shape: Sequence[int]) -> ImageShape:
@@ -32,7 +32,7 @@ def level_sizes(
     """Sizes of levels l = 0, 1, ... counted from the data: ``given`` outright, or ``default(l)``.
 
     Raises:
-        ValueError: If the depth is not 1 to 32, the list does not fit it, or a size is not positive.
+        ValueError: If the depth is not 1 to 64, the list does not fit it, or a size is not positive.
     """
     if not 1 <= num_layers <= MAX_LAYERS:
         raise ValueError(f"num_layers={num_layers} is not between 1 and {MAX_LAYERS}")

@@ -1,0 +1,66 @@
+"""Training on the importance-weighted bound, with a gradient that stays sharp as the bound tightens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ladder_vae.hierarchy import Hierarchy, Inference
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return grad[0] * factor.reshape(*factor.shape, *[1] * (grad[0].ndim - factor.ndim)), None
+
+
+class _PosteriorDensity(nn.Module):
+    """log q(z | x) of given latents, as a module, so that its weights can be replaced for one call."""
+
+    def __init__(self, model: Hierarchy) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, latents: Sequence[Tensor]) -> Tensor:
+        inference = self.model.infer(x, latents=latents)
+        return torch.stack([level.q.log_prob(level.z) for level in inference.levels]).sum(0)
+
+
+def doubly_reparameterized(model: Hierarchy, x: Tensor, noise: Sequence[Tensor]) -> tuple[Inference, Tensor]:
+    r"""Minus L_K of a batch, whose gradient is the doubly reparameterized one.
+
+    With $w_k = p(x, z_k) / q(z_k | x)$ and $\tilde w_k = w_k / \sum_j w_j$, weights of p get
+    $\sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k)$, and weights that move the samples get
+    $\sum_k \tilde w_k^2 \nabla_{z_k} \log w_k \, \nabla_\phi z_k$: the derivative of log q in its own
+    weights, which is zero in the mean and noise otherwise, is left out (Tucker et al. 2018, arXiv
+    1810.04152, eq. 8). Weights that serve both get both. The model should be in eval mode: batch norm
+    over the batch would make each log-weight a function of all samples.
+
+    Args:
+        x: Binary images ``(B, C, H, W)``.
+        noise: Standard-normal noise of each level, ``(K, B, *event)``.
+
+    Returns:
+        The draws, and the loss, shape ``()``, nats per image.
+    """
+    drawn = model.infer(x, noise=noise)
+    log_weights = drawn.log_weights().detach()
+    shares = log_weights.softmax(0)  # (K, B)
+    # Two different factors for one backward pass: what reaches the samples has been scaled by a share once.
+    z = [_ScaledGradient.apply(level.z, shares) for level in drawn.levels]
+    fixed = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
+    log_q = functional_call(_PosteriorDensity(model), fixed, (x, z))
+    surrogate = -(shares * (model.log_joint(x, z) - log_q)).sum(0).mean()
+    bound = (log_weights.logsumexp(0) - math.log(len(log_weights))).mean()
+    return drawn, surrogate - surrogate.detach() - bound
