@@ -1,0 +1,159 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from test_hierarchy import MODELS, build, images
+
+from ladder_vae.bounds import Settings, image_statistics
+from ladder_vae.importance import doubly_reparameterized
+from ladder_vae.models import ResidualVAE
+from ladder_vae.objective import Objective
+from ladder_vae.runs import load_run
+from ladder_vae.subjects import load_subject
+
+K = 5
+
+
+def plain(model, x, noise):
+    """Minus L_K, differentiated as it stands."""
+    log_weights = model.infer(x, noise=noise).log_weights()
+    return -(log_weights.logsumexp(0) - math.log(len(log_weights))).mean()
+
+
+def gradient(loss, model):
+    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros(p.numel()).double() if g is None else g.flatten()
+            for g, p in zip(grads, model.parameters(), strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_loss_is_minus_the_bound(cls):
+    model, x = build(cls), images()
+    noise = model.draw_noise(K, len(x), like=x)
+    inference, loss = doubly_reparameterized(model, x, noise)
+    torch.testing.assert_close(loss, plain(model, x, noise), rtol=0, atol=1e-10)
+    torch.testing.assert_close(inference.log_px, model.infer(x, noise=noise).log_px)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_gradient_is_that_of_the_bound_in_the_mean(cls):
+    """For weights of p, of q, and of both: over many draws, the two gradients differ by noise."""
+    model = build(cls, 2)
+    x = images(1).expand(2_000, -1, -1, -1)
+    found = {"plain": [], "doubly": []}
+    for _ in range(12):
+        noise = model.draw_noise(K, len(x), like=x)
+        found["plain"].append(gradient(plain(model, x, noise), model))
+        noise = model.draw_noise(K, len(x), like=x)
+        found["doubly"].append(gradient(doubly_reparameterized(model, x, noise)[1], model))
+    (a, b) = (torch.stack(values) for values in found.values())
+    error = ((a.var(0) + b.var(0)) / len(a)).sqrt()
+    moved = error > 1e-9
+    z = (a.mean(0) - b.mean(0))[moved] / error[moved]
+    assert moved.float().mean() > 0.5
+    assert z.pow(2).mean().sqrt() < 1.5  # about 1 if the means are the same; t of few draws has long tails
+    assert (a.mean(0)[moved].abs() / error[moved]).median() > 3  # and the gradient stands out from that noise
+
+
+def test_a_perfect_posterior_is_left_alone():
+    """Where q is p(z | x), each draw's gradient of q is zero; that of the plain bound is only in the mean."""
+    model, x = build(ResidualVAE, posterior="relative"), images()
+    for rung in model.rungs:  # q = p
+        rung.posterior_net[-1].weight.data.zero_()
+        rung.posterior_net[-1].bias.data.zero_()
+    model.decoder[1].weight.data.zero_()  # and the image tells nothing of z
+    noise = model.draw_noise(K, len(x), like=x)
+    heads = [rung.posterior_net[-1].weight for rung in model.rungs]
+    for loss, vanishes in (
+        (doubly_reparameterized(model, x, noise)[1], True),
+        (plain(model, x, noise), False),
+    ):
+        for grad in torch.autograd.grad(loss, heads):
+            assert (grad.abs().max() < 1e-12) == vanishes
+
+
+def test_what_the_bound_has_no_place_for_is_refused():
+    for setting in ({"beta_warmup_epochs": 3}, {"free_bits": 0.5}, {"monte_carlo_rates": True}):
+        with pytest.raises(ValueError, match="importance_samples=8 trains on L_K, which has no place for"):
+            Objective(importance_samples=8, **setting)
+    with pytest.raises(ValueError, match="importance_samples must be at least 1"):
+        Objective(importance_samples=0)
+
+
+@pytest.fixture
+def residual(command, npz):
+    """Trains a tiny residual model; returns its run directory."""
+
+    def call(run_dir, *args):
+        settings = [a for a in tiny(npz) if "hidden_sizes" not in a]
+        code, _, err = command(
+            "train", *settings, "model=residual", "model.width=16", f"run_dir={run_dir}", *args
+        )
+        assert code == 0, err
+        return Path(run_dir)
+
+    return call
+
+
+def buffers(run, checkpoint="last"):
+    return dict(load_run(run, checkpoint).model.named_buffers())
+
+
+def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual):
+    first = residual("first")
+    options = ["objective.importance_samples=3", "objective.beta_warmup_epochs=0", "init_from=first"]
+    still = residual("still", *options, "optimizer.lr=0")
+    for name, value in load_run(first).model.state_dict().items():
+        assert torch.equal(load_run(still).model.state_dict()[name], value), name
+    tuned = residual("tuned", *options)
+    assert all(torch.equal(value, buffers(first)[name]) for name, value in buffers(tuned).items())
+    before, after = (dict(load_run(run).model.named_parameters()) for run in (first, tuned))
+    assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+    assert load_run(tuned).config["init_from"] == str(first.absolute())
+
+
+def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):
+    residual("first")
+    settings = [a for a in tiny(npz) if "hidden_sizes" not in a]
+    for model, why in {
+        "model.width=8": "size mismatch",
+        "model.norm=layer": "unexpected key",
+    }.items():
+        code, _, err = command(
+            "train", *settings, "model=residual", "model.width=16", model, "init_from=first"
+        )
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith("error: init_from=")
+        assert why in err.lower()
+        assert "same model settings" in err
+    code, _, err = command("train", *tiny(npz), "init_from=first")
+    assert code == 1
+    assert "it holds a ResidualVAE, not a LadderVAE" in err
+    code, _, err = command("train", *tiny(npz), "init_from=nowhere")
+    assert code == 1
+    assert "nowhere is not a directory" in err
+
+
+def test_validation_images_are_evaluated_under_their_own_name(residual, command):
+    run = residual("run", "data.val_size=12")
+    assert command("evaluate", f"run={run}", "num_samples=20", "split=val", "k=[20]")[0] == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["val/log_px/K=20"] >= metrics["val/elbo"]
+    assert "test/log_px/K=20" not in metrics
+    subject = load_subject(run, "best", source="val")
+    x = subject.data.binary("val", range(12))
+    statistics = image_statistics(subject.run.model, x, range(12), Settings(20, (20,)))
+    assert statistics.log_px.mean().item() == pytest.approx(metrics["val/log_px/K=20"], abs=1e-4)
+    code, _, err = command("evaluate", f"run={run}", "split=train")
+    assert (code, err) == (1, "error: split=train is unknown; choose test, val\n")
+    residual("all", "data.val_size=0")
+    code, _, err = command("evaluate", "run=all", "split=val")
+    assert code == 1
+    assert "all has no validation images (data.val_size=0); leave out split=val" in err
