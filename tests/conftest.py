@@ -61,7 +61,7 @@ def train(command, npz):
     """Trains a tiny model on the tiny images; returns its run directory."""
 
     def call(*args: str, run_dir: str = "run") -> Path:
-        code, out, err = command("train", *tiny(npz), f"run_dir={run_dir}", *args)
+        code, out, err = command("train", *tiny(npz, "model=residual" in args), f"run_dir={run_dir}", *args)
         assert code == 0, err
         assert out.splitlines()[-1] == run_dir
         return Path(run_dir)
@@ -69,7 +69,7 @@ def train(command, npz):
     return call
 
 
-def tiny(npz: Path) -> list[str]:
+def tiny(npz: Path, residual: bool = False) -> list[str]:
     """Settings of a run of a second: two levels, three steps an epoch, two epochs."""
     return [
         "data=npz",
@@ -77,7 +77,7 @@ def tiny(npz: Path) -> list[str]:
         "data.batch_size=16",
         "model.num_layers=2",
         "model.latent_sizes=[4,3]",
-        "model.hidden_sizes=[16,8]",
+        "model.width=16" if residual else "model.hidden_sizes=[16,8]",
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",
         "callbacks.pictures.every_n_epochs=1",

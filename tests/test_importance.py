@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -88,18 +87,9 @@ def test_what_the_bound_has_no_place_for_is_refused():
 
 
 @pytest.fixture
-def residual(command, npz):
+def residual(train):
     """Trains a tiny residual model; returns its run directory."""
-
-    def call(run_dir, *args):
-        settings = [a for a in tiny(npz) if "hidden_sizes" not in a]
-        code, _, err = command(
-            "train", *settings, "model=residual", "model.width=16", f"run_dir={run_dir}", *args
-        )
-        assert code == 0, err
-        return Path(run_dir)
-
-    return call
+    return lambda run_dir, *args: train("model=residual", *args, run_dir=run_dir)
 
 
 def buffers(run, checkpoint="last"):
@@ -121,14 +111,11 @@ def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual):
 
 def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):
     residual("first")
-    settings = [a for a in tiny(npz) if "hidden_sizes" not in a]
     for model, why in {
         "model.width=8": "size mismatch",
         "model.norm=layer": "unexpected key",
     }.items():
-        code, _, err = command(
-            "train", *settings, "model=residual", "model.width=16", model, "init_from=first"
-        )
+        code, _, err = command("train", *tiny(npz, residual=True), "model=residual", model, "init_from=first")
         assert (code, err.count("\n")) == (1, 1)
         assert err.startswith("error: init_from=")
         assert why in err.lower()

@@ -22,9 +22,15 @@ from ladder_vae.callbacks import DirectCheckpointIO
 from ladder_vae.configs import Config
 from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
-from ladder_vae.hardware import STEPS_THAT_PAY, choose_compile, choose_device_type, choose_precision
+from ladder_vae.hardware import (
+    STEPS_THAT_PAY,
+    choose_compile,
+    choose_device_type,
+    choose_precision,
+    total_memory,
+)
 from ladder_vae.hierarchy import Hierarchy
-from ladder_vae.module import HierarchicalVAE
+from ladder_vae.module import HierarchicalVAE, training_memory
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
 from ladder_vae.runs import load_run
@@ -74,17 +80,18 @@ def assemble(cfg: DictConfig) -> Assembly:
             f"which are {shape}; leave it null"
         )
     cfg.model.input_shape = shape
+    _settle_trainer(cfg, len(data.train_dataloader()))
+    try:
+        objective = Objective(**cfg.objective)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"objective: {error}") from None
+    _check_memory(cfg, objective, (data.batch_size, *data.image_shape))
     torch.manual_seed(stream_seed(cfg.seed, "weights"))
     model = _build(cfg, "model", Hierarchy)
     if cfg.init_from is not None:
         cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
         _begin_from(model, cfg.init_from)
-    try:
-        objective = Objective(**cfg.objective)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"objective: {error}") from None
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
-    _settle_trainer(cfg, len(data.train_dataloader()))
     compile_step = cfg.trainer.compile == "true"
     module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed, compile_step)
     try:
@@ -114,7 +121,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without where the run lies: it may be moved."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key in ("run_dir", "resume"):
+    for key in ("run_dir", "resume", "by_depth"):  # what was looked up stands in its place
         config.pop(key, None)
     if config.get("logger"):
         config["logger"].pop("save_dir", None)
@@ -173,6 +180,19 @@ def _settle_trainer(cfg: DictConfig, steps_per_epoch: int) -> None:
     steps = trainer.max_epochs * min(steps_per_epoch, trainer.limit_train_batches or steps_per_epoch)
     compile_step = choose_compile("trainer.compile", trainer.compile, steps >= STEPS_THAT_PAY)
     trainer.compile = str(compile_step).lower()
+
+
+def _check_memory(cfg: DictConfig, objective: Objective, batch: tuple[int, ...]) -> None:
+    """Raises UserError if a training step cannot fit into the memory of the device."""
+    with torch.device("meta"):  # nothing is stored there
+        model = _build(cfg, "model", Hierarchy)
+    needed = training_memory(model, objective, batch, 2 if cfg.trainer.precision == "bf16-mixed" else 4)
+    there = total_memory(choose_device_type(cfg.trainer.accelerator))
+    if needed > there:
+        raise UserError(
+            f"this model needs {needed / 2**30:,.0f} GiB to train and there are {there / 2**30:,.0f}; lower "
+            "model.num_layers, its sizes, or data.batch_size"
+        )
 
 
 def _begin_from(model: Hierarchy, path: str) -> None:

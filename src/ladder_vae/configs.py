@@ -199,6 +199,7 @@ class Config:
     run_dir: str = MISSING
     resume: str | None = None
     init_from: str | None = None
+    by_depth: Any = None
     model: Any = MISSING
     data: Any = MISSING
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

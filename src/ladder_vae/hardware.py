@@ -83,6 +83,13 @@ def choose_compile(setting: str, asked: str, pays: bool) -> bool:
     return pays if asked.lower() == "auto" else asked.lower() == "true"
 
 
+def total_memory(device: str) -> int:
+    """Bytes of memory that the device has."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+
+
 @contextmanager
 def fast_products() -> Iterator[None]:
     """Products of float32 matrices as fast as sums in float32 allow, until the block ends.

@@ -183,6 +183,30 @@ def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., Tensor
     return importance_values if objective.importance_samples > 1 else values
 
 
+def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
+    """Bytes that a training step takes: weights, gradients, moments, average, and what backward needs.
+
+    Args:
+        model: On the ``meta`` device, where nothing is computed or stored.
+        batch: Shape of a batch of images, ``(B, C, H, W)``.
+        width: Bytes of a number between layers.
+    """
+    storages: dict[int, Any] = {}  # kept alive meanwhile, so that no other gets its key
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        storages[storage._cdata] = storage
+        return value
+
+    x = torch.empty(batch, device="meta")
+    noise = model.draw_noise(objective.importance_samples, len(x), like=x)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        batch_values(model, objective)(x, x.new_full((), 1.0), *noise)
+    weights = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
+    saved = sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
+    return 5 * sum(weights.values()) + saved * width // 4
+
+
 def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:
     """Metrics by the names that TensorBoard, ``metrics.json`` and the report share."""
     return {
