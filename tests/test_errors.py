@@ -11,10 +11,13 @@ from ladder_vae import data, images
 BAD = {
     "model.num_layer=3": "there is no setting model.num_layer; did you mean model.num_layers?",
     "model.num_layers=three": "model.num_layers=three: Value 'three'",
-    "model.num_layers=0": "num_layers=0 is not between 1 and 32",
-    "model.num_layers=33": "num_layers=33 is not between 1 and 32",
+    "model.num_layers=0": "num_layers=0 is not between 1 and 64",
+    "model.num_layers=65": "num_layers=65 is not between 1 and 64",
     "model.latent_sizes=[4,3,2]": "num_layers=2 needs 2 latent sizes, got 3",
-    "model=laddder": "there is no model/laddder; choose bottom_up, ladder, textbook",
+    "model=laddder": "there is no model/laddder; choose bottom_up, ladder, residual, textbook",
+    "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
+    "objective.importance_samples=0": "importance_samples must be at least 1",
+    "init_from=nowhere": "nowhere is not a directory",
     "data=imagenet": "there is no data/imagenet; choose fashion_mnist, kmnist, mnist, npz",
     "+nonsense=3": "there is no setting nonsense",
     "+model.nonsense=3": "nonsense",
@@ -73,6 +76,27 @@ def test_bad_arguments(command, npz, workdir, argument):
     assert not (workdir / "runs").exists()  # nothing was started
 
 
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    {
+        "model.latent_sizes=[4,0]": "latent sizes must be at least 1, got [4, 0]",
+        "model.latent_sizes=[4]": "num_layers=2 needs 2 latent sizes, got 1",
+        "model.width=0": "width=0 must be at least 1",
+        "model.width=[16,8]": "model.width=[16,8]",
+        "model.blocks=-1": "blocks=-1 must be at least 1",
+        "model.norm=group": "norm=group is unknown; choose batch, layer, none",
+        "model.posterior=fixed": "posterior=fixed is unknown; choose free, weighted, relative",
+        "model.width=1000000": "GiB to train and there are",
+        "model.hidden_sizes=[16,8]": "there is no setting model.hidden_sizes",
+    }.items(),
+)
+def test_bad_residual_models(command, npz, workdir, argument, said):
+    code, _, err = command("train", *tiny(npz, residual=True), "model=residual", argument)
+    assert code == 1
+    assert said in only_line(err)
+    assert not (workdir / "runs").exists()
+
+
 def test_bottom_up_refuses_free_bits(command, npz):
     _, _, err = command("train", *tiny(npz), "model=bottom_up", "objective.free_bits=1")
     assert "objective.free_bits=1.0 needs rates that cannot be negative" in only_line(err)
@@ -116,7 +140,7 @@ def test_resume_of_a_damaged_checkpoint(train, command):
 @pytest.mark.parametrize(
     "bad",
     [
-        "model.num_layers=1,40",
+        "model.num_layers=1,70",
         "model.num_layers=1,x",
         "seed=1 resume=there",
         "seed=1,2 hydra.launcher.jobs=0",

@@ -21,7 +21,7 @@ class BottomUpVAE(BottomUp):
 
     Args:
         input_shape: Image shape (C, H, W).
-        num_layers: Latent levels L, 1 to 32; enough by itself.
+        num_layers: Latent levels L, 1 to 64; enough by itself.
         latent_sizes: Latents per level from the data up (default ``max(64 >> l, 4)``).
         hidden_sizes: MLP width per level (default ``max(512 >> l, 32)``).
         batch_norm: Whether MLP layers are batch-normalized.

@@ -97,7 +97,7 @@ class ResidualVAE(TopDown):
     Args:
         input_shape: Image shape (C, H, W).
         num_layers: Latent levels L, 1 to 64; enough by itself.
-        latent_sizes: Latents per level from the data up (default 64, then 16 each).
+        latent_sizes: Latents per level from the data up (default: 16 each, and 64 in all at least).
         width: Of both streams and all hidden layers.
         blocks: Residual blocks a level.
         norm: ``batch``, ``layer`` or ``none``.
@@ -118,7 +118,7 @@ class ResidualVAE(TopDown):
         posterior: str = "free",
     ) -> None:
         image = image_shape(input_shape)
-        latents = level_sizes("latent", latent_sizes, lambda level: 64 if level == 0 else 16, num_layers)
+        latents = level_sizes("latent", latent_sizes, lambda level: max(64 // num_layers, 16), num_layers)
         for name, size in (("width", width), ("blocks", blocks)):
             if size < 1:
                 raise ValueError(f"{name}={size} must be at least 1")

@@ -37,7 +37,7 @@ class TextbookVAE(TopDown):
 
     Args:
         input_shape: Image shape (C, H, W).
-        num_layers: Latent levels L, 1 to 32; enough by itself.
+        num_layers: Latent levels L, 1 to 64; enough by itself.
         latent_sizes: Latents per level from the data up (default ``max(32 >> l, 4)``).
         hidden_sizes: Width of h per level (default 256; the first is the decoder's width, too).
 
