@@ -121,8 +121,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without where the run lies: it may be moved."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key in ("run_dir", "resume", "by_depth"):  # what was looked up stands in its place
+    for key in ("run_dir", "resume"):
         config.pop(key, None)
+    if config.get("by_depth"):  # what was looked up stands in its place
+        config["by_depth"] = {key: config["by_depth"][key] for key in ("rule", "sets")}
     if config.get("logger"):
         config["logger"].pop("save_dir", None)
     return {str(key): value for key, value in config.items()}

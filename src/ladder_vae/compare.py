@@ -120,10 +120,7 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     Of runs that repeat settings and seed only the last counts: a repetition says nothing of the noise.
     """
     finished = [record for record in records if record.finished]
-    settings = [
-        {k: v for k, v in flat(record.config).items() if not k.startswith(NOT_A_SETTING)}
-        for record in finished
-    ]
+    settings = [_settings(record) for record in finished]
     keys = sorted({key for s in settings for key in s})
     differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
     differing = [key for key in differing if not _goes_without_saying(key, finished)]
@@ -136,6 +133,13 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
         by_seed.setdefault(repr(mine), {})[seeds] = record
     groups = [Group(distinguishing[key], list(runs.values())) for key, runs in by_seed.items()]
     return sorted(groups, key=lambda g: (g.series, g.depth))
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """The settings that set a run apart; of those that follow from its depth by a rule, the rule."""
+    following = (record.config.get("by_depth") or {}).get("sets", [])
+    ignored = (*NOT_A_SETTING, "by_depth.sets", *following)
+    return {k: v for k, v in flat(record.config).items() if not k.startswith(ignored)}
 
 
 def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:

@@ -260,6 +260,13 @@ def known_keys() -> list[str]:
     return sorted(inner | {f.name for node in (Config, EvaluateConfig, AnalyzeConfig) for f in fields(node)})
 
 
+def _at(table: Any, key: Any) -> Any:
+    """The entry of a table: what ``${at:${by_depth.epochs},${model.num_layers}}`` stands for."""
+    if key not in table:
+        raise KeyError(f"by_depth has no value for {key}, only for {', '.join(map(str, table))}")
+    return table[key]
+
+
 def register() -> None:
     """Make the types known to Hydra. Harmless to repeat."""
     store = ConfigStore.instance()
@@ -270,6 +277,7 @@ def register() -> None:
     for group, nodes in SCHEMAS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)
+    OmegaConf.register_new_resolver("at", _at, replace=True)
     OmegaConf.register_new_resolver(
         "first", lambda *options: next(o for o in options if o is not None), replace=True
     )
