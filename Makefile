@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate analyze train tensorboard test test-all bench lint clean
+.PHONY: help setup sweep-depth evaluate analyze record train tensorboard test test-all bench lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,15 @@ analyze: $(READY) ## see what each level of a 3-level model encodes; trains one 
 	fi; \
 	echo "analyzing $$run; another one: make analyze run=<run_dir>"; \
 	$(PY) -m ladder_vae.analyze run=$$run $(args)
+
+record: $(READY) ## train the best model we know to the end, resuming what was interrupted, and evaluate it (hours)
+	@go_on() { dir=$$1; shift; \
+		if [ -e $$dir/metrics.json ]; then return; fi; \
+		if [ -e $$dir/checkpoints/last.ckpt ]; then $(PY) -m ladder_vae.train resume=$$dir; \
+		else $(PY) -m ladder_vae.train run_dir=$$dir "$$@" $(args); fi; }; \
+	go_on runs/record/elbo experiment=record && \
+	go_on runs/record/fine_tuned 'experiment=[record,fine_tune]' init_from=runs/record/elbo && \
+	$(PY) -m ladder_vae.evaluate run=runs/record/fine_tuned num_samples=5000
 
 train: $(READY) ## train one model: make train args="model.num_layers=3"
 	@$(PY) -m ladder_vae.train $(args)

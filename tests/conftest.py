@@ -36,12 +36,13 @@ def workdir(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
     """Calls ``python -m ladder_vae.NAME args`` in this process: (exit code, stdout, stderr)."""
-    from ladder_vae import analyze, evaluate, report, train
+    from ladder_vae import analyze, evaluate, release, report, train
 
     mains = {
         "train": train.main,
         "evaluate": evaluate.main,
         "analyze": analyze.main,
+        "release": release.main,
         "report": report.main,
     }
 

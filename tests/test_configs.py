@@ -27,6 +27,8 @@ SWEEPS = {  # what narrows them to few jobs, and how many those are
     "tighter_bound": (["seed=1", "model.num_layers=2"], 2),
     "collapse": (["seed=1", "model.num_layers=2"], 4),
     "wide_level": (["seed=1"], 1),
+    "depth_residual": (["model.num_layers=2"], 2),
+    "depth_ladder": (["model.num_layers=2"], 1),
     "level_analysis": (["model=textbook", "seed=1"], 1),
 }
 

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ladder_vae import cli, configs, figures, level_tables, runs
 from ladder_vae.analysis import MAX_SHOWN, Analysis, Settings, analyze, check, write
 from ladder_vae.errors import UserError, warn
+from ladder_vae.release import own_copy
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 
 PROJECTOR = "projector_config.pbtxt"  # TensorBoard's, to which every embedding is appended
@@ -63,7 +64,7 @@ def run(cfg: DictConfig) -> None:
         print(path / "analysis.html")
 
     fits = partial(check, settings=settings)
-    failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work, fits)
+    failed = over_runs(own_copy(cfg.run), cfg.checkpoint, cfg.images, work, fits)
     if failed:
         raise UserError(f"{failed} could not be analyzed")
 

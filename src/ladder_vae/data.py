@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from ladder_vae.errors import UserError
-from ladder_vae.images import Images, load_mnist, load_npz, load_torchvision
+from ladder_vae.images import FINGERPRINT, Images, load_mnist, load_npz, load_torchvision
 from ladder_vae.randomness import stream_seed
 
 BINARIZATIONS = ("dynamic", "static", "threshold")
 # The draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
-FINGERPRINT = "data_fingerprint"  # key of a checkpoint
 
 
 def draw_binary(intensities: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
 from ladder_vae.errors import UserError, warn
 from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
 from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
+from ladder_vae.release import own_copy
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 
 SPLITS = ("test", "val")
@@ -50,11 +51,12 @@ def run(cfg: DictConfig) -> None:
         _print_summary(subject, evaluation, settings)
         _record(subject, evaluation, settings)
 
+    root = own_copy(cfg.run)
     try:
-        failed = over_runs(Path(cfg.run), cfg.checkpoint, cfg.images, work, source=cfg.split)
+        failed = over_runs(root, cfg.checkpoint, cfg.images, work, source=cfg.split)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
-    print(cfg.run)
+    print(root)
     if failed:
         raise UserError(f"{failed} could not be evaluated")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ladder_vae.errors import UserError, one_line
 
+FINGERPRINT = "data_fingerprint"  # key of a checkpoint: which images a run was trained on
 MNIST_DIR = Path(__file__).parent / "assets" / "mnist"
 # Of the unpacked files, as published by LeCun, Cortes and Burges.
 MNIST_SHA256 = {

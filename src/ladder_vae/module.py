@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ladder_vae.data import FINGERPRINT
 from ladder_vae.errors import UserError
 from ladder_vae.hardware import compiled
 from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.images import FINGERPRINT
 from ladder_vae.importance import doubly_reparameterized
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.quality import reconstruction_quality

@@ -26,6 +26,7 @@ from ladder_vae.compare import (
 )
 from ladder_vae.errors import UserError
 from ladder_vae.page import Table as PageTable
+from ladder_vae.release import own_copy
 from ladder_vae.report_figures import write_figures
 from ladder_vae.runs import Record, class_name, flat, is_run, level_keys
 from ladder_vae.tables import COLUMNS, Cells, difference_rows, noise_line, tables
@@ -203,8 +204,9 @@ def _main() -> None:
         "--output", type=Path, help="where to write (default: the folder named, or runs/reports/<time>)"
     )
     args = parser.parse_args()
-    output = args.output or default_output(args.directories)
-    groups = report(args.directories, output)
+    directories = [own_copy(directory) for directory in args.directories]
+    output = args.output or default_output(directories)
+    groups = report(directories, output)
     print(output / "report.md")
     if not groups:
         raise UserError("no run has finished; there is nothing to compare")

@@ -28,16 +28,20 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 
 import ladder_vae.models
 from ladder_vae.errors import UserError, one_line
 from ladder_vae.hierarchy import Hierarchy
-from ladder_vae.images import to_bytes
+from ladder_vae.images import FINGERPRINT, to_bytes
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
 PLAN = "jobs.json"  # of a sweep, beside its runs
 LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
 MODELS_PREFIX = "ladder_vae.models."
+RELEASES = Path(__file__).parent / "assets" / "models"  # run directories, opened by name; see release.py
+WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ckpt
+RELEASED_FACTS = ("global_step", FINGERPRINT)  # what it keeps of a checkpoint beside the weights
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def is_run(path: Path) -> bool:
 
 def checkpoint_path(path: str | Path, checkpoint: str) -> Path:
     """Where a run keeps its ``best`` and ``last`` checkpoint."""
+    if checkpoint == "best" and (Path(path) / WEIGHTS).is_file():
+        return Path(path) / WEIGHTS
     return Path(path) / "checkpoints" / f"{checkpoint}.ckpt"
 
 
@@ -187,16 +193,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()  # at once: training may put another in its place
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            checkpoint = _released_checkpoint(path)
+        else:
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)[:200]})") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
     return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _released_checkpoint(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+        facts = file.metadata() or {}
+    # Half precision is for the file alone.
+    state = {f"model.{n}": w.float() if w.is_floating_point() else w for n, w in weights.items()}
+    return {"state_dict": state, **facts}
+
+
+def released() -> list[str]:
+    """Names of the trained models that come with the package."""
+    return sorted(path.name for path in RELEASES.glob("*") if is_run(path))
 
 
 def load_run(path: str | Path, checkpoint: str = "best") -> Run:
@@ -205,7 +228,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
     Only classes of ``ladder_vae.models`` are built, so that opening a run that somebody sent is safe.
 
     Args:
-        path: The run directory.
+        path: The run directory; or the name of a model that comes with the package (:func:`released`).
         checkpoint: ``best`` or ``last``.
 
     Raises:
@@ -216,7 +239,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
         run = load_run("runs/train/2026-11-22_10-00-00")
         images = run.model.generate(16).params.sigmoid()
     """
-    path = Path(path)
+    path = RELEASES / path if str(path) in released() and not Path(path).exists() else Path(path)
     config = read_config(path)
     settings = dict(config["model"])
     target = str(settings.pop("_target_", ""))

@@ -1,0 +1,85 @@
+"""Runs made small enough to pass on, and those that come with the package."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from ladder_vae import runs
+from ladder_vae.runs import load_run
+
+
+@pytest.fixture
+def small(train, command):
+    """The release of a tiny residual model."""
+    run = train("model=residual", "data.val_size=8")
+    code, out, err = command("release", run, "small")
+    assert code == 0, err
+    assert out == "small\n"
+    return run
+
+
+def test_weights_come_back_rounded_to_half_precision(small):
+    before, after = (load_run(path).model.state_dict() for path in (small, "small"))
+    for name, value in before.items():
+        expected = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(after[name], expected), name
+        assert after[name].dtype == value.dtype
+    files = sorted(path.name for path in runs.Path("small").iterdir())
+    assert files == ["config.yaml", "metrics.json", "status.json", "weights.safetensors"]
+    assert (runs.Path("small") / "weights.safetensors").stat().st_size < 0.3 * (
+        small / "checkpoints/best.ckpt"
+    ).stat().st_size
+
+
+def test_a_release_is_evaluated_as_a_run_is(small, command):
+    found = []
+    for path in (small, "small"):
+        assert command("evaluate", f"run={path}", "num_samples=20")[0] == 0
+        found.append(json.loads((runs.Path(path) / "metrics.json").read_text()))
+    assert found[1]["test/log_px/K=20"] == pytest.approx(found[0]["test/log_px/K=20"], abs=0.05)
+    assert command("report", small, "small")[0] == 0
+
+
+def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
+    monkeypatch.setattr(runs, "RELEASES", workdir / "package")
+    shutil.copytree("small", workdir / "package/tiny")
+    assert runs.released() == ["tiny"]
+    assert torch.equal(
+        load_run("tiny").model.generate(2, generator=torch.Generator().manual_seed(0)).params,
+        load_run("small").model.generate(2, generator=torch.Generator().manual_seed(0)).params,
+    )
+    before = (workdir / "package/tiny/metrics.json").read_bytes()
+    for _ in range(2):  # the second time finds the copy of the first
+        code, out, err = command("evaluate", "run=tiny", "num_samples=10", "k=[10]")
+        assert code == 0, err
+        assert out.splitlines()[-1] == "runs/released/tiny"
+    assert "test/log_px/K=10" in json.loads((workdir / "runs/released/tiny/metrics.json").read_text())
+    assert (workdir / "package/tiny/metrics.json").read_bytes() == before  # the package is left alone
+
+
+def test_a_release_cannot_be_resumed(small, command):
+    code, _, err = command("train", "resume=small", "trainer.max_epochs=9")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "small has no checkpoints/last.ckpt to go on from" in err
+
+
+def test_what_cannot_be_released(small, command, train):
+    code, _, err = command("release", small, "small")
+    assert (code, err) == (1, "error: small is there already; choose another directory\n")
+    code, _, err = command("release", "nowhere", "there")
+    assert code == 1
+    assert "nowhere is not a directory" in err
+    runs.write_status(small, "interrupted")
+    code, _, err = command("release", small, "other")
+    assert code == 1
+    assert "has not finished; only a finished run can be released" in err
+
+
+def test_a_damaged_release(small, command):
+    weights = runs.Path("small/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, _, err = command("evaluate", "run=small", "num_samples=10")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "small/weights.safetensors is damaged" in err
