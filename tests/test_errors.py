@@ -97,6 +97,15 @@ def test_bad_residual_models(command, npz, workdir, argument, said):
     assert not (workdir / "runs").exists()
 
 
+def test_a_depth_that_the_table_leaves_out(command, workdir):
+    code, _, err = command("train", "experiment=depth_residual", "model.num_layers=2,7")
+    assert code == 1
+    line = only_line(err)
+    assert "model.num_layers=7" in line
+    assert "by_depth has no value for 7, only for 1, 2, 3, 5, 10, 20, 50" in line
+    assert not (workdir / "runs").exists()
+
+
 def test_bottom_up_refuses_free_bits(command, npz):
     _, _, err = command("train", *tiny(npz), "model=bottom_up", "objective.free_bits=1")
     assert "objective.free_bits=1.0 needs rates that cannot be negative" in only_line(err)

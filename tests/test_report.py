@@ -154,6 +154,26 @@ def test_a_setting_that_only_some_models_have_goes_without_saying():
     ]
 
 
+def test_what_follows_from_depth_by_a_rule_makes_no_series_of_its_own():
+    def record(rule, depth):
+        config = {
+            "model": {
+                "_target_": "ladder_vae.models.ResidualVAE",
+                "num_layers": depth,
+                "width": 100 // depth,
+            },
+            "trainer": {"max_epochs": 10 * depth if rule == "equal_time" else 20},
+            "by_depth": {"rule": rule, "sets": ["trainer.max_epochs", "model.width"]},
+            "seed": 1,
+        }
+        return Record(Path(f"{rule}{depth}"), config, "finished", "", {"test/elbo": -90.0})
+
+    rules, depths = ("equal_parameters", "equal_time"), (1, 2, 5)
+    groups = group_runs([record(rule, depth) for rule in rules for depth in depths])
+    expected = [(f"ResidualVAE rule={rule}", depth) for rule in rules for depth in depths]
+    assert [(group.series, group.depth) for group in groups] == expected
+
+
 def test_the_newest_run_of_a_depth(train, workdir):
     assert newest("runs", 2) == ""
     older, newer = (train("logger=none", run_dir=f"runs/x/{name}") for name in ("b", "a"))

@@ -57,6 +57,8 @@ def explain(error: BaseException) -> str:
     """One line that says what is wrong."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error.__cause__, UserError):  # OmegaConf, of a value that could not be looked up
+        return str(error.__cause__)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return _explain_hydra(error)
     if str(error).startswith("Config group override must be"):  # Hydra, of GROUP=null

@@ -11,6 +11,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from ladder_vae.errors import UserError
+
 
 @dataclass
 class Target:
@@ -263,7 +265,7 @@ def known_keys() -> list[str]:
 def _at(table: Any, key: Any) -> Any:
     """The entry of a table: what ``${at:${by_depth.epochs},${model.num_layers}}`` stands for."""
     if key not in table:
-        raise KeyError(f"by_depth has no value for {key}, only for {', '.join(map(str, table))}")
+        raise UserError(f"by_depth has no value for {key}, only for {', '.join(map(str, table))}")
     return table[key]
 
 

@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ladder_vae import cli
 from ladder_vae.assemble import assemble, prepare_directory
 from ladder_vae.configs import Config
 from ladder_vae.errors import Refusal, UserError, one_line
@@ -87,8 +88,8 @@ def check_sweep(config: DictConfig) -> None:
         try:
             # run_dir may hold Hydra's time stamp, which only the sweep itself resolves
             assemble(compose(name, overrides=[*job, f"++run_dir={_quoted(str(run_dir))}"]))
-        except UserError as error:
-            raise UserError(f"{' '.join(job)}: {error}") from None
+        except (UserError, OmegaConfBaseException) as error:
+            raise UserError(f"{' '.join(job)}: {cli.explain(error)}") from None
     prepare_directory(run_dir)
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
     if str(subdir).startswith("${hydra.job.num}_"):  # the report tells the jobs by this number
