@@ -112,7 +112,7 @@ def test_initialization_is_scaled_by_the_number_of_blocks():
 
 
 def test_fifty_levels_begin_calmly():
-    """The first gradient, in batch norm's training mode: from 3 levels to 50 it grows by little more than 2."""
+    """From 3 levels to 50 the first gradient, in training mode, grows by little more than 2."""
     norms = {}
     for depth in (3, 50):
         torch.manual_seed(0)
