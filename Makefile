@@ -64,7 +64,7 @@ analyze: $(READY) ## see what each level of a 3-level model encodes; trains one 
 	echo "analyzing $$run; another one: make analyze run=<run_dir>"; \
 	$(PY) -m ladder_vae.analyze run=$$run $(args)
 
-record: $(READY) ## train the best model we know to the end, resuming what was interrupted, and evaluate it (hours)
+record: $(READY) ## train, fine-tune and evaluate experiment=record, resuming what was interrupted (hours)
 	@go_on() { dir=$$1; shift; \
 		if [ -e $$dir/metrics.json ]; then return; fi; \
 		if [ -e $$dir/checkpoints/last.ckpt ]; then $(PY) -m ladder_vae.train resume=$$dir; \

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def buffers(run, checkpoint="last"):
     return dict(load_run(run, checkpoint).model.named_buffers())
 
 
-def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual):
+def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual, command):
     first = residual("first")
     options = ["objective.importance_samples=3", "objective.beta_warmup_epochs=0", "init_from=first"]
     still = residual("still", *options, "optimizer.lr=0")
@@ -107,6 +108,8 @@ def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual):
     before, after = (dict(load_run(run).model.named_parameters()) for run in (first, tuned))
     assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
     assert load_run(tuned).config["init_from"] == str(first.absolute())
+    shutil.rmtree(first)  # a run that goes on needs it no more
+    assert command("train", f"resume={tuned}", "trainer.max_epochs=3")[0] == 0
 
 
 def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):

@@ -33,7 +33,7 @@ from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE, training_memory
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
-from ladder_vae.runs import load_run
+from ladder_vae.runs import is_release, load_run
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
@@ -88,8 +88,9 @@ def assemble(cfg: DictConfig) -> Assembly:
     _check_memory(cfg, objective, (data.batch_size, *data.image_shape))
     torch.manual_seed(stream_seed(cfg.seed, "weights"))
     model = _build(cfg, "model", Hierarchy)
-    if cfg.init_from is not None:
-        cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
+    if cfg.init_from is not None and cfg.resume is None:  # a resumed run has weights of its own
+        if not is_release(cfg.init_from):
+            cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
         _begin_from(model, cfg.init_from)
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
     compile_step = cfg.trainer.compile == "true"

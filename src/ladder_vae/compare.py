@@ -39,6 +39,9 @@ NOT_A_SETTING = (
 )
 
 
+IMAGES_OF = {"test": "test images", "val": "validation images"}
+
+
 @dataclass(frozen=True)
 class Group:
     """Finished runs that differ in nothing but their seed.
@@ -197,8 +200,8 @@ def evaluated_split(groups: Sequence[Group]) -> str:
 def images_of(split: str) -> str:
     """``test_2000`` in words: "2000 test images, evenly spaced"."""
     name, _, count = split.partition("_")
-    what = {"val": "validation", "train": "training"}.get(name, name)
-    return f"{count} {what} images, evenly spaced" if count else f"all {what} images"
+    kind = IMAGES_OF[name]
+    return f"{count} {kind}, evenly spaced" if count else f"all {kind}"
 
 
 def analyzed(groups: Sequence[Group]) -> tuple[str, list[Group]]:

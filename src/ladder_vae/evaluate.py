@@ -17,13 +17,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ladder_vae import cli, configs, figures, plots, runs
 from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
+from ladder_vae.compare import IMAGES_OF
 from ladder_vae.errors import UserError, warn
 from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
 from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
 from ladder_vae.release import own_copy
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 
-SPLITS = ("test", "val")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
 # Of an earlier evaluation, these leave metrics.json when another one enters.
@@ -38,8 +38,8 @@ def run(cfg: DictConfig) -> None:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
             warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
     settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
-    if cfg.split not in SPLITS:
-        raise UserError(f"split={cfg.split} is unknown; choose {', '.join(SPLITS)}")
+    if cfg.split not in IMAGES_OF:
+        raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
     device = choose_device(cfg.device)
     choose_compile("compile", cfg.compile, False)  # refuses what it does not know before any run is opened
 
@@ -176,8 +176,7 @@ def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings)
 
 
 def _images(subject: Subject) -> str:
-    kind = {"val": "validation"}.get(subject.source, subject.source)
-    return f"{len(subject.indices):,} {kind} images"
+    return f"{len(subject.indices):,} {IMAGES_OF[subject.source]}"
 
 
 def _number(metrics: dict[str, float], name: str, form: str) -> str:

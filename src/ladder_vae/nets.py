@@ -54,11 +54,10 @@ class ResidualBlock(nn.Module):
 
 
 @torch.no_grad()
-def scaled(layer: nn.Linear, factor: float) -> nn.Linear:
-    """The layer itself, its first weights and biases multiplied by ``factor``."""
+def scale(layer: nn.Linear, factor: float) -> None:
+    """Multiply the first weights and biases of a layer by ``factor``."""
     layer.weight.mul_(factor)
     layer.bias.mul_(factor)
-    return layer
 
 
 class GaussianHead(nn.Linear):

@@ -25,7 +25,7 @@ def own_copy(run: str | Path) -> Path:
 
     Commands that write beside what they read work on the copy, in ``runs/released``.
     """
-    if Path(run).exists() or str(run) not in runs.released():
+    if not runs.is_release(run):
         return Path(run)
     copy = COPIES / str(run)
     if not runs.is_run(copy):
@@ -56,6 +56,7 @@ def write_release(path: str | Path, directory: str | Path) -> None:
     }
     kept = {key: str(run.checkpoint[key]) for key in runs.RELEASED_FACTS if key in run.checkpoint}
     save_file(weights, directory / runs.WEIGHTS, metadata=kept)
+    # What was tested was not rounded.
     # Paths of the machine that trained it say nothing to anybody else.
     runs.write_config(directory, {**run.config, "init_from": None})
     runs.write_metrics(directory, {k: v for k, v in record.metrics.items() if not k.startswith("test")})

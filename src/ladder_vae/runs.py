@@ -222,6 +222,11 @@ def released() -> list[str]:
     return sorted(path.name for path in RELEASES.glob("*") if is_run(path))
 
 
+def is_release(path: str | Path) -> bool:
+    """Whether ``path`` is the name of one of them, and of no directory here."""
+    return str(path) in released() and not Path(path).exists()
+
+
 def load_run(path: str | Path, checkpoint: str = "best") -> Run:
     """Rebuild a run's model from its directory alone.
 
@@ -239,7 +244,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
         run = load_run("runs/train/2026-11-22_10-00-00")
         images = run.model.generate(16).params.sigmoid()
     """
-    path = RELEASES / path if str(path) in released() and not Path(path).exists() else Path(path)
+    path = RELEASES / path if is_release(path) else Path(path)
     config = read_config(path)
     settings = dict(config["model"])
     target = str(settings.pop("_target_", ""))

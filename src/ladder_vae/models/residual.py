@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ladder_vae.gaussian import Gaussian, product, standard_normal
 from ladder_vae.hierarchy import Rung, TopDown
 from ladder_vae.models.sizes import image_shape, level_sizes
-from ladder_vae.nets import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scaled
+from ladder_vae.nets import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
 
 
 class StreamRung(Rung):
@@ -137,11 +137,11 @@ class ResidualVAE(TopDown):
         self.evidence = nn.ModuleList(nn.Linear(width, width) for _ in latents)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
-                scaled(module.out, (num_layers * blocks) ** -0.5)
+                scale(module.out, (num_layers * blocks) ** -0.5)
             elif isinstance(module, GaussianHead):
-                scaled(module, num_layers**-0.5)
+                scale(module, num_layers**-0.5)
         for each in rungs:
-            scaled(each.write, num_layers**-0.5)
+            scale(each.write, num_layers**-0.5)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         d = self.stem(x.flatten(1))  # (B, width)
