@@ -17,6 +17,7 @@ BAD = {
     "model=laddder": "there is no model/laddder; choose bottom_up, ladder, residual, textbook",
     "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
     "objective.importance_samples=0": "importance_samples must be at least 1",
+    "objective.importance_gradient=sharp": "choose reparameterized, doubly_reparameterized",
     "init_from=nowhere": "nowhere is not a directory",
     "data=imagenet": "there is no data/imagenet; choose fashion_mnist, kmnist, mnist, npz",
     "+nonsense=3": "there is no setting nonsense",

@@ -8,7 +8,7 @@ from conftest import tiny
 from test_hierarchy import MODELS, build, images
 
 from ladder_vae.bounds import Settings, image_statistics
-from ladder_vae.importance import doubly_reparameterized
+from ladder_vae.importance import GRADIENTS, doubly_reparameterized
 from ladder_vae.models import ResidualVAE
 from ladder_vae.objective import Objective
 from ladder_vae.runs import load_run
@@ -33,13 +33,16 @@ def gradient(loss, model):
     )
 
 
+@pytest.mark.parametrize("name", GRADIENTS)
 @pytest.mark.parametrize("cls", MODELS)
-def test_the_loss_is_minus_the_bound(cls):
+def test_the_loss_is_minus_the_bound(cls, name):
     model, x = build(cls), images()
     noise = model.draw_noise(K, len(x), like=x)
-    inference, loss = doubly_reparameterized(model, x, noise)
+    inference, loss = GRADIENTS[name](model, x, noise)
     torch.testing.assert_close(loss, plain(model, x, noise), rtol=0, atol=1e-10)
     torch.testing.assert_close(inference.log_px, model.infer(x, noise=noise).log_px)
+    if name == "reparameterized":
+        assert torch.equal(gradient(loss, model), gradient(plain(model, x, noise), model))
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -85,6 +88,8 @@ def test_what_the_bound_has_no_place_for_is_refused():
             Objective(importance_samples=8, **setting)
     with pytest.raises(ValueError, match="importance_samples must be at least 1"):
         Objective(importance_samples=0)
+    with pytest.raises(ValueError, match="importance_gradient=sharp is unknown; choose reparameterized, doubly"):
+        Objective(importance_samples=8, importance_gradient="sharp")
 
 
 @pytest.fixture
@@ -97,9 +102,10 @@ def buffers(run, checkpoint="last"):
     return dict(load_run(run, checkpoint).model.named_buffers())
 
 
-def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual, command):
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(name, residual, command):
     first = residual("first")
-    options = ["objective.importance_samples=3", "objective.beta_warmup_epochs=0", "init_from=first"]
+    options = [f"objective.importance_gradient={name}", "objective.importance_samples=3", "objective.beta_warmup_epochs=0", "init_from=first"]
     still = residual("still", *options, "optimizer.lr=0")
     for name, value in load_run(first).model.state_dict().items():
         assert torch.equal(load_run(still).model.state_dict()[name], value), name

@@ -94,6 +94,7 @@ class ObjectiveConfig:
     free_bits: float = MISSING
     monte_carlo_rates: bool = MISSING
     importance_samples: int = 1
+    importance_gradient: str = "reparameterized"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from ladder_vae.errors import UserError
 from ladder_vae.hardware import compiled
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.images import FINGERPRINT
-from ladder_vae.importance import doubly_reparameterized
+from ladder_vae.importance import GRADIENTS
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
@@ -176,7 +176,7 @@ def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., Tensor
         return torch.cat([objective.loss(terms, beta)[None], terms.distortion[None], terms.rates])
 
     def importance_values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
-        inference, loss = doubly_reparameterized(model, x, noise)
+        inference, loss = GRADIENTS[objective.importance_gradient](model, x, noise)
         terms = elbo(inference, monte_carlo=True)
         return torch.cat([loss[None], terms.distortion.detach()[None], terms.rates.detach()])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ladder_vae.hierarchy import Inference
+from ladder_vae.importance import GRADIENTS
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Objective:
             (Kingma et al. 2016, arXiv 1606.04934).
         monte_carlo_rates: Train on log q - log p of the sample instead of the closed-form KL.
         importance_samples: K. Above 1 the loss is minus L_K, the importance-weighted bound of K draws
-            (:func:`~ladder_vae.importance.doubly_reparameterized`), and none of the above applies.
+            (:mod:`ladder_vae.importance`), and none of the above applies.
+        importance_gradient: Which gradient of L_K: ``reparameterized`` or ``doubly_reparameterized``.
 
     Raises:
         ValueError: If a number is out of range, or one is set that L_K has no room for.
@@ -61,6 +63,7 @@ class Objective:
     free_bits: float = 0.0
     monte_carlo_rates: bool = False
     importance_samples: int = 1
+    importance_gradient: str = "reparameterized"
 
     def __post_init__(self) -> None:
         for name in ("beta_warmup_epochs", "free_bits"):
@@ -68,6 +71,10 @@ class Objective:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.importance_samples < 1:
             raise ValueError(f"importance_samples must be at least 1, got {self.importance_samples}")
+        if self.importance_gradient not in GRADIENTS:
+            raise ValueError(
+                f"importance_gradient={self.importance_gradient} is unknown; choose {', '.join(GRADIENTS)}"
+            )
         if self.importance_samples > 1:
             for name in ("beta_warmup_epochs", "free_bits", "monte_carlo_rates"):
                 if getattr(self, name):
