@@ -88,7 +88,9 @@ def test_what_the_bound_has_no_place_for_is_refused():
             Objective(importance_samples=8, **setting)
     with pytest.raises(ValueError, match="importance_samples must be at least 1"):
         Objective(importance_samples=0)
-    with pytest.raises(ValueError, match="importance_gradient=sharp is unknown; choose reparameterized, doubly"):
+    with pytest.raises(
+        ValueError, match="importance_gradient=sharp is unknown; choose reparameterized, doubly"
+    ):
         Objective(importance_samples=8, importance_gradient="sharp")
 
 
@@ -105,7 +107,12 @@ def buffers(run, checkpoint="last"):
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(name, residual, command):
     first = residual("first")
-    options = [f"objective.importance_gradient={name}", "objective.importance_samples=3", "objective.beta_warmup_epochs=0", "init_from=first"]
+    options = [
+        f"objective.importance_gradient={name}",
+        "objective.importance_samples=3",
+        "objective.beta_warmup_epochs=0",
+        "init_from=first",
+    ]
     still = residual("still", *options, "optimizer.lr=0")
     for name, value in load_run(first).model.state_dict().items():
         assert torch.equal(load_run(still).model.state_dict()[name], value), name

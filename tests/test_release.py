@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ladder_vae import runs
+from ladder_vae.bounds import Settings, image_statistics
 from ladder_vae.runs import load_run
+from ladder_vae.subjects import load_subject
 
 
 @pytest.fixture
@@ -57,6 +59,24 @@ def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
         assert out.splitlines()[-1] == "runs/released/tiny"
     assert "test/log_px/K=10" in json.loads((workdir / "runs/released/tiny/metrics.json").read_text())
     assert (workdir / "package/tiny/metrics.json").read_bytes() == before  # the package is left alone
+
+
+def test_the_models_of_the_package_are_small():
+    assert runs.released() == ["record", "three_levels"]
+    sizes = [path.stat().st_size for path in runs.RELEASES.rglob("*") if path.is_file()]
+    assert sum(sizes) < 20e6
+
+
+@pytest.mark.parametrize("name", runs.released())
+def test_a_model_of_the_package_gives_its_stored_figures(name):
+    stored = json.loads((runs.RELEASES / name / "metrics.json").read_text())
+    subject = load_subject(name, "best", images=100)
+    x = subject.data.binary("test", subject.indices)
+    found = image_statistics(subject.run.model, x, subject.indices, Settings(10, (1, 10)))
+    assert found.elbo.mean().item() == pytest.approx(stored["test_100/elbo"], abs=5e-3)
+    assert found.log_px.mean(0).tolist() == pytest.approx(
+        [stored["test_100/log_px/K=1"], stored["test_100/log_px/K=10"]], abs=5e-3
+    )
 
 
 def test_a_release_cannot_be_resumed(small, command):

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ladder_vae import cli, runs
 from ladder_vae.errors import UserError
@@ -55,7 +55,7 @@ def write_release(path: str | Path, directory: str | Path) -> None:
         for name, value in run.model.state_dict().items()
     }
     kept = {key: str(run.checkpoint[key]) for key in runs.RELEASED_FACTS if key in run.checkpoint}
-    save_file(weights, directory / runs.WEIGHTS, metadata=kept)
+    (directory / runs.WEIGHTS).write_bytes(save(weights, metadata=kept))
     # What was tested was not rounded.
     # Paths of the machine that trained it say nothing to anybody else.
     runs.write_config(directory, {**run.config, "init_from": None})
