@@ -56,9 +56,9 @@ def write_release(path: str | Path, directory: str | Path) -> None:
     }
     kept = {key: str(run.checkpoint[key]) for key in runs.RELEASED_FACTS if key in run.checkpoint}
     (directory / runs.WEIGHTS).write_bytes(save(weights, metadata=kept))
-    # What was tested was not rounded.
     # Paths of the machine that trained it say nothing to anybody else.
     runs.write_config(directory, {**run.config, "init_from": None})
+    # What was tested was not rounded.
     runs.write_metrics(directory, {k: v for k, v in record.metrics.items() if not k.startswith("test")})
     runs.write_status(directory, "finished")
 
