@@ -85,6 +85,7 @@ def test_bad_arguments(command, npz, workdir, argument):
         "model.width=0": "width=0 must be at least 1",
         "model.width=[16,8]": "model.width=[16,8]",
         "model.blocks=-1": "blocks=-1 must be at least 1",
+        "model.dropout=1": "dropout=1 must be at least 0 and below 1",
         "model.norm=group": "norm=group is unknown; choose batch, layer, none",
         "model.posterior=fixed": "posterior=fixed is unknown; choose free, weighted, relative",
         "model.width=1000000": "GiB to train and there are",

@@ -131,3 +131,17 @@ def test_unknown_choices_and_impossible_sizes_are_refused():
         ResidualVAE(SHAPE, width=0)
     with pytest.raises(ValueError, match="blocks=0 must be at least 1"):
         ResidualVAE(SHAPE, blocks=0)
+
+
+def test_dropout_leaves_out_hidden_units_in_training_only():
+    torch.manual_seed(0)
+    block, h = ResidualBlock(200, nn.Identity, dropout=0.25), torch.ones(1, 200)
+    left_out = (block.body(h) == 0).double().mean().item()
+    assert left_out == pytest.approx(0.25, abs=0.1)  # 3 standard errors
+    assert (block.eval().body(h) != 0).all()
+
+    model, x = build(dropout=0.25), images()
+    assert elbo(model.infer(x, noise=model.draw_noise(1, 4, like=x))).elbo.isfinite()
+    for dropout in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="must be at least 0 and below 1"):
+            ResidualVAE(SHAPE, dropout=dropout)

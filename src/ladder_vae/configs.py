@@ -44,6 +44,7 @@ class ResidualHierarchy(HierarchyConfig):
     width: int = MISSING
     blocks: int = MISSING
     norm: str = MISSING
+    dropout: float = MISSING
     posterior: str = MISSING
 
 

@@ -121,7 +121,8 @@ def compiled(function: Callable[..., T]) -> Callable[..., T]:
         warn("no C++ compiler was found (g++, clang++, CXX); going on without compilation, more slowly")
         return function
     torch.compiler.reset()  # of earlier runs in this process, which count against a limit of variants
-    options: dict[str, Any] = {}
+    # Dropout draws what it draws without compilation, so that both ways train the same.
+    options: dict[str, Any] = {"fallback_random": True}
     if hasattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe"):
         # Nobody changes the model while it trains; looking whether somebody did takes longer than two layers.
         options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe

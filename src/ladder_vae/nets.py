@@ -41,11 +41,11 @@ NORMS: dict[str, type[nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm, 
 
 
 class ResidualBlock(nn.Module):
-    """h + Linear(SiLU(norm(Linear(h)))), ``(*, width)`` to the same."""
+    """h + Linear(dropout(SiLU(norm(Linear(h))))), ``(*, width)`` to the same."""
 
-    def __init__(self, width: int, norm: type[nn.Module]) -> None:
+    def __init__(self, width: int, norm: type[nn.Module], dropout: float = 0.0) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(width, width), norm(width), nn.SiLU())
+        self.body = nn.Sequential(nn.Linear(width, width), norm(width), nn.SiLU(), nn.Dropout(dropout))
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:

@@ -21,10 +21,13 @@ class StreamRung(Rung):
         width: Of the stream.
         norm: Makes a normalization of so many features.
         blocks: Residual blocks that follow the sample.
+        dropout: Of their hidden units.
         top: Whether the stream begins here: the prior is N(0, I) then, and the posterior reads the image.
     """
 
-    def __init__(self, latents: int, width: int, norm: type[nn.Module], blocks: int, top: bool) -> None:
+    def __init__(
+        self, latents: int, width: int, norm: type[nn.Module], blocks: int, dropout: float, top: bool
+    ) -> None:
         super().__init__()
         self.event_shape = (latents,)
         self.prior_net = None
@@ -36,7 +39,7 @@ class StreamRung(Rung):
             self.query = nn.Linear(width, width, bias=False)
         self.posterior_net = nn.Sequential(norm(width), nn.SiLU(), GaussianHead(width, latents))
         self.write = nn.Linear(latents, width)
-        self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(width, norm, dropout) for _ in range(blocks)))
 
     def prior(self, state: Tensor | None, like: Tensor) -> Gaussian:
         if self.prior_net is None:
@@ -101,6 +104,7 @@ class ResidualVAE(TopDown):
         width: Of both streams and all hidden layers.
         blocks: Residual blocks a level.
         norm: ``batch``, ``layer`` or ``none``.
+        dropout: Share of the hidden units of residual blocks that are left out, in training.
         posterior: ``free``; ``weighted``, a precision-weighted product with the prior; or ``relative`` to it.
 
     Raises:
@@ -115,6 +119,7 @@ class ResidualVAE(TopDown):
         width: int = 384,
         blocks: int = 1,
         norm: str = "batch",
+        dropout: float = 0.0,
         posterior: str = "free",
     ) -> None:
         image = image_shape(input_shape)
@@ -122,17 +127,21 @@ class ResidualVAE(TopDown):
         for name, size in (("width", width), ("blocks", blocks)):
             if size < 1:
                 raise ValueError(f"{name}={size} must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout:g} must be at least 0 and below 1")
         for name, choice, choices in (("norm", norm, NORMS), ("posterior", posterior, POSTERIORS)):
             if choice not in choices:
                 raise ValueError(f"{name}={choice} is unknown; choose {', '.join(choices)}")
         rung, normalize = POSTERIORS[posterior], NORMS[norm]
         top = num_layers - 1
-        rungs = [rung(size, width, normalize, blocks, level == top) for level, size in enumerate(latents)]
+        rungs = [
+            rung(size, width, normalize, blocks, dropout, level == top) for level, size in enumerate(latents)
+        ]
         body = nn.Sequential(normalize(width), nn.SiLU())
         super().__init__(rungs, ImageDecoder(body, width, image))
         self.stem = nn.Linear(math.prod(image), width)
         self.encoder = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, normalize) for _ in range(blocks))) for _ in latents
+            nn.Sequential(*(ResidualBlock(width, normalize, dropout) for _ in range(blocks))) for _ in latents
         )
         self.evidence = nn.ModuleList(nn.Linear(width, width) for _ in latents)
         for module in self.modules():
