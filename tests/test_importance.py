@@ -8,10 +8,11 @@ from conftest import tiny
 from test_hierarchy import MODELS, build, images
 
 from ladder_vae.bounds import Settings, image_statistics
+from ladder_vae.compare import evaluated_split, group_runs
 from ladder_vae.importance import GRADIENTS, doubly_reparameterized
 from ladder_vae.models import ResidualVAE
 from ladder_vae.objective import Objective
-from ladder_vae.runs import load_run
+from ladder_vae.runs import load_run, read_record
 from ladder_vae.subjects import load_subject
 
 K = 5
@@ -154,8 +155,11 @@ def test_validation_images_are_evaluated_under_their_own_name(residual, command)
     x = subject.data.binary("val", range(12))
     statistics = image_statistics(subject.run.model, x, range(12), Settings(20, (20,)))
     assert statistics.log_px.mean().item() == pytest.approx(metrics["val/log_px/K=20"], abs=1e-4)
-    code, _, err = command("evaluate", f"run={run}", "split=train")
-    assert (code, err) == (1, "error: split=train is unknown; choose test, val\n")
+    assert command("evaluate", f"run={run}", "num_samples=40", "split=train", "images=12", "k=[40]")[0] == 0
+    assert "train_12/log_px/K=40" in json.loads((run / "metrics.json").read_text())
+    assert evaluated_split(group_runs([read_record(run)])) == "val"  # not what it was trained on
+    code, _, err = command("evaluate", f"run={run}", "split=all")
+    assert (code, err) == (1, "error: split=all is unknown; choose test, val, train\n")
     residual("all", "data.val_size=0")
     code, _, err = command("evaluate", "run=all", "split=val")
     assert code == 1

@@ -39,7 +39,7 @@ NOT_A_SETTING = (
 )
 
 
-IMAGES_OF = {"test": "test images", "val": "validation images"}
+IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,16 @@ def evaluated(groups: Sequence[Group], split: str) -> list[Group]:
 def evaluated_split(groups: Sequence[Group]) -> str:
     """The split on which most runs were evaluated, of several that with the largest comparable K.
 
-    It is ``test``, or ``test_2000`` for 2,000 of its images; or the same of ``val``.
+    It is ``test``, or ``test_2000`` for 2,000 of its images; or the same of ``val`` or, where there is
+    nothing else, of ``train``.
     """
     names = {name for group in groups for run in group.runs for name in run.metrics}
     splits = {name.partition("/")[0] for name in names if "/log_px/" in name} | {"test"}
 
-    def worth(split: str) -> tuple[int, int, bool]:
+    def worth(split: str) -> tuple[bool, int, int, bool]:
         runs = sum(len(group.runs) for group in evaluated(groups, split))
-        return runs, comparable(groups, split) or 0, split == "test"
+        new = runs > 0 and not split.startswith("train")
+        return new, runs, comparable(groups, split) or 0, split == "test"
 
     return max(sorted(splits), key=worth)
 
