@@ -21,7 +21,7 @@ class StreamRung(Rung):
         width: Of the stream.
         norm: Makes a normalization of so many features.
         blocks: Residual blocks that follow the sample.
-        dropout: Of their hidden units.
+        dropout: Share of their hidden units that are left out, in training.
         top: Whether the stream begins here: the prior is N(0, I) then, and the posterior reads the image.
     """
 
