@@ -64,14 +64,12 @@ analyze: $(READY) ## see what each level of a 3-level model encodes; trains one 
 	echo "analyzing $$run; another one: make analyze run=<run_dir>"; \
 	$(PY) -m ladder_vae.analyze run=$$run $(args)
 
-record: $(READY) ## train, fine-tune and evaluate experiment=record, resuming what was interrupted (hours)
-	@go_on() { dir=$$1; shift; \
-		if [ -e $$dir/metrics.json ]; then return; fi; \
+record: $(READY) ## train and evaluate experiment=record, resuming what was interrupted (hours)
+	@dir=runs/record/seed1; \
+	if [ ! -e $$dir/metrics.json ]; then \
 		if [ -e $$dir/checkpoints/last.ckpt ]; then $(PY) -m ladder_vae.train resume=$$dir; \
-		else $(PY) -m ladder_vae.train run_dir=$$dir "$$@" $(args); fi; }; \
-	go_on runs/record/elbo experiment=record && \
-	go_on runs/record/fine_tuned 'experiment=[record,fine_tune]' init_from=runs/record/elbo && \
-	$(PY) -m ladder_vae.evaluate run=runs/record/fine_tuned num_samples=5000
+		else $(PY) -m ladder_vae.train experiment=record run_dir=$$dir $(args); fi; \
+	fi && $(PY) -m ladder_vae.evaluate run=$$dir num_samples=5000
 
 train: $(READY) ## train one model: make train args="model.num_layers=3"
 	@$(PY) -m ladder_vae.train $(args)

@@ -75,6 +75,14 @@ def test_dynamic_training_images_are_drawn_anew_and_test_images_once(npz):
         assert torch.equal(data.split(split), other.split(split))
 
 
+def test_a_training_image_to_evaluate_has_the_same_pixels_in_any_company(npz):
+    data = Npz(path=str(npz), val_size=6)
+    pair = data.binary("train", [3, 5])
+    assert torch.equal(pair[1:], data.binary("train", [5]))
+    gray = data.split("train")[:9]
+    assert set(data.binary("train", range(9))[(gray > 0) & (gray < 255)].unique().tolist()) == {0.0, 1.0}
+
+
 def test_static_is_one_draw_whatever_the_seed_and_the_split(npz):
     a, b = (Npz(path=str(npz), binarization="static", val_size=v, seed=v) for v in (0, 8))
     assert torch.equal(a.split("train")[:32], b.split("train"))

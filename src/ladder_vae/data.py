@@ -172,10 +172,14 @@ class ImageData(L.LightningDataModule):
 
     def binary(self, name: str, index: Sequence[int]) -> Tensor:
         """Images of a split, float ``(n, C, H, W)`` in {0, 1}; the same for the same index at every call."""
-        images = self.split(name)[list(index)]
-        if name == "train" and self.binarization == "dynamic":
-            images = self._fixed(images, "train")
-        return images.gt(0).float()
+        gray = name == "train" and self.binarization == "dynamic"
+        images = self._binary_train if gray else self.split(name)
+        return images[list(index)].gt(0).float()
+
+    @cached_property
+    def _binary_train(self) -> Tensor:
+        """Training images are drawn anew in training; these draws are for looking at them afterwards."""
+        return self._fixed(self.split("train"), "train")
 
     def labels(self, name: str) -> Tensor | None:
         """Classes of the images of a split, int64 ``(N,)``, if the source has them."""

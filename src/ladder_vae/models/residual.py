@@ -100,7 +100,7 @@ class ResidualVAE(TopDown):
     Args:
         input_shape: Image shape (C, H, W).
         num_layers: Latent levels L, 1 to 64; enough by itself.
-        latent_sizes: Latents per level from the data up (default: 16 each, and 64 in all at least).
+        latent_sizes: Latents per level from the data up (default: ``max(64 // L, 16)`` each).
         width: Of both streams and all hidden layers.
         blocks: Residual blocks a level.
         norm: ``batch``, ``layer`` or ``none``.
