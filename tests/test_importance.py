@@ -7,6 +7,7 @@ import torch
 from conftest import tiny
 from test_hierarchy import MODELS, build, images
 
+from ladder_vae import module
 from ladder_vae.bounds import Settings, image_statistics
 from ladder_vae.compare import evaluated_split, group_runs
 from ladder_vae.importance import GRADIENTS, doubly_reparameterized
@@ -42,8 +43,27 @@ def test_the_loss_is_minus_the_bound(cls, name):
     inference, loss = GRADIENTS[name](model, x, noise)
     torch.testing.assert_close(loss, plain(model, x, noise), rtol=0, atol=1e-10)
     torch.testing.assert_close(inference.log_px, model.infer(x, noise=noise).log_px)
-    if name == "reparameterized":
-        assert torch.equal(gradient(loss, model), gradient(plain(model, x, noise), model))
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_plain_gradient_against_differences(cls):
+    model, x = build(cls), images()
+    noise = model.draw_noise(K, len(x), like=x)
+    direction = [torch.randn_like(p) for p in model.parameters()]
+    slope = gradient(GRADIENTS["reparameterized"](model, x, noise)[1], model) @ torch.cat(
+        [d.flatten() for d in direction]
+    )
+
+    @torch.no_grad()
+    def at(step):
+        for p, d in zip(model.parameters(), direction, strict=True):
+            p.add_(d, alpha=step)
+        value = GRADIENTS["reparameterized"](model, x, noise)[1].item()
+        for p, d in zip(model.parameters(), direction, strict=True):
+            p.sub_(d, alpha=step)
+        return value
+
+    assert slope.item() == pytest.approx((at(1e-6) - at(-1e-6)) / 2e-6, rel=1e-4)
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -143,6 +163,44 @@ def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):
     code, _, err = command("train", *tiny(npz), "init_from=nowhere")
     assert code == 1
     assert "nowhere is not a directory" in err
+
+
+def test_the_best_epoch_is_the_best_by_what_was_trained_on(residual, workdir, monkeypatch):
+    """L_K rises from epoch to epoch, and the ELBO falls."""
+    residual("first", "data.val_size=12")
+    found = []
+
+    def bound(log_weights):
+        if not torch.is_grad_enabled():
+            found.append(len(log_weights))
+        return log_weights.logsumexp(0).mean() + 1000 * len(found)
+
+    monkeypatch.setattr(module, "mean_bound", bound)
+    tuned = residual(
+        "tuned", "data.val_size=12", "init_from=first", "trainer.max_epochs=3",
+        "objective.importance_samples=3", "objective.beta_warmup_epochs=0",
+    )  # fmt: skip
+    assert set(found) == {3}
+    best, last = (dict(load_run(tuned, name).model.named_parameters()) for name in ("best", "last"))
+    assert all(torch.equal(best[name], last[name]) for name in last)
+
+
+def test_what_training_on_the_bound_cannot_begin_with(residual, command, npz):
+    settings = [*tiny(npz, residual=True), "model=residual", "objective.importance_samples=3"]
+    settings += ["objective.beta_warmup_epochs=0"]
+    for said, *more in (
+        ("begin with a trained one (init_from=<run_dir>)",),
+        ("leaves out no units; set model.dropout=0", "model.norm=layer", "model.dropout=0.1"),
+    ):
+        code, _, err = command("train", *settings, *more)
+        assert (code, err.count("\n")) == (1, 1)
+        assert said in err
+    residual("first", "data.val_size=6")
+    code, _, err = command("train", *settings, "init_from=first", "data.val_size=12")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "data.val_size=12 would validate on images that init_from=" in err
+    assert "set data.val_size=6" in err
+    residual("plain", "model.norm=layer", "objective.importance_samples=3", "objective.beta_warmup_epochs=0")
 
 
 def test_validation_images_are_evaluated_under_their_own_name(residual, command):

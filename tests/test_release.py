@@ -8,6 +8,7 @@ import torch
 
 from ladder_vae import runs
 from ladder_vae.bounds import Settings, image_statistics
+from ladder_vae.release import KEPT_METRICS
 from ladder_vae.runs import load_run
 from ladder_vae.subjects import load_subject
 
@@ -59,6 +60,12 @@ def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
         assert out.splitlines()[-1] == "runs/released/tiny"
     assert "test/log_px/K=10" in json.loads((workdir / "runs/released/tiny/metrics.json").read_text())
     assert (workdir / "package/tiny/metrics.json").read_bytes() == before  # the package is left alone
+    assert command("analyze", "run=tiny", "images=10", "draws=1", "probe_images=20", "embedded=10")[0] == 0
+    (workdir / "package/tiny/weights.safetensors").write_bytes(b"another version")
+    code, _, err = command("evaluate", "run=tiny", "num_samples=10")
+    assert (code, err) == (
+        1, "error: runs/released/tiny holds other weights than the package has now; move it away\n"
+    )  # fmt: skip
 
 
 def test_the_models_of_the_package_are_small():
@@ -83,6 +90,15 @@ def test_a_release_cannot_be_resumed(small, command):
     code, _, err = command("train", "resume=small", "trainer.max_epochs=9")
     assert (code, err.count("\n")) == (1, 1)
     assert "small has no checkpoints/last.ckpt to go on from" in err
+    code, _, err = command("evaluate", "run=small", "checkpoint=last")
+    assert (code, err) == (1, "error: small is a release, which has its best weights only\n")
+
+
+def test_a_release_can_be_begun_with(small, train):
+    run = train("model=residual", "data.val_size=8", "init_from=small", "optimizer.lr=0", run_dir="next")
+    assert set(json.loads((runs.Path("small") / "metrics.json").read_text())) == set(KEPT_METRICS)
+    before, after = (dict(load_run(path).model.named_parameters()) for path in ("small", run))
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_what_cannot_be_released(small, command, train):

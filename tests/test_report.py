@@ -155,15 +155,19 @@ def test_a_setting_that_only_some_models_have_goes_without_saying():
 
 
 def test_what_follows_from_depth_by_a_rule_makes_no_series_of_its_own():
-    def record(rule, depth):
+    def record(rule, depth, more=0):
+        epochs = {"equal_time": 10 * depth, "equal_parameters": 20}
         config = {
             "model": {
                 "_target_": "ladder_vae.models.ResidualVAE",
                 "num_layers": depth,
                 "width": 100 // depth,
             },
-            "trainer": {"max_epochs": 10 * depth if rule == "equal_time" else 20},
-            "by_depth": {"rule": rule, "sets": ["trainer.max_epochs", "model.width"]},
+            "trainer": {"max_epochs": epochs[rule] + more},
+            "by_depth": {
+                "rule": rule,
+                "values": {"trainer.max_epochs": epochs[rule], "model.width": 100 // depth},
+            },
             "seed": 1,
         }
         return Record(Path(f"{rule}{depth}"), config, "finished", "", {"test/elbo": -90.0})
@@ -172,9 +176,16 @@ def test_what_follows_from_depth_by_a_rule_makes_no_series_of_its_own():
     groups = group_runs([record(rule, depth) for rule in rules for depth in depths])
     expected = [(f"ResidualVAE rule={rule}", depth) for rule in rules for depth in depths]
     assert [(group.series, group.depth) for group in groups] == expected
+    # Who was told another number of epochs does not follow the rule.
+    groups = group_runs([record("equal_time", 5), record("equal_time", 5, more=7)])
+    assert [len(group.runs) for group in groups] == [1, 1]
 
 
 def test_the_newest_run_of_a_depth(train, workdir):
+    assert newest("runs", 2) == ""
+    foreign = workdir / "runs/x/foreign"
+    foreign.mkdir(parents=True)
+    (foreign / "config.yaml").write_text("model: 1")
     assert newest("runs", 2) == ""
     older, newer = (train("logger=none", run_dir=f"runs/x/{name}") for name in ("b", "a"))
     os.utime(older / "status.json", (1, 1))

@@ -13,7 +13,8 @@ from ladder_vae import hardware, launcher
 from ladder_vae.bounds import Settings, image_statistics, weigher
 from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.hardware import compiled, fast_products
-from ladder_vae.models import BottomUpVAE, LadderVAE, TextbookVAE
+from ladder_vae.importance import GRADIENTS
+from ladder_vae.models import BottomUpVAE, LadderVAE, ResidualVAE, TextbookVAE
 from ladder_vae.module import batch_values
 from ladder_vae.objective import Objective
 
@@ -70,16 +71,24 @@ def test_fast_runs_repeat_and_resume_exactly(train, command, npz, workdir, monke
     assert_same_weights(whole, workdir / "stopped")
 
 
-@pytest.mark.parametrize("kind", [LadderVAE, BottomUpVAE, TextbookVAE])
-def test_what_is_compiled_is_the_step(kind):
+OBJECTIVES = [Objective()] + [
+    Objective(importance_samples=3, importance_gradient=name) for name in sorted(GRADIENTS)
+]
+
+
+@pytest.mark.parametrize(
+    "objective", OBJECTIVES, ids=lambda o: f"{o.importance_samples}-{o.importance_gradient}"
+)
+@pytest.mark.parametrize("kind", [LadderVAE, BottomUpVAE, TextbookVAE, ResidualVAE])
+def test_what_is_compiled_is_the_step(kind, objective):
     """The traced graph gives the values and gradients of the plain function, of any model."""
     torch.manual_seed(0)
-    model = kind((1, 6, 6), 3)
+    model = kind((1, 6, 6), 3).train(objective.importance_samples == 1)
     x = (torch.rand(8, 1, 6, 6) < 0.5).float()
-    noise, beta = model.draw_noise(1, 8, like=x), torch.tensor(0.7)
-    plain = batch_values(model, Objective())
+    noise, beta = model.draw_noise(objective.importance_samples, 8, like=x), torch.tensor(0.7)
+    plain = batch_values(model, objective)
     other = copy.deepcopy(model)
-    traced = torch.compile(batch_values(other, Objective()), backend="aot_eager")
+    traced = torch.compile(batch_values(other, objective), backend="aot_eager")
     ours, theirs = traced(x, beta, *noise), plain(x, beta, *noise)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     ours[0].backward()

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from ladder_vae.callbacks import DirectCheckpointIO
 from ladder_vae.configs import Config
@@ -31,6 +32,7 @@ from ladder_vae.hardware import (
 )
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.module import HierarchicalVAE, training_memory
+from ladder_vae.nets import BatchNorm
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
 from ladder_vae.runs import is_release, load_run
@@ -91,7 +93,9 @@ def assemble(cfg: DictConfig) -> Assembly:
     if cfg.init_from is not None and cfg.resume is None:  # a resumed run has weights of its own
         if not is_release(cfg.init_from):
             cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
-        _begin_from(model, cfg.init_from)
+        _begin_from(model, cfg)
+    if objective.importance_samples > 1:
+        _check_fixed(model, new=cfg.init_from is None)
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
     compile_step = cfg.trainer.compile == "true"
     module = HierarchicalVAE(model, objective, optimizer, scheduler, cfg.seed, compile_step)
@@ -124,8 +128,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(config, dict)
     for key in ("run_dir", "resume"):
         config.pop(key, None)
-    if config.get("by_depth"):  # what was looked up stands in its place
-        config["by_depth"] = {key: config["by_depth"][key] for key in ("rule", "sets")}
+    by_depth = config["by_depth"]
+    if by_depth:  # of its tables only this depth matters
+        for section, tables in by_depth.pop("tables").items():
+            for key, table in tables.items():
+                by_depth["values"][f"{section}.{key}"] = table.get(config["model"]["num_layers"])
     if config.get("logger"):
         config["logger"].pop("save_dir", None)
     return {str(key): value for key, value in config.items()}
@@ -179,7 +186,10 @@ def _settle_trainer(cfg: DictConfig, steps_per_epoch: int) -> None:
         raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
     if trainer.profiler not in (None, *PROFILERS):
         raise UserError(f"trainer.profiler={trainer.profiler} is unknown; choose {', '.join(PROFILERS)}")
-    trainer.precision = choose_precision(trainer.precision, choose_device_type(trainer.accelerator))
+    device = choose_device_type(trainer.accelerator)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={trainer.accelerator}: there is no NVIDIA GPU to be used here")
+    trainer.precision = choose_precision(trainer.precision, device)
     steps = trainer.max_epochs * min(steps_per_epoch, trainer.limit_train_batches or steps_per_epoch)
     compile_step = choose_compile("trainer.compile", trainer.compile, steps >= STEPS_THAT_PAY)
     trainer.compile = str(compile_step).lower()
@@ -198,18 +208,36 @@ def _check_memory(cfg: DictConfig, objective: Objective, batch: tuple[int, ...])
         )
 
 
-def _begin_from(model: Hierarchy, path: str) -> None:
-    """Give the model the weights of a run. Raises UserError if they do not fit."""
-    source = load_run(path).model
+def _begin_from(model: Hierarchy, cfg: DictConfig) -> None:
+    """Give the model the weights of a run. Raises UserError if they do not fit or know validation images."""
+    path, run = cfg.init_from, load_run(cfg.init_from)
+    held_out = run.config["data"]["val_size"]
+    if run.config["data"]["_target_"] == cfg.data._target_ and held_out < cfg.data.val_size:
+        raise UserError(
+            f"data.val_size={cfg.data.val_size} would validate on images that init_from={path} was trained "
+            f"on; set data.val_size={held_out}, or begin with a run that held them out"
+        )
     try:
-        if type(source) is not type(model):
-            raise ValueError(f"it holds a {type(source).__name__}, not a {type(model).__name__}")
-        model.load_state_dict(source.state_dict())
+        if type(run.model) is not type(model):
+            raise ValueError(f"it holds a {type(run.model).__name__}, not a {type(model).__name__}")
+        model.load_state_dict(run.model.state_dict())
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"init_from={path} does not fit this model ({one_line(error)[:200]}); give both the same model "
             "settings"
         ) from None
+
+
+def _check_fixed(model: Hierarchy, *, new: bool) -> None:
+    """Raises UserError if layers of a model that trains on L_K, in eval mode, would not do their work."""
+    layers = list(model.modules())
+    if new and any(isinstance(layer, BatchNorm) for layer in layers):
+        raise UserError(
+            "training on L_K keeps the batch-norm statistics, and a new model has none; begin with a trained "
+            "one (init_from=<run_dir>), or take one without batch norm"
+        )
+    if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
+        raise UserError("training on L_K leaves out no units; set model.dropout=0")
 
 
 def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:

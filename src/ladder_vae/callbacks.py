@@ -30,7 +30,9 @@ class DirectCheckpointIO(TorchCheckpointIO):
 
 
 class EpochCheckpoints(Checkpoint):
-    """``best.ckpt`` by validation ELBO and ``last.ckpt``, both after an epoch, where resuming is exact.
+    """``best.ckpt`` by ``val/bound``, the ELBO or what else is trained on, and ``last.ckpt``.
+
+    Both after an epoch, where resuming is exact.
 
     Lightning's ModelCheckpoint writes its "last" only when the best improves, and forgets the best
     score when a run directory was moved. Without validation the best is the last.
@@ -44,7 +46,7 @@ class EpochCheckpoints(Checkpoint):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.best_elbo = float("-inf")
+        self.best = float("-inf")
         self._initial: tempfile.TemporaryDirectory | None = None
 
     @property
@@ -60,11 +62,11 @@ class EpochCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         best = self.directory / "best.ckpt"
-        score = float(trainer.callback_metrics.get("val/elbo", "-inf"))
+        score = float(trainer.callback_metrics.get("val/bound", "-inf"))
         # an epoch may go unvalidated (trainer.check_val_every_n_epoch); a run may, altogether
-        improved = score > self.best_elbo or not trainer.enable_validation or not best.exists()
+        improved = score > self.best or not trainer.enable_validation or not best.exists()
         if improved:
-            self.best_elbo = score
+            self.best = score
         part = self.directory / "last.part"  # whatever interrupts the writing, last.ckpt stays whole
         trainer.save_checkpoint(part)
         if improved:  # the same bytes under two names, where the file system can do that
@@ -85,10 +87,10 @@ class EpochCheckpoints(Checkpoint):
             shutil.copy(initial, self.last)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_elbo": self.best_elbo}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_elbo = state_dict["best_elbo"]
+        self.best = state_dict["best"]
 
 
 class Totals(Callback):

@@ -111,7 +111,7 @@ def find_runs(directories: Sequence[Path]) -> list[Record]:
 def newest(directory: str | Path, num_layers: int) -> str:
     """Path of the finished run of so many levels that was finished last; empty if there is none."""
     root = Path(directory)
-    records = find_runs([root]) if any(root.rglob(CONFIG)) else []
+    records = [read_record(config.parent) for config in root.rglob(CONFIG) if is_run(config.parent)]
     fitting = [r for r in records if r.finished and r.config["model"].get("num_layers") == num_layers]
     latest = max(fitting, key=lambda r: (r.path / STATUS).stat().st_mtime, default=None)
     return os.path.relpath(latest.path) if latest else ""
@@ -140,9 +140,10 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
 
 def _settings(record: Record) -> dict[str, Any]:
     """The settings that set a run apart; of those that follow from its depth by a rule, the rule."""
-    following = (record.config.get("by_depth") or {}).get("sets", [])
-    ignored = (*NOT_A_SETTING, "by_depth.sets", *following)
-    return {k: v for k, v in flat(record.config).items() if not k.startswith(ignored)}
+    by_depth = (record.config.get("by_depth") or {}).get("values", {})
+    ignored = (*NOT_A_SETTING, "by_depth.values")
+    settings = {k: v for k, v in flat(record.config).items() if not k.startswith(ignored)}
+    return {k: v for k, v in settings.items() if not (k in by_depth and by_depth[k] == v)}
 
 
 def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:

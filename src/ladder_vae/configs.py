@@ -195,6 +195,21 @@ class Launcher:
 
 
 @dataclass
+class ByDepth:
+    """Settings that an experiment looks up by ``model.num_layers``.
+
+    Args:
+        rule: What they obey, to tell the runs of one such table from those of another.
+        tables: Section, key, number of levels: ``${at:${by_depth.tables.model.width},${model.num_layers}}``.
+        values: What a run looked up there, by setting; stands for the tables in its ``config.yaml``.
+    """
+
+    rule: str = MISSING
+    tables: dict[str, dict[str, dict[int, Any]]] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
     """The whole configuration of a run."""
 
@@ -203,7 +218,7 @@ class Config:
     run_dir: str = MISSING
     resume: str | None = None
     init_from: str | None = None
-    by_depth: Any = None
+    by_depth: ByDepth | None = None
     model: Any = MISSING
     data: Any = MISSING
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -265,7 +280,7 @@ def known_keys() -> list[str]:
 
 
 def _at(table: Any, key: Any) -> Any:
-    """The entry of a table: what ``${at:${by_depth.epochs},${model.num_layers}}`` stands for."""
+    """The entry of a table: what ``${at:${by_depth.tables.model.width},${model.num_layers}}`` stands for."""
     if key not in table:
         raise UserError(f"by_depth has no value for {key}, only for {', '.join(map(str, table))}")
     return table[key]

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ladder_vae.hierarchy import Hierarchy, Inference
-
-
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, factor: Tensor) -> Tensor:
-        ctx.save_for_backward(factor)
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        (factor,) = ctx.saved_tensors
-        return grad[0] * factor.reshape(*factor.shape, *[1] * (grad[0].ndim - factor.ndim)), None
 
 
 class _PosteriorDensity(nn.Module):
@@ -51,7 +38,7 @@ def reparameterized(model: Hierarchy, x: Tensor, noise: Sequence[Tensor]) -> tup
         The draws, and the loss, shape ``()``, nats per image.
     """
     drawn = model.infer(x, noise=noise)
-    return drawn, -_bound(drawn.log_weights())
+    return drawn, -mean_bound(drawn.log_weights())
 
 
 def doubly_reparameterized(model: Hierarchy, x: Tensor, noise: Sequence[Tensor]) -> tuple[Inference, Tensor]:
@@ -67,14 +54,24 @@ def doubly_reparameterized(model: Hierarchy, x: Tensor, noise: Sequence[Tensor])
     log_weights = drawn.log_weights().detach()
     shares = log_weights.softmax(0)  # (K, B)
     # Two different factors for one backward pass: what reaches the samples has been scaled by a share once.
-    z = [_ScaledGradient.apply(level.z, shares) for level in drawn.levels]
+    z = [_with_scaled_gradient(level.z, shares) for level in drawn.levels]
     fixed = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
     log_q = functional_call(_PosteriorDensity(model), fixed, (x, z))
     surrogate = -(shares * (model.log_joint(x, z) - log_q)).sum(0).mean()
-    return drawn, surrogate - surrogate.detach() - _bound(log_weights)
+    return drawn, surrogate - surrogate.detach() - mean_bound(log_weights)
 
 
-def _bound(log_weights: Tensor) -> Tensor:
+def _with_scaled_gradient(z: Tensor, factor: Tensor) -> Tensor:
+    """z, whose gradient is multiplied by a factor of each draw, ``(K, B)``.
+
+    Compiling loses the gradient of an autograd.Function that returns a view; sums and products it keeps.
+    """
+    factor = factor.reshape(*factor.shape, *[1] * (z.ndim - factor.ndim))
+    return z.detach() + factor * (z - z.detach())
+
+
+def mean_bound(log_weights: Tensor) -> Tensor:
+    """L_K of K log-weights of each of B images, ``(K, B)``; mean over images, nats, shape ``()``."""
     return (log_weights.logsumexp(0) - math.log(len(log_weights))).mean()
 
 

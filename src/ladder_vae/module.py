@@ -15,7 +15,7 @@ from ladder_vae.errors import UserError
 from ladder_vae.hardware import compiled
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.images import FINGERPRINT
-from ladder_vae.importance import GRADIENTS
+from ladder_vae.importance import GRADIENTS, mean_bound
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
@@ -139,12 +139,17 @@ class HierarchicalVAE(L.LightningModule):
 
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
         with torch.autocast(x.device.type, enabled=False):  # half precision flatters
-            terms = elbo(self.model.infer(x))
+            inference = self.model.infer(x, self.objective.importance_samples)
+        terms = elbo(inference)
         values = torch.cat([terms.distortion[None], terms.rates])
         if not values.isfinite().all():
             raise _diverged(f"in validation after step {self.global_step}", values)
         self.log_dict(named_terms("val", terms), batch_size=len(x))
         self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
+        # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
+        weighted = self.objective.importance_samples > 1
+        bound = mean_bound(inference.log_weights()) if weighted else terms.elbo
+        self.log("val/bound", bound, batch_size=len(x), logger=weighted)
 
     def on_train_epoch_end(self) -> None:
         # A checkpoint follows. The loss was finite, but the last step may have broken the weights.

@@ -8,7 +8,10 @@ a release can be; the package's own by name.
 from __future__ import annotations
 
 import argparse
+import filecmp
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -18,19 +21,32 @@ from ladder_vae import cli, runs
 from ladder_vae.errors import UserError
 
 COPIES = Path("runs/released")
+KEPT_METRICS = ("model/parameters", "train/epochs", "train/seconds", "train/images_per_second")
 
 
 def own_copy(run: str | Path) -> Path:
     """The run directory that is meant: ``run`` itself, or a copy of the release of that name.
 
     Commands that write beside what they read work on the copy, in ``runs/released``.
+
+    Raises:
+        UserError: If the copy is of another version of the package, whose weights differ.
     """
     if not runs.is_release(run):
         return Path(run)
-    copy = COPIES / str(run)
-    if not runs.is_run(copy):
-        shutil.copytree(runs.RELEASES / str(run), copy, dirs_exist_ok=True)
+    source, copy = runs.RELEASES / str(run), COPIES / str(run)
+    if not copy.exists():
+        COPIES.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=COPIES) as part:  # a copy is whole, or is not there
+            shutil.copytree(source, Path(part) / "copy")
+            os.replace(Path(part) / "copy", copy)
+    elif not _same(source / runs.WEIGHTS, copy / runs.WEIGHTS):
+        raise UserError(f"{copy} holds other weights than the package has now; move it away")
     return copy
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
 def write_release(path: str | Path, directory: str | Path) -> None:
@@ -44,7 +60,8 @@ def write_release(path: str | Path, directory: str | Path) -> None:
         UserError: If the run has not finished, or the directory is there already.
     """
     path, directory = Path(path), Path(directory)
-    run, record = runs.load_run(path), runs.read_record(path)
+    run = runs.load_run(path)
+    record = runs.read_record(run.path)
     if not record.finished:
         raise UserError(f"{path} has not finished; only a finished run can be released")
     if directory.exists():
@@ -58,8 +75,8 @@ def write_release(path: str | Path, directory: str | Path) -> None:
     (directory / runs.WEIGHTS).write_bytes(save(weights, metadata=kept))
     # Paths of the machine that trained it say nothing to anybody else.
     runs.write_config(directory, {**run.config, "init_from": None})
-    # What was tested was not rounded.
-    runs.write_metrics(directory, {k: v for k, v in record.metrics.items() if not k.startswith("test")})
+    # All others are of weights that were not rounded.
+    runs.write_metrics(directory, {k: record.metrics[k] for k in KEPT_METRICS if k in record.metrics})
     runs.write_status(directory, "finished")
 
 

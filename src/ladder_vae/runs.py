@@ -198,6 +198,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         else:
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        if (path.parents[1] / WEIGHTS).exists():
+            raise UserError(f"{path.parents[1]} is a release, which has its best weights only") from None
         raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
