@@ -9,6 +9,7 @@ import pytest
 
 from ladder_vae import runs
 from ladder_vae.compare import find_runs, group_runs, newest, seed_noise
+from ladder_vae.report import shared_settings
 from ladder_vae.runs import Record
 
 
@@ -176,6 +177,7 @@ def test_what_follows_from_depth_by_a_rule_makes_no_series_of_its_own():
     groups = group_runs([record(rule, depth) for rule in rules for depth in depths])
     expected = [(f"ResidualVAE rule={rule}", depth) for rule in rules for depth in depths]
     assert [(group.series, group.depth) for group in groups] == expected
+    assert " From row to row: epochs 20, 20, 20, 10, 20, 50." in shared_settings(groups)
     # Who was told another number of epochs does not follow the rule.
     groups = group_runs([record("equal_time", 5), record("equal_time", 5, more=7)])
     assert [len(group.runs) for group in groups] == [1, 1]

@@ -11,8 +11,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
 
 from ladder_vae.figures import DPI, save
 
@@ -54,7 +56,7 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
             drawn = ax.errorbar(line.x, line.mean, yerr=line.std, marker="o", capsize=3, color=color)
             handles.setdefault(line.label, drawn)
         _depth_axis(ax, sorted({x for line in series for x in line.x}))
-        ax.set_ylabel(label)
+        ax.set_ylabel(textwrap.fill(label, 28))
         ax.grid(alpha=0.3)
         if max(abs(y) for line in series for y in line.mean) >= 1000:
             ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -69,6 +71,8 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
 def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: str, title: str) -> None:
     """Stacked bars: how the total of each model splits over its levels.
 
+    A color is a level by its number; if a legend cannot name all, by its place between image and top.
+
     Args:
         path: PNG to write.
         models: Label of a model to a value per level, z_1 first.
@@ -76,18 +80,22 @@ def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: s
         title: What is to be seen.
     """
     deepest = max(len(r) for r in models.values())
-    colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, deepest))
-    figure = Figure(figsize=(7.6, 0.5 * len(models) + 1.4), dpi=DPI)
+    named = deepest <= 16
+    top = np.array([deepest if named else len(r) for r in models.values()])
+    shades = ScalarMappable(Normalize(-1 / 18, 19 / 18), "viridis")  # the ends are too dark and too light
+    figure = Figure(figsize=(7.6, 0.5 * len(models) + 1.4), dpi=DPI, layout="constrained")
     ax = figure.subplots()
     ends, starts = np.zeros(len(models)), np.zeros(len(models))  # bottom-up, a rate may be negative
-    visible = 0.05 * max(sum(abs(x) for x in r) for r in models.values())
+    visible = 0.065 * max(sum(abs(x) for x in r) for r in models.values())
     for level in range(deepest):
         values = np.array([r[level] if level < len(r) else 0.0 for r in models.values()])
         base = np.where(values >= 0, ends, starts)
-        ax.barh(range(len(models)), values, left=base, color=colors[level], label=f"z{level + 1}")
+        place = np.minimum(level / np.maximum(top - 1, 1), 1)
+        style = {"color": shades.to_rgba(place), "edgecolor": "white", "linewidth": 0.4}
+        ax.barh(range(len(models)), values, left=base, label=f"z{level + 1}", **style)
         for i, (value, start) in enumerate(zip(values, base, strict=True)):
             if abs(value) > visible:
-                color = "white" if level < deepest * 0.6 else "black"
+                color = "white" if place[i] < 0.6 else "black"
                 ax.text(start + value / 2, i, f"{value:.1f}", ha="center", va="center", color=color)
         ends, starts = ends + values.clip(0), starts + values.clip(None, 0)
     ax.set_yticks(range(len(models)), [textwrap.fill(name, 36) for name in models], fontsize=9)
@@ -95,8 +103,11 @@ def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: s
     ax.set_xlim(right=1.04 * max(ends.max(), 1e-3))
     ax.set_xlabel(label)
     ax.set_title(title, fontsize=10)
-    figure.legend(loc="outside right center", ncols=-(-deepest // 16))
-    figure.set_layout_engine("constrained")
+    if named:
+        figure.legend(loc="outside right center")
+    else:
+        bar = figure.colorbar(shades, ax=ax, ticks=[0, 1], format=FixedFormatter(["z1", "the\ntop level"]))
+        bar.ax.set_ylim(0, 1)
     save(figure, path)
 
 
@@ -270,7 +281,11 @@ def save_embedding(
 
 def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
     ax.set_xlabel("latent levels")
-    if len(depths) <= 8:
+    if max(depths) > 10 * min(depths):
+        ax.set_xscale("log")
+        ax.set_xticks(depths, [str(depth) for depth in depths])
+        ax.set_xticks([], minor=True)
+    elif len(depths) <= 8:
         ax.set_xticks(depths)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -60,7 +60,7 @@ def write_markdown(
     """``report.md``: what was compared, the tables, what is missing, the figures."""
     lines = ["# Comparison of runs", ""]
     if groups:
-        lines += [_shared_settings(groups), "", READING, ""]
+        lines += [shared_settings(groups), "", READING, ""]
         for cells in tables(groups):
             lines += [PageTable(*cells).markdown(), ""]
         split = evaluated_split(groups)
@@ -120,15 +120,24 @@ SHARED = {  # setting: its name in a sentence
 }
 
 
-def _shared_settings(groups: Sequence[Group]) -> str:
-    values = flat(groups[0].runs[0].config)
-    shared = [key for key in SHARED if key in values and key not in groups[0].settings]
-    words = [
-        f"{SHARED[key]} {class_name(values[key]) if key == 'data._target_' else values[key]}"
-        for key in shared
-    ]
-    sentence = "Shared by all rows: " + ", ".join(words) + "."
-    if values.get("data.binarization") == "static":
+def shared_settings(groups: Sequence[Group]) -> str:
+    """A sentence on the settings that all groups share, and one on those that a rule gives them by depth."""
+    configs = [flat(group.runs[0].config) for group in groups]
+    shared, following = [], []
+    for key, name in SHARED.items():
+        if key not in configs[0] or key in groups[0].settings:
+            continue
+        values = [str(config[key]) for config in configs if key in config]
+        if key == "data._target_":
+            values = [class_name(value) for value in values]
+        if len(set(values)) == 1:
+            shared.append(f"{name} {values[0]}")
+        else:  # a rule that says them by depth tells rows apart, not they
+            following.append(f"{name} {', '.join(values)}")
+    sentence = "Shared by all rows: " + ", ".join(shared) + "."
+    if following:
+        sentence += " From row to row: " + "; ".join(following) + "."
+    if configs[0].get("data.binarization") == "static":
         sentence += " The static draw is this package's own, not the files of Larochelle and Murray (2011)."
     return sentence
 
