@@ -125,7 +125,9 @@ def buffers(run, checkpoint="last"):
     return dict(load_run(run, checkpoint).model.named_buffers())
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize(
+    "name", ["reparameterized", pytest.param("doubly_reparameterized", marks=pytest.mark.slow)]
+)
 def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(name, residual, command):
     first = residual("first")
     options = [
