@@ -90,7 +90,7 @@ class EpochCheckpoints(Checkpoint):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best = state_dict.get("best", state_dict.get("best_elbo"))  # of runs before L_K was validated
 
 
 class Totals(Callback):
