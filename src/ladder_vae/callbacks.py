@@ -90,7 +90,8 @@ class EpochCheckpoints(Checkpoint):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict.get("best", state_dict.get("best_elbo"))  # of runs before L_K was validated
+        key = "best" if "best" in state_dict else "best_elbo"  # of runs before L_K was validated
+        self.best = state_dict[key]
 
 
 class Totals(Callback):

@@ -91,7 +91,7 @@ def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: s
         values = np.array([r[level] if level < len(r) else 0.0 for r in models.values()])
         base = np.where(values >= 0, ends, starts)
         place = np.minimum(level / np.maximum(top - 1, 1), 1)
-        style = {"color": shades.to_rgba(place), "edgecolor": "white", "linewidth": 0.4}
+        style: dict[str, Any] = {"color": shades.to_rgba(place), "edgecolor": "white", "linewidth": 0.4}
         ax.barh(range(len(models)), values, left=base, label=f"z{level + 1}", **style)
         for i, (value, start) in enumerate(zip(values, base, strict=True)):
             if abs(value) > visible:
