@@ -1,10 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
 from ladder_vae import hardware
 from ladder_vae.errors import UserError
-from ladder_vae.hardware import choose_compile, choose_precision, compiled, fast_products, keep_freed_memory
+from ladder_vae.hardware import choose_compile, choose_precision, compiled, fast_products
 
 
 @pytest.mark.parametrize(("has", "auto"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -96,18 +99,27 @@ def test_fast_products_end_with_their_block():
     assert torch.get_float32_matmul_precision() == before
 
 
+COUNT_FAULTS = """
+import resource, torch
+from ladder_vae.hardware import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+for prepare in (lambda: None, keep_freed_memory):
+    prepare()
+    print(sorted(faults() for _ in range(15))[7])  # an aligned block may miss the one just freed a few times
+"""
+
+
 def test_memory_is_kept():
     """A block of 64 MB, freed and taken again, is not faulted in anew."""
-    resource = pytest.importorskip("resource")
     if hardware.platform.libc_ver()[0] != "glibc":
         pytest.skip("glibc only")
-    keep_freed_memory()
-
-    def faults():
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(16_000_000)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    first = faults()
-    again = min(faults() for _ in range(3))
-    assert again < 1_000, (first, again)  # of 15,625 pages
+    # In a process of its own: where a block comes from depends on all that a process has freed before.
+    returned, kept = map(int, subprocess.check_output([sys.executable, "-c", COUNT_FAULTS], text=True).split())
+    if returned < 1_000:
+        pytest.skip("the system gives huge pages")
+    assert kept < 1_000 < returned  # of 15,625 pages
