@@ -110,7 +110,7 @@ def faults():
 
 for prepare in (lambda: None, keep_freed_memory):
     prepare()
-    print(sorted(faults() for _ in range(15))[7])  # an aligned block may miss the one just freed a few times
+    print(sorted(faults() for _ in range(15))[7])  # an aligned block may miss the freed one a few times
 """
 
 
@@ -119,7 +119,9 @@ def test_memory_is_kept():
     if hardware.platform.libc_ver()[0] != "glibc":
         pytest.skip("glibc only")
     # In a process of its own: where a block comes from depends on all that a process has freed before.
-    returned, kept = map(int, subprocess.check_output([sys.executable, "-c", COUNT_FAULTS], text=True).split())
+    returned, kept = map(
+        int, subprocess.check_output([sys.executable, "-c", COUNT_FAULTS], text=True).split()
+    )
     if returned < 1_000:
         pytest.skip("the system gives huge pages")
     assert kept < 1_000 < returned  # of 15,625 pages
