@@ -10,11 +10,10 @@ from ladder_vae.bounds import (
     Settings,
     image_statistics,
     importance_bound,
-    summarize,
     unit_counts,
-    unit_variances,
 )
 from ladder_vae.models import BottomUpVAE, LadderVAE, TextbookVAE
+from ladder_vae.summary import summarize, unit_variances
 
 LINEAR = [LinearTopDown, LinearBottomUp]
 SIZES = (1, 10, 100, 1000)

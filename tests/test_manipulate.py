@@ -2,7 +2,7 @@ import pytest
 import torch
 from test_hierarchy import MODELS, PUBLISHED, build, images
 
-from ladder_vae.hierarchy import Inference, Level
+from ladder_vae.inference import Inference, Level
 from ladder_vae.manipulate import (
     innovations,
     interpolate,

@@ -3,7 +3,7 @@ import torch
 
 from ladder_vae.errors import UserError
 from ladder_vae.gaussian import Gaussian, standard_normal
-from ladder_vae.hierarchy import Inference, Level
+from ladder_vae.inference import Inference, Level
 from ladder_vae.models import BottomUpVAE, LadderVAE
 from ladder_vae.module import HierarchicalVAE
 from ladder_vae.objective import Elbo, Objective, elbo

@@ -1,4 +1,4 @@
-"""Importance-weighted bounds on log p(x), and which latent units carry information.
+"""Importance-weighted bounds on log p(x), and what each latent unit carries, image by image.
 
 Everything here is measured from posterior draws through ``encode`` and ``infer``; it holds for any model.
 """
@@ -6,21 +6,20 @@ Everything here is measured from posterior draws through ``encode`` and ``infer`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ladder_vae.hierarchy import Hierarchy, Level
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.inference import Level
 from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
 
 SAMPLE_BLOCK = 100  # draws of an image that share one random stream
 MIN_UNIT_DRAWS = 10  # over which what a unit inherits from other levels is averaged out
-ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
-ACTIVE_VARIANCE = 0.01  # Burda et al. 2015
 
 
 @dataclass(frozen=True)
@@ -249,61 +248,3 @@ def _keyed_noise(model: Hierarchy, x: Tensor, indices: Sequence[int], block: int
 def unit_counts(model: Hierarchy) -> list[int]:
     """Number of units of each level, z_1 first."""
     return [math.prod(event) for event in model.event_shapes]
-
-
-def unit_variances(statistics: ImageStatistics) -> Tensor:
-    r"""$Var_x(E_{q(z|x)}[z_u])$ of each unit, ``(U,)`` (Burda et al. 2015, arXiv 1509.00519, sec. 4.2).
-
-    Where the posterior mean of a unit moves with the draws of other levels, the mean over draws stands for
-    the expectation, and what a finite number of draws adds to the variance is taken off.
-    """
-    return statistics.unit_mean.var(0) - statistics.unit_mean_var.mean(0)
-
-
-def summarize(
-    statistics: ImageStatistics, sample_sizes: Sequence[int], units: Sequence[int], split: str = "test"
-) -> Mapping[str, float]:
-    """Means over images, by the names of ``metrics.json``.
-
-    Left out is what cannot be told: errors over a single image or draw, variance over a single image.
-
-    Args:
-        sample_sizes: K of each bound.
-        units: Number of units of each level.
-        split: First part of every name.
-    """
-    images = len(statistics.elbo)
-    elbo, rates = statistics.elbo, statistics.rates.mean(0)
-    metrics = {
-        f"{split}/elbo": elbo.mean(),
-        f"{split}/elbo_stderr": _stderr(elbo),
-        f"{split}/rate": rates.sum(),
-        f"{split}/distortion": statistics.distortion.mean(),
-        **{f"{split}/rate/z{level}": rate for level, rate in enumerate(rates, start=1)},
-        f"{split}/mse": statistics.mse.mean(),
-        f"{split}/ssim": statistics.ssim.mean(),
-    }
-    for i, k in enumerate(sample_sizes):
-        log_px = statistics.log_px[:, i]
-        metrics[f"{split}/log_px/K={k}"] = log_px.mean()
-        metrics[f"{split}/log_px/K={k}_stderr"] = _stderr(log_px)
-        metrics[f"{split}/log_px/K={k}_mc_stderr"] = statistics.draw_var[:, i].sum().sqrt() / images
-        metrics[f"{split}/ess/K={k}"] = statistics.ess[:, i].mean()
-        if k > 1:
-            metrics[f"{split}/gap/K={k}"] = (log_px - elbo).mean()
-            metrics[f"{split}/gap/K={k}_stderr"] = _stderr(log_px - elbo)
-    active = {"active_units": statistics.unit_rate.mean(0) > ACTIVE_KL}
-    if images > 1:
-        active["active_units_var"] = unit_variances(statistics) > ACTIVE_VARIANCE
-    for name, which in active.items():
-        metrics[f"{split}/{name}"] = which.sum()
-        by_level = enumerate(which.split(list(units)), start=1)
-        metrics |= {f"{split}/{name}/z{level}": a.sum() for level, a in by_level}
-    ratios = statistics.unit_log_ratio.mean(0).split(list(units))
-    metrics |= {f"{split}/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _stderr(values: Tensor) -> Tensor:
-    """Standard error of the mean over images; NaN for a single one."""
-    return values.std() / math.sqrt(len(values))

@@ -16,13 +16,14 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from ladder_vae import cli, configs, figures, plots, runs
-from ladder_vae.bounds import ACTIVE_KL, Settings, unit_counts
+from ladder_vae.bounds import Settings, unit_counts
 from ladder_vae.compare import IMAGES_OF
 from ladder_vae.errors import UserError, warn
 from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
 from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
 from ladder_vae.release import own_copy
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
+from ladder_vae.summary import ACTIVE_KL
 
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")

@@ -22,7 +22,6 @@ from ladder_vae.bounds import (
     Settings,
     Weigher,
     image_statistics,
-    summarize,
     unit_counts,
     weigher,
 )
@@ -31,6 +30,7 @@ from ladder_vae.errors import UserError, one_line
 from ladder_vae.hardware import compiled, fast_products
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.subjects import Subject
+from ladder_vae.summary import summarize
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 PART = 250  # images a file

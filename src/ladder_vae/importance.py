@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ladder_vae.hierarchy import Hierarchy, Inference
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.inference import Inference
 
 
 class _PosteriorDensity(nn.Module):

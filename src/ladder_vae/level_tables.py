@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from ladder_vae.bounds import ACTIVE_KL
 from ladder_vae.page import Table
+from ladder_vae.summary import ACTIVE_KL
 
 Figures = Mapping[str, float]  # by name, see level_metrics in levels.py
 

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ladder_vae.hierarchy import Hierarchy, Inference
+from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.inference import Inference
 
 Code = list[Tensor]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ladder_vae.hierarchy import Inference
 from ladder_vae.importance import GRADIENTS
+from ladder_vae.inference import Inference
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ladder_vae.bounds import ACTIVE_KL
 from ladder_vae.level_tables import Figures, share, sleepers
+from ladder_vae.summary import ACTIVE_KL
 
 # Of what all levels do together beyond what the posterior leaves open.
 DECIDES, HAS_A_SAY = 0.5, 0.2
