@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from benchmarks.usual import usual_training
 from ladder_vae import configs
 from ladder_vae.assemble import assemble, make_trainer
+from ladder_vae.batches import Batches
 from ladder_vae.callbacks import EpochCheckpoints, Totals
 from ladder_vae.dashboards import Dashboards
-from ladder_vae.data import MNIST, Batches
+from ladder_vae.data import MNIST
 from ladder_vae.hardware import choose_precision, compiled
 from ladder_vae.models import LadderVAE
 from ladder_vae.module import batch_values

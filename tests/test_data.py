@@ -1,12 +1,11 @@
 import gzip
-import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from ladder_vae.data import MNIST, Batches, FashionMNIST, Npz, draw_binary, draw_binary_fast
+from ladder_vae.data import MNIST, FashionMNIST, Npz
 from ladder_vae.errors import UserError
 from ladder_vae.images import MNIST_DIR, load_mnist, load_npz, load_torchvision
 
@@ -31,29 +30,6 @@ def test_splits_are_the_official_ones():
     assert len(everything.split("val")) == 0
 
 
-@pytest.mark.parametrize("draw", [draw_binary, draw_binary_fast])
-def test_draws_have_the_intensity_as_probability(draw):
-    intensities = torch.arange(256, dtype=torch.uint8).repeat(20_000, 1)
-    mean = draw(intensities, torch.Generator().manual_seed(0)).double().mean(0)
-    p = torch.arange(256) / 255
-    assert mean[0] == 0
-    assert mean[255] == 1
-    z = (mean - p)[1:255] / (p * (1 - p) / 20_000).sqrt()[1:255]
-    assert z.abs().max() < 5
-    assert abs(z.mean()) < 5 / math.sqrt(254)
-
-
-def test_fast_draws_of_neighbours_are_independent():
-    draws = draw_binary_fast(
-        torch.full((4_000, 785), 100, dtype=torch.uint8), torch.Generator().manual_seed(0)
-    )
-    assert draws.shape == (4_000, 785)
-    centered = draws.double() - draws.double().mean()
-    for lag in (1, 2, 3, 4, 7, 8, 9, 16):
-        correlation = (centered[:, lag:] * centered[:, :-lag]).mean() / centered.var()
-        assert abs(correlation) * math.sqrt(4_000 * (785 - lag)) < 5, lag
-
-
 def test_validation_and_test_pixels_stay_what_they_always_were():
     """Numbers of runs compare only on the same draw, which no change of code may move."""
     data = MNIST()
@@ -75,6 +51,19 @@ def test_dynamic_training_images_are_drawn_anew_and_test_images_once(npz):
         assert torch.equal(data.split(split), other.split(split))
 
 
+def test_training_images_are_warped_in_the_epochs_that_ask_for_it(npz):
+    def epoch(number, **settings):
+        loader = Npz(path=str(npz), batch_size=40, val_size=0, seed=1, **settings).train_dataloader()
+        loader.epoch = lambda: number
+        return torch.cat(list(loader))
+
+    plain = [epoch(number) for number in (0, 1)]
+    warped = [epoch(number, warp=0.2, warp_epochs=1) for number in (0, 1)]
+    assert not torch.equal(plain[0].sum(0), warped[0].sum(0))
+    assert torch.equal(warped[0], epoch(0, warp=0.2))
+    assert torch.equal(plain[1], warped[1])
+
+
 def test_a_training_image_to_evaluate_has_the_same_pixels_in_any_company(npz):
     data = Npz(path=str(npz), val_size=6)
     pair = data.binary("train", [3, 5])
@@ -90,24 +79,6 @@ def test_static_is_one_draw_whatever_the_seed_and_the_split(npz):
     assert set(a.split("train").unique().tolist()) == {0, 255}
     rows = [sorted(map(bytes, torch.cat(list(a.train_dataloader())).byte().numpy())) for _ in range(2)]
     assert rows[0] == rows[1]
-
-
-def test_an_epoch_serves_every_image_once():
-    pixels = torch.zeros(103, 1, 7, 1, dtype=torch.uint8)
-    for i in range(103):
-        pixels[i, 0, :, 0] = torch.tensor([255 * ((i >> bit) & 1) for bit in range(7)])
-    loader = Batches(pixels, 20, seed=3)
-    batches = list(loader)
-    assert len(batches) == len(loader) == 6
-    code = (torch.cat(batches)[:, 0, :, 0] @ (2.0 ** torch.arange(7))).long()
-    assert code.tolist() != list(range(103))
-    assert sorted(code.tolist()) == list(range(103))
-
-
-def test_a_lone_last_training_image_waits_but_a_lone_test_image_does_not():
-    pixels = torch.zeros(41, 1, 2, 2, dtype=torch.uint8)
-    assert [len(b) for b in Batches(pixels, 20, seed=0)] == [20, 20]
-    assert [len(b) for b in Batches(pixels, 20)] == [20, 20, 1]
 
 
 def test_data_module_takes_any_height_and_width(npz):
@@ -193,6 +164,10 @@ def test_torchvision_files_are_read_as_they_are(tmp_path):
         {"val_size": -1},
         {"val_size": 39},
         {"eval_batch_size": 0},
+        {"warp": -0.1},
+        {"warp": 0.6},
+        {"warp": 0.1, "binarization": "static"},
+        {"warp_epochs": -1},
     ],
 )
 def test_bad_settings_are_named(npz, settings):

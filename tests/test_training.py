@@ -12,8 +12,9 @@ import yaml
 from conftest import scalars, tiny
 
 from ladder_vae import load_run
+from ladder_vae.batches import Batches
 from ladder_vae.callbacks import EpochCheckpoints
-from ladder_vae.data import Batches, Npz
+from ladder_vae.data import Npz
 from ladder_vae.errors import UserError
 from ladder_vae.models import LadderVAE
 from ladder_vae.module import HierarchicalVAE

@@ -71,6 +71,8 @@ class Data(Target):
     binarization: str = MISSING
     seed: int = MISSING
     eval_batch_size: int = MISSING
+    warp: float = 0.0
+    warp_epochs: int | None = None
 
 
 @dataclass

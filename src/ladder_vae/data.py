@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ladder_vae.batches import Batches, draw_binary
 from ladder_vae.errors import UserError
 from ladder_vae.images import FINGERPRINT, Images, load_mnist, load_npz, load_torchvision
 from ladder_vae.randomness import stream_seed
@@ -20,79 +21,7 @@ from ladder_vae.randomness import stream_seed
 BINARIZATIONS = ("dynamic", "static", "threshold")
 # The draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
-
-
-def draw_binary(intensities: Tensor, generator: torch.Generator) -> Tensor:
-    """Bernoulli draw of each pixel: True with probability ``intensity / 255``, exactly.
-
-    Args:
-        intensities: uint8, any shape, on the generator's device.
-    """
-    # A byte uniform on 0 .. 254 lies below intensity b in exactly b of 255 cases.
-    uniform = torch.empty_like(intensities).random_(0, 255, generator=generator)
-    return uniform < intensities
-
-
-def draw_binary_fast(intensities: Tensor, generator: torch.Generator) -> Tensor:
-    """The same from other random numbers, in a third of the time; on the CPU.
-
-    Eight bytes a number, and another draw where a byte is 255.
-    """
-    count = intensities.numel()
-    words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    uniform = words.view(torch.uint8)[:count]
-    again = uniform.eq(255).nonzero()[:, 0]
-    uniform[again] = torch.empty(len(again), dtype=torch.uint8).random_(0, 255, generator=generator)
-    return uniform.view(intensities.shape) < intensities
-
-
-class Batches:
-    """Float batches ``(B, C, H, W)`` in {0, 1} from byte images: an index and a vectorized draw.
-
-    Everything random in an epoch follows from ``(seed, epoch)``, so that a resumed run sees what an
-    uninterrupted one would.
-
-    Args:
-        images: uint8 ``(N, C, H, W)``. Batches are drawn where they lie: on the CPU, or all on a GPU.
-        batch_size: Images a batch; the last batch is smaller where N does not divide.
-        seed: Seed of order and draws; None serves the images in order, as they are.
-        draw: Whether to draw pixels anew each time; otherwise bytes are taken to be 0 or 255.
-        epoch: Called at the start of an iteration for the number of the epoch.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        batch_size: int,
-        *,
-        seed: int | None = None,
-        draw: bool = False,
-        epoch: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.images = images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.draw = draw
-        self.epoch = epoch
-        remainder = len(images) % batch_size
-        # Batch norm cannot normalize a training batch of one image; it waits for another epoch.
-        self._count = len(images) - (remainder if seed is not None and remainder == 1 else 0)
-
-    def __len__(self) -> int:
-        return -(-self._count // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if self.seed is None:
-            for batch in self.images.split(self.batch_size):
-                yield batch.gt(0).float()
-            return
-        seed, device = stream_seed(self.seed, "batches", self.epoch()), self.images.device
-        generator = torch.Generator(device).manual_seed(seed)
-        draw = draw_binary_fast if device.type == "cpu" else draw_binary
-        order = torch.randperm(len(self.images), generator=generator, device=device)[: self._count]
-        for index in order.split(self.batch_size):
-            batch = self.images.index_select(0, index)
-            yield (draw(batch, generator) if self.draw else batch.gt(0)).float()
+MAX_WARP = 0.5  # images are beyond recognition at less
 
 
 class ImageData(L.LightningDataModule):
@@ -107,6 +36,9 @@ class ImageData(L.LightningDataModule):
             the same in every run.
         seed: Seed of the order and draws of training images.
         eval_batch_size: Validation or test images a step.
+        warp: Training images go through a random linear map each time, whose entries differ from the
+            identity by this standard deviation (see :func:`~ladder_vae.batches.warp`); 0: none does.
+        warp_epochs: Epochs in which they do, from the first; None: all.
 
     Raises:
         UserError: If a setting makes no sense.
@@ -119,6 +51,8 @@ class ImageData(L.LightningDataModule):
         binarization: str = "dynamic",
         seed: int = 0,
         eval_batch_size: int = 1_000,
+        warp: float = 0.0,
+        warp_epochs: int | None = None,
     ) -> None:
         super().__init__()
         if binarization not in BINARIZATIONS:
@@ -129,11 +63,19 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"data.eval_batch_size={eval_batch_size} must be at least 1")
         if val_size < 0:
             raise UserError(f"data.val_size={val_size} must be at least 0")
+        if not 0 <= warp <= MAX_WARP:
+            raise UserError(f"data.warp={warp:g} must lie between 0 and {MAX_WARP}")
+        if warp and binarization != "dynamic":
+            raise UserError(f"data.warp={warp:g} needs gray levels to warp; set data.binarization=dynamic")
+        if warp_epochs is not None and warp_epochs < 0:
+            raise UserError(f"data.warp_epochs={warp_epochs} must be at least 0, or null for all")
         self.batch_size = batch_size
         self.val_size = val_size
         self.binarization = binarization
         self.seed = seed
         self.eval_batch_size = eval_batch_size
+        self.warp = warp
+        self.warp_epochs = warp_epochs
         self._splits: dict[str, Tensor] | None = None
 
     @abstractmethod
@@ -239,6 +181,7 @@ class ImageData(L.LightningDataModule):
             self.batch_size,
             seed=self.seed,
             draw=self.binarization == "dynamic",
+            strength=lambda epoch: self.warp if self.warp_epochs is None or epoch < self.warp_epochs else 0.0,
             epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
         )
 
