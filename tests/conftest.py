@@ -7,6 +7,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ladder_vae.runs import read_checkpoint
+
 os.environ.pop("HYDRA_FULL_ERROR", None)
 torch.set_num_threads(2)
 
@@ -93,3 +95,16 @@ def events(run: Path) -> EventAccumulator:
 def scalars(run: Path, name: str) -> list:
     """The readings of one curve."""
     return events(run).Scalars(name)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Those of ``last.ckpt``, averaged where averages are kept."""
+    return read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """To the last bit."""
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name

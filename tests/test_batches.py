@@ -90,6 +90,16 @@ def test_warps_turn_and_stretch_about_the_center_by_as_much_as_they_should():
     assert abs(length.mean() - 1) < 0.02
 
 
+def test_an_image_that_is_not_square_is_warped_as_a_square_one_is():
+    """The same bar, in an image and in that image with its left and right cut off."""
+    bar = torch.zeros(50, 1, 61, 61, dtype=torch.uint8)
+    bar[:, :, 20:41, 27:34] = 255
+    whole, cut = warp(bar, 0.1, generator()), warp(bar[..., 15:46].contiguous(), 0.1, generator())
+    assert (
+        whole[..., 15:46].float() - cut.float()
+    ).abs().mean() < 0.1  # gray levels; 1.7 by axes of one measure
+
+
 @pytest.mark.parametrize("strength", [0.0, 0.1])
 def test_an_epoch_repeats_itself(strength):
     images = load_mnist().train[:50]

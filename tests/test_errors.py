@@ -18,6 +18,7 @@ BAD = {
     "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
     "objective.importance_samples=0": "importance_samples must be at least 1",
     "objective.importance_gradient=sharp": "choose reparameterized, doubly_reparameterized",
+    "objective.importance_gradient=doubly_reparameterized": "set objective.importance_samples=8",
     "init_from=nowhere": "nowhere is not a directory",
     "data=imagenet": "there is no data/imagenet; choose fashion_mnist, kmnist, mnist, npz",
     "+nonsense=3": "there is no setting nonsense",
@@ -38,6 +39,9 @@ BAD = {
     "trainer.compile=maybe": "trainer.compile=maybe is unknown; choose auto, true, false",
     "trainer.limit_test_batches=0": "trainer.limit_test_batches=0 must be at least 1",
     "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch=0",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1.0 must be at least 0",
+    "scheduler.warmup_steps=-5": "warmup_steps=-5 must be at least 0",
+    "data.warp_epochs=5": "set data.warp",
     "trainer.profiler=fast": "choose simple, advanced",
     "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0",
     "seed=-1": "seed=-1",
@@ -94,6 +98,21 @@ def test_bad_arguments(command, npz, workdir, argument):
 )
 def test_bad_residual_models(command, npz, workdir, argument, said):
     code, _, err = command("train", *tiny(npz, residual=True), "model=residual", argument)
+    assert code == 1
+    assert said in only_line(err)
+    assert not (workdir / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    {
+        "data.val_size=0": "data.val_size=0; set data.val_size=10000",
+        "trainer.limit_val_batches=0": "trainer.limit_val_batches=0; set trainer.limit_val_batches=null",
+        "callbacks.early_stopping.monitor=foo": "monitor=foo is not measured; choose val/bound, val_elbo",
+    }.items(),
+)
+def test_what_cannot_stop_a_run_early(command, npz, workdir, argument, said):
+    code, _, err = command("train", *tiny(npz), "callbacks=early_stopping", "data.val_size=8", argument)
     assert code == 1
     assert said in only_line(err)
     assert not (workdir / "runs").exists()

@@ -2,9 +2,10 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import events, tiny
 from test_hierarchy import MODELS, build, images
 
 from ladder_vae import module
@@ -206,12 +207,22 @@ def test_what_training_on_the_bound_cannot_begin_with(residual, command, npz):
     residual("plain", "model.norm=layer", "objective.importance_samples=3", "objective.beta_warmup_epochs=0")
 
 
+def test_a_run_on_other_images_knows_none_of_these(residual, npz, workdir):
+    with np.load(npz) as images:
+        np.savez(workdir / "others.npz", x_train=255 - images["x_train"], x_test=255 - images["x_test"])
+    residual("first", "data.val_size=0")
+    residual("next", "data.val_size=12", f"data.path={workdir / 'others.npz'}", "init_from=first")
+
+
 def test_validation_images_are_evaluated_under_their_own_name(residual, command):
     run = residual("run", "data.val_size=12")
     assert command("evaluate", f"run={run}", "num_samples=20", "split=val", "k=[20]")[0] == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["val/log_px/K=20"] >= metrics["val/elbo"]
     assert "test/log_px/K=20" not in metrics
+    recorded = events(run)  # where the curves of training keep their own points
+    assert len(recorded.Scalars("val/elbo")) == 2
+    assert recorded.Scalars("evaluated/val/elbo")[-1].value == pytest.approx(metrics["val/elbo"])
     subject = load_subject(run, "best", source="val")
     x = subject.data.binary("val", range(12))
     statistics = image_statistics(subject.run.model, x, range(12), Settings(20, (20,)))

@@ -45,6 +45,13 @@ def test_a_release_is_evaluated_as_a_run_is(small, command):
     assert command("report", small, "small")[0] == 0
 
 
+def test_a_release_that_was_not_evaluated_is_reported(small, command):
+    for runs_given in (["small"], ["small", small]):
+        code, _, err = command("report", *runs_given, "--output", "out")
+        assert code == 0, err
+        assert "parameters" in runs.Path("out/report.md").read_text()
+
+
 def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
     monkeypatch.setattr(runs, "RELEASES", workdir / "package")
     shutil.copytree("small", workdir / "package/tiny")

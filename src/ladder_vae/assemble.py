@@ -31,7 +31,8 @@ from ladder_vae.hardware import (
     total_memory,
 )
 from ladder_vae.hierarchy import Hierarchy
-from ladder_vae.module import HierarchicalVAE, training_memory
+from ladder_vae.images import FINGERPRINT
+from ladder_vae.module import HierarchicalVAE, training_memory, validated_terms
 from ladder_vae.nets import BatchNorm
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
@@ -93,7 +94,7 @@ def assemble(cfg: DictConfig) -> Assembly:
     if cfg.init_from is not None and cfg.resume is None:  # a resumed run has weights of its own
         if not is_release(cfg.init_from):
             cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
-        _begin_from(model, cfg)
+        _begin_from(model, cfg, data)
     if objective.importance_samples > 1:
         _check_fixed(model, new=cfg.init_from is None)
     optimizer, scheduler = _build(cfg, "optimizer"), _build(cfg, "scheduler")
@@ -108,12 +109,9 @@ def assemble(cfg: DictConfig) -> Assembly:
     callbacks = [
         _build(cfg.callbacks, key, Callback, "callbacks.") for key, value in cfg.callbacks.items() if value
     ]
-    validated = data.val_size > 0 and cfg.trainer.limit_val_batches != 0
-    if not validated and any(isinstance(callback, EarlyStopping) for callback in callbacks):
-        raise UserError(
-            f"callbacks.early_stopping needs validation images, but data.val_size={data.val_size}; "
-            "set data.val_size=10000 or callbacks=default"
-        )
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping):
+            _check_stopping(callback, model, cfg)
     config = plain(cfg)
     try:
         make_trainer(config, cfg.run_dir, callbacks, logger=False)
@@ -182,6 +180,8 @@ def _settle_trainer(cfg: DictConfig, steps_per_epoch: int) -> None:
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
             raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
+    if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:
+        raise UserError(f"trainer.gradient_clip_val={trainer.gradient_clip_val} must be at least 0, or null")
     if trainer.devices != 1:
         raise UserError(f"trainer.devices={trainer.devices} is not supported; runs use one device")
     if trainer.profiler not in (None, *PROFILERS):
@@ -208,11 +208,14 @@ def _check_memory(cfg: DictConfig, objective: Objective, batch: tuple[int, ...])
         )
 
 
-def _begin_from(model: Hierarchy, cfg: DictConfig) -> None:
+def _begin_from(model: Hierarchy, cfg: DictConfig, data: ImageData) -> None:
     """Give the model the weights of a run. Raises UserError if they do not fit or know validation images."""
     path, run = cfg.init_from, load_run(cfg.init_from)
-    held_out = run.config["data"]["val_size"]
-    if run.config["data"]["_target_"] == cfg.data._target_ and held_out < cfg.data.val_size:
+    theirs = run.config["data"]
+    held_out = theirs["val_size"]
+    named_alike = all(theirs.get(key) == cfg.data.get(key) for key in ("_target_", "path"))
+    same_images = named_alike or run.checkpoint.get(FINGERPRINT) == data.fingerprint
+    if same_images and held_out < cfg.data.val_size:
         raise UserError(
             f"data.val_size={cfg.data.val_size} would validate on images that init_from={path} was trained "
             f"on; set data.val_size={held_out}, or begin with a run that held them out"
@@ -238,6 +241,21 @@ def _check_fixed(model: Hierarchy, *, new: bool) -> None:
         )
     if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
         raise UserError("training on L_K leaves out no units; set model.dropout=0")
+
+
+def _check_stopping(callback: EarlyStopping, model: Hierarchy, cfg: DictConfig) -> None:
+    """Raises UserError if what is to stop training early would never be measured."""
+    for setting, needed in (("data.val_size", 10000), ("trainer.limit_val_batches", "null")):
+        if OmegaConf.select(cfg, setting) == 0:
+            raise UserError(
+                f"callbacks.early_stopping needs validation images, but {setting}=0; "
+                f"set {setting}={needed} or callbacks=default"
+            )
+    known = validated_terms(model.num_layers)
+    if callback.monitor not in known:
+        raise UserError(
+            f"callbacks.early_stopping.monitor={callback.monitor} is not measured; choose {', '.join(known)}"
+        )
 
 
 def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:

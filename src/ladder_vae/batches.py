@@ -38,9 +38,9 @@ def draw_binary_fast(intensities: Tensor, generator: torch.Generator) -> Tensor:
 def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     r"""Each image rotated, sheared, stretched a little, as $I + s N$ maps the plane about its center.
 
-    N is 2 by 2, of standard normal entries. Bicubic interpolation; what blur that leaves is undone by giving
-    all images together the histogram of gray levels that they had, so that pixels drawn from them are as
-    certain as before.
+    N is 2 by 2, of standard normal entries. Bicubic interpolation, black outside the image; what blur that
+    leaves is undone by giving all images together the histogram of gray levels that they had, so that pixels
+    drawn from them are as certain as before.
 
     Args:
         intensities: uint8 ``(B, C, H, W)``, on the generator's device.
@@ -49,6 +49,11 @@ def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Te
     device = intensities.device
     maps = torch.eye(2, 3, device=device).repeat(len(intensities), 1, 1)
     maps[:, :, :2] += strength * torch.randn(len(intensities), 2, 2, generator=generator, device=device)
+    aspect = (
+        intensities.shape[2] / intensities.shape[3]
+    )  # affine_grid measures each axis in its own half length
+    maps[:, 0, 1] *= aspect
+    maps[:, 1, 0] /= aspect
     grid = affine_grid(maps, list(intensities.shape), align_corners=False)
     warped = grid_sample(intensities.float(), grid, mode="bicubic", align_corners=False)
     return _with_histogram(warped.round_().clamp_(0, 255).byte(), intensities)

@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from torch import Tensor
 
@@ -64,17 +65,19 @@ class EpochCheckpoints(Checkpoint):
         best = self.directory / "best.ckpt"
         score = float(trainer.callback_metrics.get("val/bound", "-inf"))
         # an epoch may go unvalidated (trainer.check_val_every_n_epoch); a run may, altogether
-        improved = score > self.best or not trainer.enable_validation or not best.exists()
+        improved = score > self.best or self.best == float("-inf") or not trainer.enable_validation
         if improved:
             self.best = score
-        part = self.directory / "last.part"  # whatever interrupts the writing, last.ckpt stays whole
+        # whatever interrupts the writing, both stay whole
+        part, best_part = self.directory / "last.part", self.directory / "best.part"
+        best_part.unlink(missing_ok=True)  # of a run that was killed here, the same file as last.part
         trainer.save_checkpoint(part)
         if improved:  # the same bytes under two names, where the file system can do that
             try:
-                os.link(part, self.directory / "best.part")
+                os.link(part, best_part)
             except OSError:
-                shutil.copyfile(part, self.directory / "best.part")
-            os.replace(self.directory / "best.part", best)
+                shutil.copyfile(part, best_part)
+            os.replace(best_part, best)
         os.replace(part, self.last)
 
     def on_exception(
@@ -92,6 +95,13 @@ class EpochCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         key = "best" if "best" in state_dict else "best_elbo"  # of runs before L_K was validated
         self.best = state_dict[key]
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's, of which a run that had stopped does not train on when it is resumed."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = self.stopped_epoch > 0
 
 
 class Totals(Callback):

@@ -52,20 +52,20 @@ class Pictures(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not loggers or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         stage, x = data.examples(self.count)
         model = averaged_model(trainer, pl_module)
         originals, reconstructions, samples = draw_pictures(model, x.to(pl_module.device), len(x))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                write = logger.experiment.add_image
-                # a row of originals above a row of their reconstructions, again and again
-                pairs = zip(originals.split(COLUMNS), reconstructions.split(COLUMNS), strict=True)
-                rows = torch.cat([torch.cat(pair) for pair in pairs])
-                write(f"{stage}/reconstructions", _grid(rows), trainer.global_step)
-                write(f"{stage}/samples", _grid(samples), trainer.global_step)
+        # a row of originals above a row of their reconstructions, again and again
+        pairs = zip(originals.split(COLUMNS), reconstructions.split(COLUMNS), strict=True)
+        rows = torch.cat([torch.cat(pair) for pair in pairs])
+        for logger in loggers:
+            write = logger.experiment.add_image
+            write(f"{stage}/reconstructions", _grid(rows), trainer.global_step)
+            write(f"{stage}/samples", _grid(samples), trainer.global_step)
 
 
 def _grid(images: Tensor) -> Tensor:

@@ -122,12 +122,14 @@ def _show_in_tensorboard(subject: Subject, metrics: dict[str, float], directory:
     if not subject.run.config.get("logger"):
         return
     step = int(subject.run.checkpoint.get("global_step", 0))
+    # Curves of training have the names of what is measured here, on the same images but by other weights.
+    prefix = "evaluated/" if subject.split in ("train", "val") else ""
     with SummaryWriter(str(subject.run.path)) as writer:
         for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+            writer.add_scalar(prefix + name, value, step)
         for name in PICTURES:
             picture = figures.read(directory / name)
-            writer.add_image(f"{subject.split}/{Path(name).stem}", picture, step, dataformats="HWC")
+            writer.add_image(f"{prefix}{subject.split}/{Path(name).stem}", picture, step, dataformats="HWC")
 
 
 def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: Settings) -> None:

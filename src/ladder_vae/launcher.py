@@ -193,7 +193,9 @@ def _train(config: DictConfig, threads: int) -> JobReturn:
     import torch
 
     from ladder_vae import train
+    from ladder_vae.hardware import keep_freed_memory
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     train.prepare()
     version.setbase("1.3")

@@ -222,6 +222,12 @@ def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:
     }
 
 
+def validated_terms(num_layers: int) -> list[str]:
+    """Names of what validation logs, for a callback to watch."""
+    terms = Elbo(torch.zeros(()), torch.zeros(num_layers))
+    return ["val/bound", "val_elbo", *named_terms("val", terms)]
+
+
 def _diverged(where: str, values: Tensor) -> UserError:
     names = ["the distortion", *(f"the rate of z{level}" for level in range(1, len(values)))]
     broken = [name for name, value in zip(names, values, strict=True) if not value.isfinite()]

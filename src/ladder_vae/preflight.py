@@ -122,7 +122,10 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     last = last_checkpoint(path)
     if not last.is_file():
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
-    done = read_checkpoint(last)["callbacks"]["Totals"]["epochs"]
+    states = read_checkpoint(last)["callbacks"]
+    done, finished = states["Totals"]["epochs"], read_record(path).finished
+    if finished and any(state.get("stopped_epoch") for state in states.values()):
+        raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
     changes = [override for override in overrides if override.startswith("trainer.")]
     try:
@@ -133,7 +136,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     merged.resume = merged.run_dir = cfg.resume
     if merged.logger:
         merged.logger.save_dir = cfg.resume
-    if merged.trainer.max_epochs < done + read_record(path).finished:
+    if merged.trainer.max_epochs < done + finished:
         raise UserError(
             f"resume={path} has finished its {done} epochs; trainer.max_epochs=N trains it for longer, "
             "on the schedule of a run of N epochs from there on"

@@ -28,7 +28,7 @@ from ladder_vae.errors import UserError
 from ladder_vae.page import Table as PageTable
 from ladder_vae.release import own_copy
 from ladder_vae.report_figures import write_figures
-from ladder_vae.runs import Record, class_name, flat, is_run, level_keys
+from ladder_vae.runs import Record, class_name, flat, is_run, level_keys, write_text
 from ladder_vae.tables import COLUMNS, Cells, difference_rows, noise_line, tables
 
 
@@ -37,7 +37,7 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
     known = [metric for metric, *_ in COLUMNS]
     found = {key for record in records for key in record.metrics}
     keys = [k for k in known if k in found] + sorted(found - set(known), key=level_keys)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "status", "model", "num_layers", "seed", *keys])
         for record in records:
@@ -79,7 +79,7 @@ def write_markdown(
         lines += [f"- `{os.path.relpath(where, path.parent)}`: {why}" for where, why in missing] + [""]
     for name, caption in drawn:
         lines += [f"## {caption}", "", f"![{caption}](figures/{name})", ""]
-    path.write_text("\n".join(lines))
+    write_text(path, "\n".join(lines))
 
 
 READING = (

@@ -40,13 +40,15 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
     drawn.append(
         ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
     )
-    plots.save_by_level(
-        directory / "rates.png",
-        {_short(g, groups): g.by_level("test/rate") for g in groups},
-        label="rate (nats)",
-        title="What each level adds to the rate; z1 is next to the image",
-    )
-    drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
+    rates = {_short(g, groups): g.by_level("test/rate") for g in groups if g.values("test/rate/z1")}
+    if rates:  # of a release that was not evaluated they are unknown
+        plots.save_by_level(
+            directory / "rates.png",
+            rates,
+            label="rate (nats)",
+            title="What each level adds to the rate; z1 is next to the image",
+        )
+        drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
     drawn += _write_evaluated(directory, groups)
     drawn += _write_analyzed(directory, groups)
 
@@ -91,9 +93,16 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
     plots.save_bounds(directory / "log_px.png", curves, title=title)
     drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
     for metric, what in UNITS.items():
+        units = {
+            _short(g, groups): g.by_level(f"{split}/{metric}")
+            for g in kept
+            if g.values(f"{split}/{metric}/z1")
+        }
+        if not units:  # a single image has no variance over images
+            continue
         plots.save_by_level(
             directory / f"{metric}.png",
-            {_short(g, groups): g.by_level(f"{split}/{metric}") for g in kept},
+            units,
             label="active units",
             title=f"Units {what}\n{images}; z1 is next to the image",
         )

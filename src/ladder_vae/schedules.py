@@ -13,7 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """Linear rise over ``warmup_steps``, then half a cosine down to zero at ``total_steps``."""
+    """Linear rise over ``warmup_steps``, then half a cosine down to zero at ``total_steps``.
+
+    Raises:
+        ValueError: If ``warmup_steps`` is negative.
+    """
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps={warmup_steps} must be at least 0")
 
     def factor(step: int) -> float:
         if step < warmup_steps:

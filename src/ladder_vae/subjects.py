@@ -33,7 +33,7 @@ class Subject:
         data: The data that it was trained on.
         checkpoint: ``best`` or ``last``.
         images: How many images, evenly spaced over the split; None: all.
-        source: The split: ``test`` or ``val``.
+        source: The split: ``test``, ``val`` or ``train``.
     """
 
     run: Run
@@ -66,7 +66,7 @@ def load_subject(
         path: The run directory.
         checkpoint: ``best`` or ``last``.
         images: How many images, evenly spaced over the split; None: all.
-        source: The split: ``test`` or ``val``.
+        source: The split: ``test``, ``val`` or ``train``.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
@@ -129,7 +129,7 @@ def over_runs(
         checkpoint: ``best`` or ``last``.
         images: How many images, evenly spaced over the split; None: all.
         check: Raises UserError for a run that ``work`` could not be done on.
-        source: The split: ``test`` or ``val``.
+        source: The split: ``test``, ``val`` or ``train``.
 
     Returns:
         How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.

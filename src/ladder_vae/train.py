@@ -40,7 +40,7 @@ def job(cfg: DictConfig) -> None:
     try:
         metrics = train(cfg, path)
     except KeyboardInterrupt:
-        runs.write_status(path, "interrupted")
+        _leave(path, "interrupted")
         if not runs.last_checkpoint(path).exists():
             raise
         hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
@@ -48,13 +48,19 @@ def job(cfg: DictConfig) -> None:
     except Exception as error:
         if not runs.is_run(path):  # so that the report lists it
             runs.write_config(path, plain(cfg))
-        runs.write_status(path, "failed", cli.explain(error))
+        _leave(path, "failed", cli.explain(error))
         if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
             print(f"error: {path.name}: {cli.explain(error)}", file=sys.stderr)
             error.reported = True  # type: ignore[attr-defined]
         raise
     _print_summary(metrics)
     print(_shown(path))
+
+
+def _leave(path: Path, status: str, message: str = "") -> None:
+    """Write how a run ended; one that was to be resumed and never got under way stays what it was."""
+    if not runs.is_run(path) or runs.read_record(path).status == "running":
+        runs.write_status(path, status, message)
 
 
 def train(cfg: DictConfig, path: Path) -> dict[str, float]:

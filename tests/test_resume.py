@@ -1,0 +1,213 @@
+"""Runs that stop, by themselves or not, and runs that go on; which epoch is the best."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import assert_same_weights, tiny
+
+from ladder_vae import load_run
+from ladder_vae.callbacks import EpochCheckpoints
+from ladder_vae.module import HierarchicalVAE
+from ladder_vae.runs import read_checkpoint, read_record
+
+
+class Stop(Exception):
+    """Ends a run at once, as a crash would."""
+
+
+@pytest.mark.parametrize("val_size", [0, 8])
+def test_stopped_and_resumed_is_the_run_that_was_never_stopped(
+    train, command, npz, workdir, monkeypatch, val_size
+):
+    settings = [f"data.val_size={val_size}", "trainer.max_epochs=4"]
+    whole = train(*settings, run_dir="whole")
+
+    saved = EpochCheckpoints.on_train_epoch_end
+
+    def crash_after_two(self, trainer, pl_module):
+        saved(self, trainer, pl_module)
+        if trainer.current_epoch == 1:
+            raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochCheckpoints, "on_train_epoch_end", crash_after_two)
+        code, _, err = command("train", *tiny(npz), *settings, "run_dir=stopped")
+    assert code == 1
+    assert "Stop" in err
+    code, _, err = command("train", "resume=stopped")
+    assert code == 0, err
+
+    stopped = workdir / "stopped"
+    assert_same_weights(whole, stopped)
+    a, b = (json.loads((run / "metrics.json").read_text()) for run in (whole, stopped))
+    same = [k for k in a if not k.startswith("train/") or k == "train/epochs"]
+    assert {k: a[k] for k in same} == {k: b[k] for k in same}
+
+
+def test_ctrl_c_in_the_first_epoch_loses_no_exactness(train, command, npz, workdir, monkeypatch):
+    whole = train(run_dir="whole")
+    step = HierarchicalVAE.training_step
+
+    def interrupted(self, x, batch_idx):
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, x, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HierarchicalVAE, "training_step", interrupted)
+        code, _, err = command("train", *tiny(npz), "run_dir=cut")
+    assert code == 130
+    assert "python -m ladder_vae.train resume=cut continues this run" in err
+    code, _, err = command("train", "resume=cut")
+    assert code == 0, err
+    assert_same_weights(whole, workdir / "cut")
+
+
+def test_ctrl_c_during_the_test_loses_no_training(train, command, npz, workdir, monkeypatch):
+    whole = train(run_dir="whole")
+
+    def interrupted(self, x, batch_idx):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HierarchicalVAE, "test_step", interrupted)
+        code, _, _ = command("train", *tiny(npz), "run_dir=cut")
+    assert code == 130
+    code, _, err = command("train", "resume=cut")
+    assert code == 0, err
+    assert_same_weights(whole, workdir / "cut")
+    a, b = (json.loads((run / "metrics.json").read_text()) for run in (whole, workdir / "cut"))
+    assert a["test/elbo"] == b["test/elbo"]
+    assert b["train/epochs"] == 2
+
+
+def test_an_unvalidated_epoch_leaves_the_best_alone(train, command):
+    run = train("data.val_size=8", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4")
+    best = read_checkpoint(run / "checkpoints/best.ckpt")
+    assert best["epoch"] % 2 == 1
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=5")
+    assert code == 0, err
+    again = read_checkpoint(run / "checkpoints/best.ckpt")
+    assert again["epoch"] == best["epoch"]
+
+
+def test_before_any_validation_the_best_is_the_last(train):
+    run = train("data.val_size=8", "trainer.check_val_every_n_epoch=5", "trainer.max_epochs=3")
+    assert read_checkpoint(run / "checkpoints/best.ckpt")["epoch"] == 2
+
+
+def test_a_kill_between_the_two_checkpoints_blocks_no_resumption(train, command):
+    run = train()
+    for name in ("last.part", "best.part"):  # one file under two names, as such a kill leaves it
+        (run / "checkpoints" / name).hardlink_to(run / "checkpoints/last.ckpt")
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 0, err
+    assert read_checkpoint(run / "checkpoints/best.ckpt")["epoch"] == 2
+
+
+def test_a_finished_run_trains_on_and_totals_accumulate(train, command):
+    run = train()
+    before = json.loads((run / "metrics.json").read_text())
+    code, _, err = command("train", f"resume={run}")
+    assert code == 1
+    assert "has finished its 2 epochs; trainer.max_epochs=N trains it for longer" in err
+    code, out, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(run)
+    after = json.loads((run / "metrics.json").read_text())
+    assert after["train/epochs"] == 3
+    assert after["train/seconds"] > before["train/seconds"]
+
+
+def test_early_stopping_and_no_averaging(train):
+    run = train("data.val_size=8", "callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+                "trainer.max_epochs=30", "optimizer.lr=1e-9", "callbacks.averaging=null", "logger=none",
+                "scheduler=constant", "optimizer=adamw")  # fmt: skip
+    assert json.loads((run / "metrics.json").read_text())["train/epochs"] < 30
+    assert "current_model_state" not in read_checkpoint(run / "checkpoints/best.ckpt")
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_before):
+    """A real signal to a real process, in the first epoch and in a later one."""
+    settings = [*tiny(npz), "data.batch_size=2", "run_dir=run"]
+    long = "trainer.max_epochs=100000"
+    if epochs_before == 0:
+        settings.append("data.path=" + str(_large(workdir)))
+    log = workdir / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ladder_vae.train", *settings, long],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            # a shell that runs the tests in the background makes its children deaf to Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
+        ready = "checkpoints/last.ckpt" if epochs_before else "events.out.*"
+        while not list((workdir / "run").glob(ready)):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        time.sleep(2)  # well into the first epoch, which takes much longer
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+    err = log.read_text()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    checkpoint = read_checkpoint(workdir / "run/checkpoints/last.ckpt")
+    assert (checkpoint["global_step"] > 0) == bool(epochs_before)
+    assert "resume=run" in err
+    assert json.loads((workdir / "run/status.json").read_text())["status"] == "interrupted"
+    load_run(workdir / "run", "last")
+
+
+def _large(workdir):
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (100_000, 12, 16), dtype=np.uint8)
+    np.savez(workdir / "large.npz", x_train=images, x_test=images[:10])
+    return workdir / "large.npz"
+
+
+STOPS = ("data.val_size=8", "callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+         "trainer.max_epochs=30", "optimizer.lr=1e-9", "scheduler=constant")  # fmt: skip
+
+
+def test_a_run_that_stopped_early_trains_no_further(train, command, npz, workdir, monkeypatch):
+    whole = train(*STOPS, run_dir="whole")
+    epochs = read_record(whole).metrics["train/epochs"]
+    code, _, err = command("train", "resume=whole", "trainer.max_epochs=60")
+    assert (code, err) == (
+        1, f"error: resume=whole has stopped early, after {epochs} epochs, and is finished\n"
+    )  # fmt: skip
+
+    def interrupted(self, x, batch_idx):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HierarchicalVAE, "test_step", interrupted)
+        assert command("train", *tiny(npz), *STOPS, "run_dir=cut")[0] == 130
+    code, _, err = command("train", "resume=cut")
+    assert code == 0, err
+    assert read_record(workdir / "cut").metrics["train/epochs"] == epochs
+    assert_same_weights(whole, workdir / "cut")
+
+
+def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(train, command, monkeypatch):
+    run = train()
+    before = read_record(run)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    for failure in (interrupted, lambda *args: 1 / 0):
+        with monkeypatch.context() as patched:
+            patched.setattr("ladder_vae.train.assemble", failure)
+            assert command("train", f"resume={run}", "trainer.max_epochs=3")[0] != 0
+        assert read_record(run) == before
