@@ -222,7 +222,7 @@ def test_validation_images_are_evaluated_under_their_own_name(residual, command)
     assert "test/log_px/K=20" not in metrics
     recorded = events(run)  # where the curves of training keep their own points
     assert len(recorded.Scalars("val/elbo")) == 2
-    assert recorded.Scalars("evaluated/val/elbo")[-1].value == pytest.approx(metrics["val/elbo"])
+    assert recorded.Scalars("val/log_px/K=20")[-1].value == pytest.approx(metrics["val/log_px/K=20"])
     subject = load_subject(run, "best", source="val")
     x = subject.data.binary("val", range(12))
     statistics = image_statistics(subject.run.model, x, range(12), Settings(20, (20,)))

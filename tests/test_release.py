@@ -45,8 +45,10 @@ def test_a_release_is_evaluated_as_a_run_is(small, command):
     assert command("report", small, "small")[0] == 0
 
 
-def test_a_release_that_was_not_evaluated_is_reported(small, command):
-    for runs_given in (["small"], ["small", small]):
+def test_a_release_that_was_not_evaluated_is_reported(small, train, command):
+    other = train("model=residual", "model.blocks=2", run_dir="other")
+    assert command("evaluate", f"run={other}", "num_samples=10", "images=1")[0] == 0
+    for runs_given in (["small"], ["small", other]):
         code, _, err = command("report", *runs_given, "--output", "out")
         assert code == 0, err
         assert "parameters" in runs.Path("out/report.md").read_text()

@@ -101,12 +101,17 @@ def test_before_any_validation_the_best_is_the_last(train):
 
 
 def test_a_kill_between_the_two_checkpoints_blocks_no_resumption(train, command):
-    run = train()
-    for name in ("last.part", "best.part"):  # one file under two names, as such a kill leaves it
-        (run / "checkpoints" / name).hardlink_to(run / "checkpoints/last.ckpt")
-    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    """last.part is then best.part, or best.ckpt if it came to that."""
+    run = train("data.val_size=8", "trainer.max_epochs=3", "optimizer.lr=1e-12", "model.batch_norm=false")
+    checkpoints = run / "checkpoints"
+    best = read_checkpoint(checkpoints / "best.ckpt")["epoch"]
+    assert best < 2  # too small a step is no improvement
+    (checkpoints / "best.part").hardlink_to(checkpoints / "best.ckpt")
+    (checkpoints / "last.part").hardlink_to(checkpoints / "best.ckpt")
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=4")
     assert code == 0, err
-    assert read_checkpoint(run / "checkpoints/best.ckpt")["epoch"] == 2
+    assert read_checkpoint(checkpoints / "best.ckpt")["epoch"] == best
+    assert read_checkpoint(checkpoints / "last.ckpt")["epoch"] == 3
 
 
 def test_a_finished_run_trains_on_and_totals_accumulate(train, command):

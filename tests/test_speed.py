@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import assert_same_weights, tiny, weights
 from omegaconf import OmegaConf
-from test_training import Stop, assert_same_weights, weights
+from test_resume import Stop
 
 from ladder_vae import hardware, launcher
 from ladder_vae.bounds import Settings, image_statistics, weigher

@@ -32,7 +32,7 @@ from ladder_vae.hardware import (
 )
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.images import FINGERPRINT
-from ladder_vae.module import HierarchicalVAE, training_memory, validated_terms
+from ladder_vae.module import HierarchicalVAE, curves, training_memory
 from ladder_vae.nets import BatchNorm
 from ladder_vae.objective import Objective
 from ladder_vae.randomness import stream_seed
@@ -213,9 +213,9 @@ def _begin_from(model: Hierarchy, cfg: DictConfig, data: ImageData) -> None:
     path, run = cfg.init_from, load_run(cfg.init_from)
     theirs = run.config["data"]
     held_out = theirs["val_size"]
-    named_alike = all(theirs.get(key) == cfg.data.get(key) for key in ("_target_", "path"))
-    same_images = named_alike or run.checkpoint.get(FINGERPRINT) == data.fingerprint
-    if same_images and held_out < cfg.data.val_size:
+    same_path = theirs.get("path") == cfg.data.get("path")
+    same_images = same_path or run.checkpoint.get(FINGERPRINT, data.fingerprint) == data.fingerprint
+    if theirs["_target_"] == cfg.data._target_ and same_images and held_out < cfg.data.val_size:
         raise UserError(
             f"data.val_size={cfg.data.val_size} would validate on images that init_from={path} was trained "
             f"on; set data.val_size={held_out}, or begin with a run that held them out"
@@ -251,7 +251,7 @@ def _check_stopping(callback: EarlyStopping, model: Hierarchy, cfg: DictConfig) 
                 f"callbacks.early_stopping needs validation images, but {setting}=0; "
                 f"set {setting}={needed} or callbacks=default"
             )
-    known = validated_terms(model.num_layers)
+    known = ["val/bound", "val_elbo", *curves("val", model.num_layers), "elbo"]
     if callback.monitor not in known:
         raise UserError(
             f"callbacks.early_stopping.monitor={callback.monitor} is not measured; choose {', '.join(known)}"

@@ -49,9 +49,8 @@ def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Te
     device = intensities.device
     maps = torch.eye(2, 3, device=device).repeat(len(intensities), 1, 1)
     maps[:, :, :2] += strength * torch.randn(len(intensities), 2, 2, generator=generator, device=device)
-    aspect = (
-        intensities.shape[2] / intensities.shape[3]
-    )  # affine_grid measures each axis in its own half length
+    # affine_grid measures each axis in its own half length
+    aspect = intensities.shape[2] / intensities.shape[3]
     maps[:, 0, 1] *= aspect
     maps[:, 1, 0] /= aspect
     grid = affine_grid(maps, list(intensities.shape), align_corners=False)

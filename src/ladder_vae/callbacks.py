@@ -65,12 +65,14 @@ class EpochCheckpoints(Checkpoint):
         best = self.directory / "best.ckpt"
         score = float(trainer.callback_metrics.get("val/bound", "-inf"))
         # an epoch may go unvalidated (trainer.check_val_every_n_epoch); a run may, altogether
-        improved = score > self.best or self.best == float("-inf") or not trainer.enable_validation
+        validated = trainer.enable_validation and self.best > float("-inf")
+        improved = score > self.best or not validated or not best.exists()
         if improved:
             self.best = score
         # whatever interrupts the writing, both stay whole
         part, best_part = self.directory / "last.part", self.directory / "best.part"
-        best_part.unlink(missing_ok=True)  # of a run that was killed here, the same file as last.part
+        for stale in (part, best_part):  # of a run that was killed here; best.ckpt may be the same file
+            stale.unlink(missing_ok=True)
         trainer.save_checkpoint(part)
         if improved:  # the same bytes under two names, where the file system can do that
             try:
@@ -101,7 +103,8 @@ class EarlyStopping(callbacks.EarlyStopping):
     """Lightning's, of which a run that had stopped does not train on when it is resumed."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.should_stop = self.stopped_epoch > 0
+        if self.stopped_epoch:
+            trainer.should_stop = True
 
 
 class Totals(Callback):

@@ -69,10 +69,6 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"data.warp={warp:g} needs gray levels to warp; set data.binarization=dynamic")
         if warp_epochs is not None and warp_epochs < 0:
             raise UserError(f"data.warp_epochs={warp_epochs} must be at least 0, or null for all")
-        if warp_epochs is not None and not warp:
-            raise UserError(
-                f"data.warp_epochs={warp_epochs} ends what data.warp=0 does not do; set data.warp"
-            )
         self.batch_size = batch_size
         self.val_size = val_size
         self.binarization = binarization

@@ -21,6 +21,7 @@ from ladder_vae.compare import IMAGES_OF
 from ladder_vae.errors import UserError, warn
 from ladder_vae.evaluation import SAMPLE_SIZES, Evaluation, choose_sample_sizes, evaluate, plan
 from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
+from ladder_vae.module import curves
 from ladder_vae.release import own_copy
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
 from ladder_vae.summary import ACTIVE_KL
@@ -122,14 +123,15 @@ def _show_in_tensorboard(subject: Subject, metrics: dict[str, float], directory:
     if not subject.run.config.get("logger"):
         return
     step = int(subject.run.checkpoint.get("global_step", 0))
-    # Curves of training have the names of what is measured here, on the same images but by other weights.
-    prefix = "evaluated/" if subject.split in ("train", "val") else ""
+    # Of these images training has curves already, which a point of other weights would not continue.
+    taken = curves(subject.split, subject.run.model.num_layers) if subject.split in ("train", "val") else ()
     with SummaryWriter(str(subject.run.path)) as writer:
         for name, value in metrics.items():
-            writer.add_scalar(prefix + name, value, step)
+            if name not in taken:
+                writer.add_scalar(name, value, step)
         for name in PICTURES:
             picture = figures.read(directory / name)
-            writer.add_image(f"{prefix}{subject.split}/{Path(name).stem}", picture, step, dataformats="HWC")
+            writer.add_image(f"{subject.split}/{Path(name).stem}", picture, step, dataformats="HWC")
 
 
 def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: Settings) -> None:

@@ -222,10 +222,9 @@ def named_terms(stage: str, terms: Elbo) -> dict[str, Any]:
     }
 
 
-def validated_terms(num_layers: int) -> list[str]:
-    """Names of what validation logs, for a callback to watch."""
-    terms = Elbo(torch.zeros(()), torch.zeros(num_layers))
-    return ["val/bound", "val_elbo", *named_terms("val", terms)]
+def curves(stage: str, num_layers: int) -> list[str]:
+    """Names of the terms that training logs of ``train`` or ``val``."""
+    return list(named_terms(stage, Elbo(torch.zeros(()), torch.zeros(num_layers))))
 
 
 def _diverged(where: str, values: Tensor) -> UserError:

@@ -75,11 +75,6 @@ class Objective:
             raise ValueError(
                 f"importance_gradient={self.importance_gradient} is unknown; choose {', '.join(GRADIENTS)}"
             )
-        if self.importance_samples == 1 and self.importance_gradient != "reparameterized":
-            raise ValueError(
-                f"importance_gradient={self.importance_gradient} is of L_K, on which importance_samples=1 "
-                "does not train; set objective.importance_samples=8, say"
-            )
         if self.importance_samples > 1:
             for name in ("beta_warmup_epochs", "free_bits", "monte_carlo_rates"):
                 if getattr(self, name):

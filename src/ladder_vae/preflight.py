@@ -124,7 +124,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
     states = read_checkpoint(last)["callbacks"]
     done, finished = states["Totals"]["epochs"], read_record(path).finished
-    if finished and any(state.get("stopped_epoch") for state in states.values()):
+    if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
     changes = [override for override in overrides if override.startswith("trainer.")]
