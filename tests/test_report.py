@@ -75,6 +75,9 @@ def test_report_files(sweep, command):
     assert "| ELBO (nats) | 0.91 | +5.50 |" in text
     assert "`L3_1`: failed the loss is not finite" in text
     assert "`L3_2`: running" in text
+    assert "| rate (nats) of z1, z2, ... |" in text  # twelve columns would be too many
+    assert "2.00: 0.17, 0.17, 0.17" in text
+    assert "| z12 |" not in text
     assert "1000000000" not in text
     with (sweep / "report.csv").open() as file:
         rows = list(csv.reader(file))

@@ -29,6 +29,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("train/images_per_second", "images/s", ",.0f"),
     ("train/seconds", "training (s)", ",.0f"),
 )
+LEVELS_IN_COLUMNS = 10  # beyond, a row names the rates of all levels in one cell
 QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
 # of runs that were evaluated: metric (by level, too), heading, format
 UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -53,12 +54,17 @@ Columns = Sequence[tuple[str, str, str]]
 Cells = tuple[list[str], list[list[str]]]
 
 
+def deepest(groups: Sequence[Group]) -> int:
+    """The largest number of levels."""
+    return max((group.depth for group in groups), default=0)
+
+
 def run_columns(groups: Sequence[Group]) -> Columns:
-    """What training leaves of every run, with the rate of each level."""
-    deepest = max((group.depth for group in groups), default=0)
+    """What training leaves of every run, with the rate of each level, if they are not too many."""
     columns = list(COLUMNS)
-    at = 1 + [metric for metric, *_ in columns].index("test/rate")
-    columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest + 1)]
+    if deepest(groups) <= LEVELS_IN_COLUMNS:
+        at = 1 + [metric for metric, *_ in columns].index("test/rate")
+        columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest(groups) + 1)]
     return columns
 
 
@@ -91,18 +97,17 @@ def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
     return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
 
 
-def unit_rows(groups: Sequence[Group], split: str) -> Cells:
+def by_level_rows(groups: Sequence[Group], split: str, columns: Columns) -> Cells:
     """Headings and cells: a row a group, means over seeds, each total with its levels, z_1's first."""
     rows = []
     for group in groups:
         cells = [group.series, str(group.depth), str(len(group.runs))]
-        for metric, _, form in UNIT_COLUMNS:
+        for metric, _, form in columns:
             total, levels = group.values(f"{split}/{metric}"), group.by_level(f"{split}/{metric}")
             start = f"{_short(group.mean(f'{split}/{metric}'), form)}: " if total else ""
             cells.append(start + ", ".join(_short(value, form) for value in levels))
         rows.append(cells)
-    headings = [f"{heading} of z1, z2, ..." for _, heading, _ in UNIT_COLUMNS]
-    return ["model", "levels", "runs", *headings], rows
+    return ["model", "levels", "runs", *(f"{heading} of z1, z2, ..." for _, heading, _ in columns)], rows
 
 
 def level_rows(groups: Sequence[Group], split: str) -> Cells:
@@ -131,9 +136,11 @@ def _short(value: float, form: str) -> str:
 def tables(groups: Sequence[Group]) -> list[Cells]:
     """All that the runs have to show, a row a group."""
     shown = [table_rows(groups, run_columns(groups))]
+    if deepest(groups) > LEVELS_IN_COLUMNS:
+        shown.append(by_level_rows(groups, "test", [("rate", "rate (nats)", ".2f")]))
     split = evaluated_split(groups)
     if kept := evaluated(groups, split):
-        shown += [table_rows(kept, bound_columns(kept, split)), unit_rows(kept, split)]
+        shown += [table_rows(kept, bound_columns(kept, split)), by_level_rows(kept, split, UNIT_COLUMNS)]
     split, kept = analyzed(groups)
     if kept:
         shown.append(level_rows(kept, split))
