@@ -68,4 +68,4 @@ def summarize(
 
 def _stderr(values: Tensor) -> Tensor:
     """Standard error of the mean over images; NaN for a single one."""
-    return values.std() / math.sqrt(len(values))
+    return values.std() / math.sqrt(len(values)) if len(values) > 1 else values.new_tensor(math.nan)
