@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.runs import read_checkpoint
 
 os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -70,6 +71,40 @@ def train(command, npz):
         return Path(run_dir)
 
     return call
+
+
+class Stop(Exception):
+    """Ends a run at once, as a crash would."""
+
+
+@pytest.fixture
+def broken_off(command, npz, monkeypatch):
+    """Trains a tiny model into ``cut`` until a method ends it, then resumes it.
+
+    Returns exit code and stderr of what was broken off.
+    """
+
+    def call(owner: type, method: str, stand_in, *args: str) -> tuple[int, str]:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, method, stand_in)
+            code, _, err = command("train", *tiny(npz), *args, "run_dir=cut")
+        resumed, _, said = command("train", "resume=cut")
+        assert resumed == 0, said
+        return code, err
+
+    return call
+
+
+def crash_after(epochs: int):
+    """``EpochCheckpoints.on_train_epoch_end``, with a crash once the checkpoints of an epoch are written."""
+    saved = EpochCheckpoints.on_train_epoch_end
+
+    def crash(self, trainer, pl_module):
+        saved(self, trainer, pl_module)
+        if trainer.current_epoch + 1 == epochs:
+            raise Stop
+
+    return crash
 
 
 def tiny(npz: Path, residual: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import assert_same_weights, tiny
+from conftest import assert_same_weights, crash_after, tiny
 
 from ladder_vae import load_run
 from ladder_vae.callbacks import EpochCheckpoints
@@ -15,70 +15,42 @@ from ladder_vae.module import HierarchicalVAE
 from ladder_vae.runs import read_checkpoint, read_record
 
 
-class Stop(Exception):
-    """Ends a run at once, as a crash would."""
+def interrupted(*args):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("val_size", [0, 8])
-def test_stopped_and_resumed_is_the_run_that_was_never_stopped(
-    train, command, npz, workdir, monkeypatch, val_size
-):
+def test_stopped_and_resumed_is_the_run_that_was_never_stopped(train, broken_off, workdir, val_size):
     settings = [f"data.val_size={val_size}", "trainer.max_epochs=4"]
     whole = train(*settings, run_dir="whole")
-
-    saved = EpochCheckpoints.on_train_epoch_end
-
-    def crash_after_two(self, trainer, pl_module):
-        saved(self, trainer, pl_module)
-        if trainer.current_epoch == 1:
-            raise Stop
-
-    with monkeypatch.context() as patched:
-        patched.setattr(EpochCheckpoints, "on_train_epoch_end", crash_after_two)
-        code, _, err = command("train", *tiny(npz), *settings, "run_dir=stopped")
+    code, err = broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(2), *settings)
     assert code == 1
     assert "Stop" in err
-    code, _, err = command("train", "resume=stopped")
-    assert code == 0, err
 
-    stopped = workdir / "stopped"
+    stopped = workdir / "cut"
     assert_same_weights(whole, stopped)
     a, b = (json.loads((run / "metrics.json").read_text()) for run in (whole, stopped))
     same = [k for k in a if not k.startswith("train/") or k == "train/epochs"]
     assert {k: a[k] for k in same} == {k: b[k] for k in same}
 
 
-def test_ctrl_c_in_the_first_epoch_loses_no_exactness(train, command, npz, workdir, monkeypatch):
+def test_ctrl_c_in_the_first_epoch_loses_no_exactness(train, broken_off, workdir):
     whole = train(run_dir="whole")
     step = HierarchicalVAE.training_step
 
-    def interrupted(self, x, batch_idx):
-        if batch_idx == 1:
-            raise KeyboardInterrupt
-        return step(self, x, batch_idx)
+    def interrupted_at_the_second(self, x, batch_idx):
+        return interrupted() if batch_idx == 1 else step(self, x, batch_idx)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(HierarchicalVAE, "training_step", interrupted)
-        code, _, err = command("train", *tiny(npz), "run_dir=cut")
+    code, err = broken_off(HierarchicalVAE, "training_step", interrupted_at_the_second)
     assert code == 130
     assert "python -m ladder_vae.train resume=cut continues this run" in err
-    code, _, err = command("train", "resume=cut")
-    assert code == 0, err
     assert_same_weights(whole, workdir / "cut")
 
 
-def test_ctrl_c_during_the_test_loses_no_training(train, command, npz, workdir, monkeypatch):
+def test_ctrl_c_during_the_test_loses_no_training(train, broken_off, workdir):
     whole = train(run_dir="whole")
-
-    def interrupted(self, x, batch_idx):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(HierarchicalVAE, "test_step", interrupted)
-        code, _, _ = command("train", *tiny(npz), "run_dir=cut")
+    code, _ = broken_off(HierarchicalVAE, "test_step", interrupted)
     assert code == 130
-    code, _, err = command("train", "resume=cut")
-    assert code == 0, err
     assert_same_weights(whole, workdir / "cut")
     a, b = (json.loads((run / "metrics.json").read_text()) for run in (whole, workdir / "cut"))
     assert a["test/elbo"] == b["test/elbo"]
@@ -184,7 +156,7 @@ STOPS = ("data.val_size=8", "callbacks=early_stopping", "callbacks.early_stoppin
          "trainer.max_epochs=30", "optimizer.lr=1e-9", "scheduler=constant")  # fmt: skip
 
 
-def test_a_run_that_stopped_early_trains_no_further(train, command, npz, workdir, monkeypatch):
+def test_a_run_that_stopped_early_trains_no_further(train, command, broken_off, workdir):
     whole = train(*STOPS, run_dir="whole")
     epochs = read_record(whole).metrics["train/epochs"]
     code, _, err = command("train", "resume=whole", "trainer.max_epochs=60")
@@ -192,14 +164,7 @@ def test_a_run_that_stopped_early_trains_no_further(train, command, npz, workdir
         1, f"error: resume=whole has stopped early, after {epochs} epochs, and is finished\n"
     )  # fmt: skip
 
-    def interrupted(self, x, batch_idx):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(HierarchicalVAE, "test_step", interrupted)
-        assert command("train", *tiny(npz), *STOPS, "run_dir=cut")[0] == 130
-    code, _, err = command("train", "resume=cut")
-    assert code == 0, err
+    assert broken_off(HierarchicalVAE, "test_step", interrupted, *STOPS)[0] == 130
     assert read_record(workdir / "cut").metrics["train/epochs"] == epochs
     assert_same_weights(whole, workdir / "cut")
 
@@ -207,10 +172,6 @@ def test_a_run_that_stopped_early_trains_no_further(train, command, npz, workdir
 def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(train, command, monkeypatch):
     run = train()
     before = read_record(run)
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
     for failure in (interrupted, lambda *args: 1 / 0):
         with monkeypatch.context() as patched:
             patched.setattr("ladder_vae.train.assemble", failure)

@@ -5,9 +5,8 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_weights, tiny, weights
+from conftest import assert_same_weights, crash_after, tiny, weights
 from omegaconf import OmegaConf
-from test_resume import Stop
 
 from ladder_vae import hardware, launcher
 from ladder_vae.bounds import Settings, image_statistics, weigher
@@ -53,22 +52,12 @@ def test_fast_and_plain_training_agree(train):
         pytest.param(FAST[1:], id="compiled", marks=pytest.mark.slow),
     ],
 )
-def test_fast_runs_repeat_and_resume_exactly(train, command, npz, workdir, monkeypatch, settings):
+def test_fast_runs_repeat_and_resume_exactly(train, broken_off, workdir, settings):
     """40 images in batches of 16: the last batch of an epoch is a smaller one."""
     whole = train(*settings, run_dir="whole")
     assert_same_weights(whole, train(*settings, run_dir="again"))
-    saved = EpochCheckpoints.on_train_epoch_end
-
-    def crash(self, trainer, pl_module):
-        saved(self, trainer, pl_module)
-        raise Stop
-
-    with monkeypatch.context() as patched:
-        patched.setattr(EpochCheckpoints, "on_train_epoch_end", crash)
-        assert command("train", *tiny(npz), *settings, "run_dir=stopped")[0] == 1
-    code, _, err = command("train", "resume=stopped")
-    assert code == 0, err
-    assert_same_weights(whole, workdir / "stopped")
+    assert broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(1), *settings)[0] == 1
+    assert_same_weights(whole, workdir / "cut")
 
 
 def steps():

@@ -40,8 +40,7 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
     drawn.append(
         ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
     )
-    rates = {_short(g, groups): g.by_level("test/rate") for g in groups if g.values("test/rate/z1")}
-    if rates:  # of a release that was not evaluated they are unknown
+    if rates := _by_level(groups, groups, "test/rate"):  # unknown of a release that was not evaluated
         plots.save_by_level(
             directory / "rates.png",
             rates,
@@ -93,20 +92,14 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
     plots.save_bounds(directory / "log_px.png", curves, title=title)
     drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
     for metric, what in UNITS.items():
-        units = {
-            _short(g, groups): g.by_level(f"{split}/{metric}")
-            for g in kept
-            if g.values(f"{split}/{metric}/z1")
-        }
-        if not units:  # a single image has no variance over images
-            continue
-        plots.save_by_level(
-            directory / f"{metric}.png",
-            units,
-            label="active units",
-            title=f"Units {what}\n{images}; z1 is next to the image",
-        )
-        drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
+        if units := _by_level(kept, groups, f"{split}/{metric}"):  # one image has no variance over images
+            plots.save_by_level(
+                directory / f"{metric}.png",
+                units,
+                label="active units",
+                title=f"Units {what}\n{images}; z1 is next to the image",
+            )
+            drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
     return drawn
 
 
@@ -127,6 +120,11 @@ def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str,
     title = f"What each level holds, {images_of(split)}; bars: standard deviation over seeds"
     plots.save_estimates(directory / "levels.png", panels, title=title)
     return [("levels.png", "What each level holds: read off by a probe, and changed when it is drawn anew")]
+
+
+def _by_level(kept: Sequence[Group], groups: Sequence[Group], metric: str) -> dict[str, list[float]]:
+    """The metric of each level, of those groups that have it."""
+    return {_short(g, groups): g.by_level(metric) for g in kept if g.values(f"{metric}/z1")}
 
 
 def _short(group: Group, groups: Sequence[Group]) -> str:
