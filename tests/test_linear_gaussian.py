@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ladder_vae.gaussian import Gaussian, standard_normal
+from ladder_vae.gaussian import Gaussian
 from ladder_vae.hierarchy import BottomUp, Rung, TopDown
 from ladder_vae.objective import elbo
 
@@ -40,8 +40,7 @@ def conditional(cov: Tensor, target: int, given: list[int]) -> tuple[Tensor, flo
 
 class LinearRung(Rung):
     def __init__(self, level: int, num_layers: int, offset: float):
-        super().__init__()
-        self.event_shape = (PIXELS,)
+        super().__init__((PIXELS,), None)
         self.level, self.top, self.offset = level, level == num_layers - 1, offset
         cov = joint_covariance(num_layers)
         given = [0] if self.top else [0, level + 2]
@@ -49,7 +48,7 @@ class LinearRung(Rung):
 
     def prior(self, state, like):
         if self.top:
-            return standard_normal(self.event_shape, like)
+            return super().prior(state, like)
         return Gaussian(A[self.level] * state, torch.full_like(state, 2 * math.log(S[self.level])))
 
     def posterior(self, evidence, state, p):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ladder_vae.gaussian import Gaussian
+from ladder_vae.gaussian import Gaussian, standard_normal
 from ladder_vae.inference import Generation, Inference, Level
 from ladder_vae.likelihood import Bernoulli, Likelihood
 
@@ -22,17 +22,24 @@ ImageShape = tuple[int, int, int]
 Draw = Callable[[int, Gaussian], Tensor]  # z of a level, from its posterior
 
 
-class Rung(nn.Module, ABC):
+class Rung(nn.Module):
     """One level: what its prior and posterior are, and what it hands to the level below.
 
     ``state`` is all that the level sees of the levels above; at the top it is ``None``.
+
+    Args:
+        event_shape: Of one image's z_l.
+        prior_net: The state to p(z_l | z_>l); None where that is N(0, I), at the top.
     """
 
-    event_shape: tuple[int, ...]
+    def __init__(self, event_shape: tuple[int, ...], prior_net: nn.Module | None) -> None:
+        super().__init__()
+        self.event_shape = event_shape
+        self.prior_net = prior_net
 
-    @abstractmethod
     def prior(self, state: Any, like: Tensor) -> Gaussian:
         """p(z_l | z_>l), parameters ``(*lead, *event)``; ``like`` lends device and dtype at the top."""
+        return standard_normal(self.event_shape, like) if self.prior_net is None else self.prior_net(state)
 
     def posterior(self, evidence: Any, state: Any, p: Gaussian) -> Gaussian:
         """q(z_l | x, z_>l) of top-down inference, given the level's bottom-up evidence."""

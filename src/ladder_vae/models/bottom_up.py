@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ladder_vae.gaussian import Gaussian
-from ladder_vae.hierarchy import BottomUp
-from ladder_vae.models.markov import MarkovRung, mirrored_generator, recognition
+from ladder_vae.hierarchy import BottomUp, Rung
+from ladder_vae.models.markov import mirrored_generator, recognition
 from ladder_vae.models.sizes import image_shape, published_sizes
 
 
@@ -40,7 +40,7 @@ class BottomUpVAE(BottomUp):
     ) -> None:
         image = image_shape(input_shape)
         latents, hidden = published_sizes(latent_sizes, hidden_sizes, num_layers)
-        super().__init__(*mirrored_generator(image, latents, hidden, MarkovRung, batch_norm=batch_norm))
+        super().__init__(*mirrored_generator(image, latents, hidden, Rung, batch_norm=batch_norm))
         inputs = [math.prod(image), *latents[:-1]]
         self.encoder, self.evidence = recognition(inputs, hidden, latents, batch_norm=batch_norm)
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ladder_vae.gaussian import Gaussian, product
-from ladder_vae.hierarchy import TopDown
-from ladder_vae.models.markov import MarkovRung, mirrored_generator, recognition
+from ladder_vae.hierarchy import Rung, TopDown
+from ladder_vae.models.markov import mirrored_generator, recognition
 from ladder_vae.models.sizes import image_shape, published_sizes
 
 
-class LadderRung(MarkovRung):
+class LadderRung(Rung):
     """q(z_l | x, z_>l) is proportional to evidence(z_l; x) times p(z_l | z_{l+1})."""
 
     def posterior(self, evidence: Gaussian, state: Tensor | None, p: Gaussian) -> Gaussian:

@@ -5,35 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
-from ladder_vae.gaussian import Gaussian, standard_normal
 from ladder_vae.hierarchy import ImageShape, Rung
 from ladder_vae.nets import MLP, ImageDecoder, SoftplusHead
-
-
-class MarkovRung(Rung):
-    """p(z_l | z_{l+1}) = N(net(z_{l+1})), or N(0, I) at the top, where ``prior_net`` is None."""
-
-    def __init__(self, latents: int, prior_net: nn.Module | None) -> None:
-        super().__init__()
-        self.event_shape = (latents,)
-        self.prior_net = prior_net
-
-    def prior(self, state: Tensor | None, like: Tensor) -> Gaussian:
-        if self.prior_net is None:
-            return standard_normal(self.event_shape, like)
-        return self.prior_net(state)
 
 
 def mirrored_generator(
     image: ImageShape,
     latents: Sequence[int],
     hidden: Sequence[int],
-    rung: type[MarkovRung],
+    rung: type[Rung],
     *,
     batch_norm: bool,
-) -> tuple[list[MarkovRung], ImageDecoder]:
+) -> tuple[list[Rung], ImageDecoder]:
     """Rungs and decoder whose MLPs are as wide as those that lead up to the same level.
 
     p(z_l | z_{l+1}) is an MLP of ``hidden[l + 1]`` units with a softplus head, N(0, I) at the top;
@@ -43,7 +28,7 @@ def mirrored_generator(
         nn.Sequential(MLP(above, width, batch_norm=batch_norm), SoftplusHead(width, below))
         for (below, above), width in zip(pairwise(latents), hidden[1:], strict=True)
     ]
-    rungs = [rung(size, net) for size, net in zip(latents, [*priors, None], strict=True)]
+    rungs = [rung((size,), net) for size, net in zip(latents, [*priors, None], strict=True)]
     return rungs, ImageDecoder(MLP(latents[0], hidden[0], batch_norm=batch_norm), hidden[0], image)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ladder_vae.gaussian import Gaussian, product, standard_normal
+from ladder_vae.gaussian import Gaussian, product
 from ladder_vae.hierarchy import Rung, TopDown
 from ladder_vae.models.sizes import image_shape, level_sizes
 from ladder_vae.nets import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
@@ -28,23 +28,17 @@ class StreamRung(Rung):
     def __init__(
         self, latents: int, width: int, norm: type[nn.Module], blocks: int, dropout: float, top: bool
     ) -> None:
-        super().__init__()
-        self.event_shape = (latents,)
-        self.prior_net = None
-        self.query = None
+        prior_net = query = None
         if not top:
-            self.prior_net = nn.Sequential(
+            prior_net = nn.Sequential(
                 nn.Linear(width, width), norm(width), nn.SiLU(), GaussianHead(width, latents)
             )
-            self.query = nn.Linear(width, width, bias=False)
+            query = nn.Linear(width, width, bias=False)
+        super().__init__((latents,), prior_net)
+        self.query = query
         self.posterior_net = nn.Sequential(norm(width), nn.SiLU(), GaussianHead(width, latents))
         self.write = nn.Linear(latents, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm, dropout) for _ in range(blocks)))
-
-    def prior(self, state: Tensor | None, like: Tensor) -> Gaussian:
-        if self.prior_net is None:
-            return standard_normal(self.event_shape, like)
-        return self.prior_net(state)
 
     def posterior(self, evidence: Tensor, state: Tensor | None, p: Gaussian) -> Gaussian:
         return self.merge(self.read(evidence, state), p)

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ladder_vae.gaussian import Gaussian
-from ladder_vae.hierarchy import TopDown
-from ladder_vae.models.markov import MarkovRung
+from ladder_vae.hierarchy import Rung, TopDown
 from ladder_vae.models.sizes import image_shape, level_sizes
 from ladder_vae.nets import GaussianHead, ImageDecoder
 
 
-class ConcatRung(MarkovRung):
+class ConcatRung(Rung):
     """q(z_l | x, z_{l+1}) = N(Linear([h_l, z_{l+1}])); at the top N(Linear(h_L))."""
 
     def __init__(self, hidden: int, latents: int, above: int | None) -> None:
-        super().__init__(latents, None if above is None else GaussianHead(above, latents))
+        super().__init__((latents,), None if above is None else GaussianHead(above, latents))
         self.posterior_net = GaussianHead(hidden + (above or 0), latents)
 
     def posterior(self, evidence: Tensor, state: Tensor | None, p: Gaussian) -> Gaussian:
