@@ -1,4 +1,4 @@
-"""Binary batches from byte images: drawn pixels, warped digits, and an order that can be repeated."""
+"""Binary batches from byte images: drawn pixels, and an order that can be repeated."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 from ladder_vae.randomness import stream_seed
+from ladder_vae.warping import warp
 
 
 def draw_binary(intensities: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,37 +35,6 @@ def draw_binary_fast(intensities: Tensor, generator: torch.Generator) -> Tensor:
     return uniform.view(intensities.shape) < intensities
 
 
-def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    r"""Each image rotated, sheared, stretched a little, as $I + s N$ maps the plane about its center.
-
-    N is 2 by 2, of standard normal entries. Bicubic interpolation, black outside the image; what blur that
-    leaves is undone by giving all images together the histogram of gray levels that they had, so that pixels
-    drawn from them are as certain as before.
-
-    Args:
-        intensities: uint8 ``(B, C, H, W)``, on the generator's device.
-        strength: s. The standard deviation of stretches; of rotations it is $s / \sqrt 2$, in radians.
-    """
-    device = intensities.device
-    maps = torch.eye(2, 3, device=device).repeat(len(intensities), 1, 1)
-    maps[:, :, :2] += strength * torch.randn(len(intensities), 2, 2, generator=generator, device=device)
-    # affine_grid measures each axis in its own half length
-    aspect = intensities.shape[2] / intensities.shape[3]
-    maps[:, 0, 1] *= aspect
-    maps[:, 1, 0] /= aspect
-    grid = affine_grid(maps, list(intensities.shape), align_corners=False)
-    warped = grid_sample(intensities.float(), grid, mode="bicubic", align_corners=False)
-    return _with_histogram(warped.round_().clamp_(0, 255).byte(), intensities)
-
-
-def _with_histogram(intensities: Tensor, like: Tensor) -> Tensor:
-    """Gray levels replaced, in their order, by those at the same quantiles of ``like``."""
-    count, wanted = (torch.bincount(levels.flatten(), minlength=256) for levels in (intensities, like))
-    middle = count.cumsum(0) - count / 2
-    table = torch.searchsorted(wanted.cumsum(0).to(middle), middle).clamp(max=255).byte()
-    return table[intensities.int()]
-
-
 class Batches:
     """Float batches ``(B, C, H, W)`` in {0, 1} from byte images: an index and a vectorized draw.
 
@@ -77,7 +46,7 @@ class Batches:
         batch_size: Images a batch; the last batch is smaller where N does not divide.
         seed: Seed of order and draws; None serves the images in order, as they are.
         draw: Whether to draw pixels anew each time; otherwise bytes are taken to be 0 or 255.
-        strength: Of the :func:`warp` of an epoch; 0 leaves the images as they are.
+        strength: Of the :func:`~ladder_vae.warping.warp` of an epoch; 0 leaves the images as they are.
         epoch: Called at the start of an iteration for the number of the epoch.
     """
 

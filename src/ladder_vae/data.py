@@ -36,8 +36,8 @@ class ImageData(L.LightningDataModule):
             the same in every run.
         seed: Seed of the order and draws of training images.
         eval_batch_size: Validation or test images a step.
-        warp: Training images go through a random linear map each time, whose entries differ from the
-            identity by this standard deviation (see :func:`~ladder_vae.batches.warp`); 0: none does.
+        warp: How much training images are sheared and bent, anew each time (see
+            :func:`~ladder_vae.warping.warp`); 0: not at all.
         warp_epochs: Epochs in which they do, from the first; None: all.
 
     Raises:
