@@ -31,6 +31,8 @@ def elbo(model, gray):
 def main(path):
     """The table, and the picture."""
     subject = load_subject(path, "last")
+    if not subject.data.val_size:
+        sys.exit(f"error: {path} held out no validation images; give a run with data.val_size=10000")
     train = subject.data.source.train  # gray levels; those held out for validation are the last
     sets = [train[len(train) - subject.data.val_size :][:COUNT], train[:COUNT]]
     pictures = {"as they are": sets[0][:SHOWN, 0].numpy()}
