@@ -13,6 +13,7 @@ import torch
 
 from ladder_vae import figures
 from ladder_vae.batches import draw_binary
+from ladder_vae.errors import UserError
 from ladder_vae.subjects import load_subject
 from ladder_vae.warping import warp
 
@@ -32,7 +33,7 @@ def main(path):
     """The table, and the picture."""
     subject = load_subject(path, "last")
     if not subject.data.val_size:
-        sys.exit(f"error: {path} held out no validation images; give a run with data.val_size=10000")
+        raise UserError(f"{path} held out no validation images; give a run with data.val_size=10000")
     train = subject.data.source.train  # gray levels; those held out for validation are the last
     sets = [train[len(train) - subject.data.val_size :][:COUNT], train[:COUNT]]
     pictures = {"as they are": sets[0][:SHOWN, 0].numpy()}
@@ -51,4 +52,7 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else sys.exit("error: name a run directory"))
+    except UserError as error:
+        sys.exit(f"error: {error}")
