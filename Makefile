@@ -78,7 +78,7 @@ tensorboard: $(READY) ## open the dashboards of all runs at http://localhost:600
 	@$(VENV)/bin/tensorboard --logdir $(runs) --port $(port)
 
 test: $(READY) ## run the tests (minutes)
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -n 2 -m "not slow"
 
 test-all: $(READY) ## run all tests, the slow ones too
 	@$(PY) -m pytest

@@ -11,7 +11,9 @@ from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.runs import read_checkpoint
 
 os.environ.pop("HYDRA_FULL_ERROR", None)
-torch.set_num_threads(2)
+# One thread: two tests run at once, and threads that wait for each other would slow both.
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
