@@ -11,8 +11,7 @@ from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.runs import read_checkpoint
 
 os.environ.pop("HYDRA_FULL_ERROR", None)
-# One thread: two tests run at once, and threads that wait for each other would slow both.
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+# `make test` runs two tests at once; threads that wait for each other would slow both.
 torch.set_num_threads(1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae import figures
+from ladder_vae import cli, figures
 from ladder_vae.batches import draw_binary
 from ladder_vae.errors import UserError
 from ladder_vae.subjects import load_subject
@@ -29,8 +29,11 @@ def elbo(model, gray):
     return torch.cat([model.infer(part).log_weights()[0] for part in x.split(500)]).mean().item()
 
 
-def main(path):
+def main():
     """The table, and the picture."""
+    if len(sys.argv) != 2:
+        raise UserError("name one run directory")
+    path = sys.argv[1]
     subject = load_subject(path, "last")
     if not subject.data.val_size:
         raise UserError(f"{path} held out no validation images; give a run with data.val_size=10000")
@@ -52,7 +55,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1] if len(sys.argv) > 1 else sys.exit("error: name a run directory"))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    cli.run(main)
