@@ -64,12 +64,17 @@ analyze: $(READY) ## see what each level of a 3-level model encodes; trains one 
 	echo "analyzing $$run; another one: make analyze run=<run_dir>"; \
 	$(PY) -m ladder_vae.analyze run=$$run $(args)
 
-record: $(READY) ## train and evaluate experiment=record, resuming what was interrupted (hours)
-	@dir=runs/record/seed1; \
-	if [ ! -e $$dir/metrics.json ]; then \
-		if [ -e $$dir/checkpoints/last.ckpt ]; then $(PY) -m ladder_vae.train resume=$$dir; \
-		else $(PY) -m ladder_vae.train experiment=record run_dir=$$dir $(args); fi; \
-	fi && $(PY) -m ladder_vae.evaluate run=$$dir num_samples=5000
+# trains $(1) with the settings $(2), or goes on with what was interrupted
+finished = if [ ! -e $(1)/metrics.json ]; then \
+		if [ -e $(1)/checkpoints/last.ckpt ]; then $(PY) -m ladder_vae.train resume=$(1); \
+		else $(PY) -m ladder_vae.train $(2) run_dir=$(1) $(args); fi; \
+	fi
+restart = 'experiment=[record,restart]'
+
+record: $(READY) ## train and evaluate the record model, going on where it was interrupted (hours)
+	@$(call finished,runs/record/first,experiment=record) && \
+	$(call finished,runs/record/second,$(restart)) && \
+	$(PY) -m ladder_vae.evaluate run=runs/record/second num_samples=5000
 
 train: $(READY) ## train one model: make train args="model.num_layers=3"
 	@$(PY) -m ladder_vae.train $(args)

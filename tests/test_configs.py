@@ -42,6 +42,8 @@ def test_every_experiment_trains_a_step(command, workdir, experiment):
     narrowed, jobs = SWEEPS.get(experiment, ([], 1))
     if experiment == "fine_tune":
         narrowed = ["model.batch_norm=false"]  # instead of a trained model to begin with
+    if experiment == "restart":
+        narrowed = ["init_from=null"]
     code, _, err = command("train", f"experiment={experiment}", *ONE_STEP, *narrowed)
     assert code == 0, err
     finished = list(workdir.rglob("metrics.json"))

@@ -157,6 +157,30 @@ def test_analyze_trains_a_model_only_where_there_is_none(checkout):
     assert (checkout / "calls").read_text().splitlines()[3:] == ["-m ladder_vae.analyze run=elsewhere"]
 
 
+def test_record_goes_on_where_it_was_interrupted(checkout):
+    """With a stand-in for Python that writes down what it is asked, and interrupts all but resumed training."""
+    python = checkout / "python"
+    python.write_text(
+        "#!/bin/bash\n"
+        'echo "${@:2}" >> calls\n'
+        'case "$*" in\n'
+        '  *run_dir=*) at=${*##*run_dir=}; mkdir -p $at/checkpoints; touch $at/checkpoints/last.ckpt; exit 130;;\n'
+        '  *resume=*) touch "${*##*resume=}/metrics.json";;\n'
+        "esac\n"
+    )
+    python.chmod(0o755)
+    codes = [make("record", f"PY={python}", *HERE).returncode for _ in range(3)]
+    assert [code == 0 for code in codes] == [False, False, True]
+    first, second = "runs/record/first", "runs/record/second"
+    assert (checkout / "calls").read_text().splitlines() == [
+        f"ladder_vae.train experiment=record run_dir={first}",
+        f"ladder_vae.train resume={first}",
+        f"ladder_vae.train experiment=[record,restart] run_dir={second}",
+        f"ladder_vae.train resume={second}",
+        f"ladder_vae.evaluate run={second} num_samples=5000",
+    ]
+
+
 def check_tensorboard(args: list[str]) -> None:
     with subprocess.Popen(
         args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
