@@ -165,6 +165,7 @@ def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):
     assert "it holds a ResidualVAE, not a LadderVAE" in err
     code, _, err = command("train", *tiny(npz), "init_from=nowhere")
     assert code == 1
+    assert err.startswith("error: init_from: ")
     assert "nowhere is not a directory" in err
 
 

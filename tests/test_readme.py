@@ -158,14 +158,15 @@ def test_analyze_trains_a_model_only_where_there_is_none(checkout):
 
 
 def test_record_goes_on_where_it_was_interrupted(checkout):
-    """With a stand-in for Python that writes down what it is asked, and interrupts all but resumed training."""
+    """With a stand-in for Python that writes down what it is asked, and is interrupted unless it resumes."""
     python = checkout / "python"
     python.write_text(
         "#!/bin/bash\n"
         'echo "${@:2}" >> calls\n'
+        "run=${@: -1}; run=${run#*=}\n"
         'case "$*" in\n'
-        '  *run_dir=*) at=${*##*run_dir=}; mkdir -p $at/checkpoints; touch $at/checkpoints/last.ckpt; exit 130;;\n'
-        '  *resume=*) touch "${*##*resume=}/metrics.json";;\n'
+        "  *run_dir=*) mkdir -p $run/checkpoints; touch $run/checkpoints/last.ckpt; exit 130;;\n"
+        "  *resume=*) touch $run/metrics.json;;\n"
         "esac\n"
     )
     python.chmod(0o755)

@@ -210,7 +210,11 @@ def _check_memory(cfg: DictConfig, objective: Objective, batch: tuple[int, ...])
 
 def _begin_from(model: Hierarchy, cfg: DictConfig, data: ImageData) -> None:
     """Give the model the weights of a run. Raises UserError if they do not fit or know validation images."""
-    path, run = cfg.init_from, load_run(cfg.init_from)
+    path = cfg.init_from
+    try:
+        run = load_run(path)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from None
     theirs = run.config["data"]
     held_out = theirs["val_size"]
     same_path = theirs.get("path") == cfg.data.get("path")
