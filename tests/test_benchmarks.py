@@ -19,11 +19,13 @@ def found():
     return json.loads((ROOT / "benchmarks/results.json").read_text())
 
 
-def test_the_page_shows_the_results(found):
+@pytest.mark.parametrize("name", ["results", "results_amx"])
+def test_the_page_shows_the_results(name):
+    found = json.loads((ROOT / f"benchmarks/{name}.json").read_text())
     page = (ROOT / "benchmarks/README.md").read_text()
     assert found["machine"] in page
-    for name, value in bench.rows(found):
-        assert f"| {name} | {value} |" in page, name
+    for measure, value in bench.rows(found):
+        assert f"| {measure} | {value} |" in page, measure
 
 
 def test_pictures(found, tmp_path):
