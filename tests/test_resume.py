@@ -1,5 +1,6 @@
 """Runs that stop, by themselves or not, and runs that go on; which epoch is the best."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -111,7 +112,8 @@ def test_early_stopping_and_no_averaging(train):
 @pytest.mark.parametrize("epochs_before", [0, 1])
 def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_before):
     """A real signal to a real process, in the first epoch and in a later one."""
-    settings = [*tiny(npz), "data.batch_size=2", "run_dir=run"]
+    # where it interrupts compiling, Python may print what it drops
+    settings = [*tiny(npz), "data.batch_size=2", "trainer.compile=false", "run_dir=run"]
     long = "trainer.max_epochs=100000"
     if epochs_before == 0:
         settings.append("data.path=" + str(_large(workdir)))
@@ -142,6 +144,29 @@ def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_be
     assert "resume=run" in err
     assert json.loads((workdir / "run/status.json").read_text())["status"] == "interrupted"
     load_run(workdir / "run", "last")
+
+
+def test_ctrl_c_that_python_drops_still_stops(npz, command, monkeypatch):
+    """As in a callback of a weak reference, whose exceptions are ignored."""
+    step, steps = HierarchicalVAE.training_step, []
+
+    def dropped(module, *args):
+        steps.append(module.global_step)
+        if len(steps) == 2:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        return step(module, *args)
+
+    monkeypatch.setattr(HierarchicalVAE, "training_step", dropped)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, _, err = command("train", *tiny(npz), "run_dir=run")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130, err
+    assert len(steps) == 2
+    assert "resume=run" in err
 
 
 def _large(workdir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -105,6 +106,31 @@ class EarlyStopping(callbacks.EarlyStopping):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.stopped_epoch:
             trainer.should_stop = True
+
+
+class Interruption(Callback):
+    """Has Ctrl-C end the training where Python alone would drop it.
+
+    An exception in a callback of a weak reference, of which compiling a step runs thousands, is printed and
+    ignored. What was asked for there happens before the next step.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._ask)  # train.py puts the other one back
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
 
 
 class Totals(Callback):

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from ladder_vae import cli, configs, figures, runs
 from ladder_vae.assemble import Assembly, assemble, make_trainer, plain
-from ladder_vae.callbacks import EpochCheckpoints, Totals
+from ladder_vae.callbacks import EpochCheckpoints, Interruption, Totals
 from ladder_vae.dashboards import Dashboards, draw_pictures
 from ladder_vae.preflight import resumed
 
@@ -79,7 +79,7 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
     runs.write_status(path, "running")
     logger = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     checkpoints, totals = EpochCheckpoints(path / "checkpoints"), Totals()
-    parts = [*assembly.callbacks, totals, Dashboards(assembly.config), checkpoints]
+    parts = [*assembly.callbacks, Interruption(), totals, Dashboards(assembly.config), checkpoints]
     trainer = make_trainer(assembly.config, path, parts, logger)
     resume_from = runs.last_checkpoint(path) if cfg.resume is not None else None
     module, data = assembly.module, assembly.data
@@ -148,6 +148,8 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    # Ctrl-C while a step is being compiled: what was interrupted is no error.
+    warnings.filterwarnings("ignore", "Error detected in .*Backward")
     if not torch.cuda.is_available():
         # Lightning has PyTorch load NVIDIA's library whenever it is asked for GPUs, as every step does.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
