@@ -86,7 +86,7 @@ test: $(READY) ## run the tests (minutes)
 	@$(PY) -m pytest -n 2 -m "not slow"
 
 test-all: $(READY) ## run all tests, the slow ones too
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2
 
 bench: $(READY) ## measure the speed of training, evaluation and start (minutes; with nothing else running)
 	@$(PY) -m benchmarks $(args)

@@ -22,7 +22,7 @@ ONE_STEP = [
 ]
 
 
-SWEEPS = {  # what narrows them to few jobs, and how many those are
+NARROWED = {  # what makes few jobs of a sweep, or needs no other run; and how many jobs those are
     "depth_sweep": ([], 4),
     "tighter_bound": (["seed=1", "model.num_layers=2"], 2),
     "collapse": (["seed=1", "model.num_layers=2"], 4),
@@ -30,6 +30,8 @@ SWEEPS = {  # what narrows them to few jobs, and how many those are
     "depth_residual": (["model.num_layers=2"], 2),
     "depth_ladder": (["model.num_layers=2"], 1),
     "level_analysis": (["model=textbook", "seed=1"], 1),
+    "fine_tune": (["model.batch_norm=false"], 1),  # instead of a trained model to begin with
+    "restart": (["init_from=null"], 1),
 }
 
 
@@ -39,11 +41,7 @@ def options(group: str) -> list[str]:
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_trains_a_step(command, workdir, experiment):
-    narrowed, jobs = SWEEPS.get(experiment, ([], 1))
-    if experiment == "fine_tune":
-        narrowed = ["model.batch_norm=false"]  # instead of a trained model to begin with
-    if experiment == "restart":
-        narrowed = ["init_from=null"]
+    narrowed, jobs = NARROWED.get(experiment, ([], 1))
     code, _, err = command("train", f"experiment={experiment}", *ONE_STEP, *narrowed)
     assert code == 0, err
     finished = list(workdir.rglob("metrics.json"))

@@ -228,8 +228,8 @@ def test_a_part_of_the_test_split(train, command):
         np.load(path / "images.npz")["log_px"]
         for path in sorted((run / "evaluation").iterdir(), key=n_images)
     )
-    # within rounding: CPUs with AMX round the factors of products
-    np.testing.assert_allclose(part, whole[[0, 3, 6, 10, 13, 17, 20]], atol=2e-3)
+    # 3e-4 apart at most on a CPU with AMX, which rounds the factors of products
+    np.testing.assert_allclose(part, whole[[0, 3, 6, 10, 13, 17, 20]], atol=1e-3)
     command("report", run.parent)
     assert "Bounds and units are of all test images" in (run.parent / "report.md").read_text()
 
