@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contracts import MODELS, NAMES, widths
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ladder_vae.callbacks import EpochCheckpoints
@@ -66,7 +67,8 @@ def train(command, npz):
     """Trains a tiny model on the tiny images; returns its run directory."""
 
     def call(*args: str, run_dir: str = "run") -> Path:
-        code, out, err = command("train", *tiny(npz, "model=residual" in args), f"run_dir={run_dir}", *args)
+        model = next((a.removeprefix("model=") for a in args if a.startswith("model=")), "ladder")
+        code, out, err = command("train", *tiny(npz, model), f"run_dir={run_dir}", *args)
         assert code == 0, err
         assert out.splitlines()[-1] == run_dir
         return Path(run_dir)
@@ -108,7 +110,7 @@ def crash_after(epochs: int):
     return crash
 
 
-def tiny(npz: Path, residual: bool = False) -> list[str]:
+def tiny(npz: Path, model: str = "ladder") -> list[str]:
     """Settings of a run of a second: two levels, three steps an epoch, two epochs."""
     return [
         "data=npz",
@@ -116,7 +118,10 @@ def tiny(npz: Path, residual: bool = False) -> list[str]:
         "data.batch_size=16",
         "model.num_layers=2",
         "model.latent_sizes=[4,3]",
-        "model.width=16" if residual else "model.hidden_sizes=[16,8]",
+        *(
+            f"model.{key}={str(value).replace(' ', '')}"
+            for key, value in widths(MODELS[NAMES.index(model)], [16, 8]).items()
+        ),
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",
         "callbacks.pictures.every_n_epochs=1",

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from contracts import MODELS, widths
 from test_linear_gaussian import PIXELS, LinearBottomUp, LinearTopDown, exact_log_px, images
 
 from ladder_vae.bounds import (
@@ -12,11 +13,16 @@ from ladder_vae.bounds import (
     importance_bound,
     unit_counts,
 )
-from ladder_vae.models import BottomUpVAE, LadderVAE, TextbookVAE
+from ladder_vae.models import LadderVAE
 from ladder_vae.summary import summarize, unit_variances
 
 LINEAR = [LinearTopDown, LinearBottomUp]
 SIZES = (1, 10, 100, 1000)
+
+
+def measured(model, x, settings, units):
+    """What is told of all images together."""
+    return summarize(image_statistics(model, x, range(len(x)), settings), settings, units)
 
 
 def known_gap(model) -> float:
@@ -35,7 +41,7 @@ def test_bounds_of_a_known_likelihood(pathway, num_layers):
     x = images(20, num_layers)
     model = pathway(num_layers, 0.2)
     statistics = image_statistics(model, x, range(20), Settings(4000, SIZES))
-    metrics = summarize(statistics, SIZES, unit_counts(model))
+    metrics = summarize(statistics, Settings(4000, SIZES), unit_counts(model))
     exact = float(exact_log_px(x, num_layers).mean())
     weight_variance = math.expm1(2 * known_gap(model))  # of w / p(x): log-normal
     for k in SIZES:
@@ -56,10 +62,7 @@ def test_the_error_over_draws_is_what_other_draws_show():
     x = images(10, 2)
     model = LinearTopDown(2, 0.3)
     sizes = (1, 10, 200)  # the last is a single block
-    found = [
-        summarize(image_statistics(model, x, range(10), Settings(200, sizes, seed)), sizes, [PIXELS, PIXELS])
-        for seed in range(60)
-    ]
+    found = [measured(model, x, Settings(200, sizes, seed), [PIXELS, PIXELS]) for seed in range(60)]
     for k in sizes:
         spread = torch.tensor([metrics[f"test/log_px/K={k}"] for metrics in found]).std()
         claimed = sum(metrics[f"test/log_px/K={k}_mc_stderr"] for metrics in found) / len(found)
@@ -78,10 +81,10 @@ def test_the_exact_posterior_has_no_variance_at_any_k(pathway, num_layers):
     torch.testing.assert_close(statistics.ess, torch.tensor([[1.0, 10.0, 200.0]]).double().expand(5, 3))
 
 
-@pytest.mark.parametrize("kind", [TextbookVAE, LadderVAE, BottomUpVAE])
+@pytest.mark.parametrize("kind", MODELS)
 def test_one_level_of_two_units_against_quadrature(kind):
     torch.manual_seed(0)
-    model = kind((1, 3, 4), num_layers=1, latent_sizes=[2], hidden_sizes=[8]).double().eval()
+    model = kind((1, 3, 4), num_layers=1, latent_sizes=[2], **widths(kind, [8])).double().eval()
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(2)  # images that depend on z
@@ -89,7 +92,8 @@ def test_one_level_of_two_units_against_quadrature(kind):
     axis = torch.linspace(-8, 8, 321, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)  # (grid, 2)
     with torch.no_grad():
-        log_px = model.likelihood.log_prob(model.decoder(z)[:, None], x)  # (grid, 4)
+        params = model.generate(len(z), hold={0: z}).params  # (grid, 1, 3, 4)
+        log_px = model.likelihood.log_prob(params[:, None], x)  # (grid, 4)
     log_prior = -0.5 * (z**2).sum(1) - math.log(2 * math.pi)
     cell = 2 * math.log(float(axis[1] - axis[0]))
     exact = (log_px + log_prior[:, None] + cell).logsumexp(0)
@@ -105,14 +109,13 @@ def test_one_level_of_two_units_against_quadrature(kind):
 
 def tiny_model(kind=LadderVAE):
     torch.manual_seed(0)
-    sizes = {"latent_sizes": [4, 3], "hidden_sizes": [16, 8]}
     x = (torch.rand(6, 1, 12, 16) < 0.5).float()
-    model = kind((1, 12, 16), num_layers=2, **sizes)
+    model = kind((1, 12, 16), num_layers=2, latent_sizes=[4, 3], **widths(kind, [16, 8]))
     model.infer(x, 3)  # batch norm sees data
     return model.eval(), x
 
 
-@pytest.mark.parametrize("kind", [LadderVAE, BottomUpVAE, TextbookVAE])
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_size_of_a_chunk_changes_nothing(kind):
     model, x = tiny_model(kind)
     sizes = (1, 10, 150)
@@ -204,15 +207,15 @@ def test_draws_of_other_levels_are_no_activity(pathway):
     statistics = image_statistics(pathway(3), x, range(2000), Settings(1, (1,)))
     assert statistics.unit_mean.var(0).max() > 0.01  # would count as active
     assert unit_variances(statistics).abs().max() < 0.01
-    assert summarize(statistics, (1,), [PIXELS] * 3)["test/active_units_var"] == 0
+    assert summarize(statistics, Settings(1, (1,)), [PIXELS] * 3)["test/active_units_var"] == 0
 
 
-def test_rates_of_units_add_up_to_those_of_levels():
-    for kind in (LadderVAE, BottomUpVAE, TextbookVAE):
-        model, x = tiny_model(kind)
-        inference = model.infer(x, 5)
-        by_unit = torch.stack([level.unit_rate().sum(-1) for level in inference.levels])
-        torch.testing.assert_close(by_unit, inference.rates())
+@pytest.mark.parametrize("kind", MODELS)
+def test_rates_of_units_add_up_to_those_of_levels(kind):
+    model, x = tiny_model(kind)
+    inference = model.infer(x, 5)
+    by_unit = torch.stack([level.unit_rate().sum(-1) for level in inference.levels])
+    torch.testing.assert_close(by_unit, inference.rates())
 
 
 def test_units_that_copy_the_prior_are_not_active():
@@ -222,7 +225,7 @@ def test_units_that_copy_the_prior_are_not_active():
         head.weight.zero_()
         head.bias[:4] = 0.0
         head.bias[4:] = 1e6
-    metrics = summarize(image_statistics(model, x, range(6), Settings(100, (100,))), (100,), [4, 3])
+    metrics = measured(model, x, Settings(100, (100,)), [4, 3])
     assert metrics["test/active_units/z1"] == 0
     assert metrics["test/variance_ratio/z1"] == pytest.approx(1, abs=1e-4)
     assert metrics["test/rate/z1"] == pytest.approx(0, abs=1e-3)

@@ -95,7 +95,7 @@ def test_bad_arguments(command, npz, workdir, argument):
     }.items(),
 )
 def test_bad_residual_models(command, npz, workdir, argument, said):
-    code, _, err = command("train", *tiny(npz, residual=True), "model=residual", argument)
+    code, _, err = command("train", *tiny(npz, "residual"), "model=residual", argument)
     assert code == 1
     assert said in only_line(err)
     assert not (workdir / "runs").exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import events
+from contracts import NAMES
 from test_errors import only_line
 
 from ladder_vae import evaluation
@@ -16,7 +17,7 @@ from ladder_vae.subjects import load_subject
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("model", ["ladder", "bottom_up", "textbook"])
+@pytest.mark.parametrize("model", NAMES)
 def test_what_an_evaluation_leaves(train, command, model):
     run = train(f"model={model}")
     before = json.loads((run / "metrics.json").read_text())

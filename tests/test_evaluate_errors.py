@@ -27,6 +27,8 @@ BAD = {
     "num_samples=10 k=5": "k=5",
     "checkpoint=first": "choose best, last",
     "chunk_size=0": "chunk_size=0 must be at least 1",
+    "binarizations=0": "binarizations=0 must be at least 1",
+    "binarizations=some": "Value 'some'",
     "compile=maybe": "compile=maybe is unknown; choose auto, true, false",
     "device=cuad": "device=cuad is not here",
     "seed=-1": "seed=-1",

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ladder_vae.gaussian import Gaussian, product, standard_normal
+from ladder_vae.gaussian import Gaussian, bounded_log_var, product, standard_normal
 from ladder_vae.likelihood import Bernoulli
+from ladder_vae.nets import GaussianHead, SoftplusHead
 
 torch.manual_seed(0)
 
@@ -91,3 +92,89 @@ def test_bernoulli_sums_in_float32_under_bfloat16_logits():
     x = torch.randint(0, 2, (4, 1, 28, 28)).float()
     assert Bernoulli().log_prob(logits, x).dtype == torch.float32
     torch.testing.assert_close(Bernoulli().log_prob(logits, x), Bernoulli().log_prob(logits.float(), x))
+
+
+EXTREMES = [0.0, 20.0, 88.0, 89.0, 100.0, 1e5, 1e30, torch.finfo(torch.float32).max]
+
+
+@pytest.mark.parametrize("log_var", [*EXTREMES, *(-value for value in EXTREMES)])
+def test_equal_gaussians_are_at_no_distance_however_narrow_or_wide(log_var):
+    mean = torch.tensor([[2.0, -3e38]], requires_grad=True)
+    spread = torch.full((1, 2), log_var, requires_grad=True)
+    divergence = Gaussian(mean, spread).kl(Gaussian(mean.detach(), spread.detach()))
+    assert divergence.item() == 0
+    for gradient in torch.autograd.grad(divergence, (mean, spread)):
+        assert (gradient == 0).all()
+
+
+def test_second_derivatives_of_the_divergence():
+    """By hand, of 0.5 [e^d - 1 - d + (mu - mu_o)^2 / var_o]."""
+    log_var = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    mean = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
+    other = Gaussian(torch.tensor([-0.2], dtype=torch.float64), torch.tensor([0.25], dtype=torch.float64))
+
+    def divergence(mean, log_var):
+        return Gaussian(mean, log_var).kl(other)
+
+    assert torch.autograd.gradgradcheck(divergence, (mean, log_var))
+    hessian = torch.func.hessian(divergence, argnums=(0, 1))(mean.detach(), log_var.detach())
+    assert hessian[0][0].item() == pytest.approx(math.exp(-0.25), rel=1e-12)
+    assert hessian[1][1].item() == pytest.approx(0.5 * math.exp(0.45), rel=1e-12)  # 0.784
+    assert hessian[0][1].item() == hessian[1][0].item() == 0
+
+
+def test_function_transforms_go_through_densities():
+    q, p = random_gaussian(6, 5), random_gaussian(6, 5)
+    each = torch.func.vmap(lambda *g: Gaussian(*g[:2]).kl(Gaussian(*g[2:])))(
+        q.mean, q.log_var, p.mean, p.log_var
+    )
+    torch.testing.assert_close(each, q.kl(p))
+    logits, x = torch.randn(6, 1, 1, 1, 4, dtype=torch.float64), torch.ones(1, 1, 1, 4, dtype=torch.float64)
+    each = torch.func.vmap(lambda a: torch.func.grad(lambda b: Bernoulli().log_prob(b, x).sum())(a))(logits)
+    torch.testing.assert_close(each, 1 - torch.sigmoid(logits))
+
+
+def test_a_head_is_as_it_says_up_to_20_and_bounded_beyond():
+    inside = torch.linspace(-20, 20, 4001, requires_grad=True)
+    bounded = bounded_log_var(inside)
+    assert torch.equal(bounded, inside)
+    (slope,) = torch.autograd.grad(bounded.sum(), inside)
+    assert (slope == 1).all()
+    far = torch.tensor([20.001, 30.0, 1e3, 1e30, torch.finfo(torch.float32).max, math.inf])
+    far = torch.cat([-far.flip(0), far]).requires_grad_()
+    bounded = bounded_log_var(far)
+    (slope,) = torch.autograd.grad(bounded.sum(), far)
+    assert (bounded.diff() >= 0).all()
+    assert (bounded.abs() <= 40).all()
+    assert ((slope >= 0) & (slope < 1)).all()
+    assert (slope[far.abs() < 1e4] > 0).all()  # it finds back
+    ends = torch.tensor([20.0, math.nextafter(20.0, 21.0)], dtype=torch.float64, requires_grad=True)
+    (slopes,) = torch.autograd.grad(bounded_log_var(ends).sum(), ends)
+    torch.testing.assert_close(slopes, torch.ones(2, dtype=torch.float64))  # the same slope where they meet
+
+
+@pytest.mark.parametrize("head", [GaussianHead, SoftplusHead])
+@pytest.mark.parametrize("spread", [v for e in EXTREMES for v in (e, -e)])
+def test_no_head_makes_what_float32_does_not_hold(head, spread):
+    net = head(1, 1)
+    net.weight.data[:], net.bias.data[:] = torch.tensor([[0.5], [spread]]), 0.0
+    q = net(torch.ones(1, 1))
+    p = standard_normal((1,), q.mean)
+    z = q.rsample(torch.full((1, 1), 3.0))
+    total = q.kl(p) + p.kl(q) + q.log_prob(z) - p.log_prob(z)
+    assert total.isfinite().all()
+    for gradient in torch.autograd.grad(total.sum(), net.parameters()):
+        assert gradient.isfinite().all()
+
+
+def test_gradient_of_the_likelihood_everywhere_and_compiled():
+    """x - sigmoid(a) at every logit, at 0 and far out too, by the graph that a compiler gets as well."""
+    a = torch.tensor([-1e30, -200.0, -30.0, -1.0, -0.0, 0.0, 1e-9, 2.0, 25.0, 200.0, 1e30])
+    for dtype in (torch.float32, torch.float64):
+        logits = a.to(dtype).view(1, 1, 1, 1, -1).requires_grad_()
+        for x in (torch.zeros(1, 1, 1, 11, dtype=dtype), torch.ones(1, 1, 1, 11, dtype=dtype)):
+            for log_prob in (Bernoulli().log_prob, torch.compile(Bernoulli().log_prob, backend="aot_eager")):
+                (gradient,) = torch.autograd.grad(log_prob(logits, x).sum(), logits)
+                torch.testing.assert_close(gradient, x - torch.sigmoid(logits), rtol=1e-6, atol=1e-7)
+    logits = torch.randn(1, 1, 1, 1, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda a: Bernoulli().log_prob(a, x[..., :5]), (logits,))

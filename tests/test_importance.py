@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import events, tiny
-from test_hierarchy import MODELS, build, images
+from contracts import MODELS
+from test_hierarchy import build, images
 
 from ladder_vae import module
 from ladder_vae.bounds import Settings, image_statistics
@@ -155,7 +156,7 @@ def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):
         "model.width=8": "size mismatch",
         "model.norm=layer": "unexpected key",
     }.items():
-        code, _, err = command("train", *tiny(npz, residual=True), "model=residual", model, "init_from=first")
+        code, _, err = command("train", *tiny(npz, "residual"), "model=residual", model, "init_from=first")
         assert (code, err.count("\n")) == (1, 1)
         assert err.startswith("error: init_from=")
         assert why in err.lower()
@@ -191,7 +192,7 @@ def test_the_best_epoch_is_the_best_by_what_was_trained_on(residual, monkeypatch
 
 
 def test_what_training_on_the_bound_cannot_begin_with(residual, command, npz):
-    settings = [*tiny(npz, residual=True), "model=residual", "objective.importance_samples=3"]
+    settings = [*tiny(npz, "residual"), "model=residual", "objective.importance_samples=3"]
     settings += ["objective.beta_warmup_epochs=0"]
     for said, *more in (
         ("begin with a trained one (init_from=<run_dir>)",),

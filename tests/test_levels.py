@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_hierarchy import MODELS, widths
+from contracts import MODELS, small
 from test_manipulate import cut
 
 from ladder_vae import influence as influence_module
@@ -34,8 +34,7 @@ def halves(tmp_path) -> Npz:
 
 
 def build(cls):
-    torch.manual_seed(0)
-    return cls((1, 8, 8), 3, [5, 4, 3], **widths(cls, 3)).eval()
+    return small(cls, 3, (1, 8, 8)).eval()
 
 
 def test_labels_follow_their_images(halves):

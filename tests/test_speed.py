@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from conftest import assert_same_weights, crash_after, tiny, weights
+from contracts import MODELS
 from omegaconf import OmegaConf
 
 from ladder_vae import hardware, launcher
@@ -13,7 +14,7 @@ from ladder_vae.bounds import Settings, image_statistics, weigher
 from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.hardware import compiled, fast_products
 from ladder_vae.importance import GRADIENTS
-from ladder_vae.models import BottomUpVAE, LadderVAE, ResidualVAE, TextbookVAE
+from ladder_vae.models import LadderVAE, TextbookVAE
 from ladder_vae.module import batch_values
 from ladder_vae.objective import Objective
 
@@ -62,7 +63,7 @@ def test_fast_runs_repeat_and_resume_exactly(train, broken_off, workdir, setting
 
 def steps():
     """Every model with every objective; most of those on L_K are slow to trace."""
-    for kind in (LadderVAE, BottomUpVAE, TextbookVAE, ResidualVAE):
+    for kind in MODELS:
         yield pytest.param(kind, Objective(), id=f"{kind.__name__}-elbo")
         for name in GRADIENTS:
             marks = () if (kind, name) == (TextbookVAE, "doubly_reparameterized") else pytest.mark.slow

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.inference import Level
 from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
+from ladder_vae.tails import pareto_khat
 
 SAMPLE_BLOCK = 100  # draws of an image that share one random stream
 MIN_UNIT_DRAWS = 10  # over which what a unit inherits from other levels is averaged out
@@ -72,12 +73,16 @@ class Settings:
         sample_sizes: K of each bound; each divides N.
         seed: Of the noise.
         chunk_size: Draws (of all images together) a forward pass. Changes no result beyond rounding.
+        binarizations: Draws of binary pixels that the result is a mean over.
+        binarization: Which of them this is; 0 is the one that training is tested on.
     """
 
     num_samples: int
     sample_sizes: tuple[int, ...]
     seed: int = 0
     chunk_size: int = 1000
+    binarizations: int = 1
+    binarization: int = 0
 
     @property
     def draws(self) -> int:
@@ -98,6 +103,7 @@ class ImageStatistics:
         log_px: L_K, nats, ``(M, number of K)``.
         draw_var: Its variance over draws, ``(M, number of K)``.
         ess: Effective sample size, ``(M, number of K)``.
+        khat: Pareto k-hat of all weights of an image (:func:`~ladder_vae.tails.pareto_khat`), ``(M,)``.
         distortion: Mean over draws, nats, ``(M,)``.
         rates: Mean over draws of log q - log p, nats, ``(M, L)``.
         mse: Of the decoder's mean for the first draw, ``(M,)``.
@@ -112,6 +118,7 @@ class ImageStatistics:
     log_px: Tensor
     draw_var: Tensor
     ess: Tensor
+    khat: Tensor
     distortion: Tensor
     rates: Tensor
     mse: Tensor
@@ -126,6 +133,18 @@ class ImageStatistics:
         """All images of the parts, in order."""
         names = ImageStatistics.__dataclass_fields__
         return ImageStatistics(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+
+    @staticmethod
+    def mean(binarizations: Sequence[ImageStatistics]) -> ImageStatistics:
+        """Of the same images, binarized several times: means image by image, errors of these means.
+
+        What is known of units stays that of the first: a unit's variance over images is one over binary
+        images.
+        """
+        first, n = binarizations[0], len(binarizations)
+        names = ("log_px", "draw_var", "ess", "khat", "distortion", "rates", "mse", "ssim")
+        means = {name: torch.stack([getattr(b, name) for b in binarizations]).mean(0) for name in names}
+        return replace(first, **(means | {"draw_var": means["draw_var"] / n}))
 
     @property
     def elbo(self) -> Tensor:
@@ -177,7 +196,7 @@ def image_statistics(
     units: list[tuple[Tensor, ...]] = []
     for start in range(0, settings.draws, SAMPLE_BLOCK):
         size = min(SAMPLE_BLOCK, settings.draws - start)
-        noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings.seed)
+        noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings)
         samples_per_pass = max(1, settings.chunk_size // len(x))
         for eps in zip(*(e[:size].split(samples_per_pass) for e in noise), strict=True):
             if start == 0:  # of these draws, more than weights is kept
@@ -194,12 +213,14 @@ def image_statistics(
             distortion -= log_px.sum(0)
             rates += level_rates.sum(1).T
             kept -= len(log_px)
-    bounds = [importance_bound(torch.cat(log_weights), k) for k in settings.sample_sizes]
+    weights = torch.cat(log_weights)  # (N, B)
+    bounds = [importance_bound(weights, k) for k in settings.sample_sizes]
     unit_rate, unit_mean, unit_log_ratio = (torch.cat(parts) for parts in zip(*units, strict=True))
     statistics: dict[str, Tensor] = {
         "log_px": torch.stack([bound.log_px for bound in bounds], 1),
         "draw_var": torch.stack([bound.draw_var for bound in bounds], 1),
         "ess": torch.stack([bound.ess for bound in bounds], 1),
+        "khat": pareto_khat(weights),
         "distortion": distortion / settings.num_samples,
         "rates": rates / settings.num_samples,
         "mse": quality[0],
@@ -226,18 +247,20 @@ def _unit_statistics(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _keyed_noise(model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, seed: int) -> list[Tensor]:
-    """Noise of each level, ``(SAMPLE_BLOCK, B, *event)``, that depends on seed, image and block alone."""
+def _keyed_noise(
+    model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, settings: Settings
+) -> list[Tensor]:
+    """Noise of each level, ``(SAMPLE_BLOCK, B, *event)``, that depends on seed, image, its pixels' draw, "
+    "and block."""
     sizes = unit_counts(model)
     # On the CPU and in float32 wherever and however the model computes, so that the draws are the same.
-    draws = [
-        torch.randn(
-            SAMPLE_BLOCK,
-            sum(sizes),
-            generator=torch.Generator().manual_seed(stream_seed(seed, "evaluate", index, block)),
-        )
-        for index in indices
-    ]
+    again = (settings.binarization,) if settings.binarization else ()
+
+    def draw(index: int) -> Tensor:
+        key = stream_seed(settings.seed, "evaluate", index, block, *again)
+        return torch.randn(SAMPLE_BLOCK, sum(sizes), generator=torch.Generator().manual_seed(key))
+
+    draws = [draw(index) for index in indices]
     noise = torch.stack(draws, 1).to(x.device, x.dtype)  # (SAMPLE_BLOCK, B, U)
     return [
         e.unflatten(-1, event)

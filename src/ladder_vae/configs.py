@@ -241,6 +241,7 @@ class EvaluateConfig:
     images: int | None = None
     split: str = MISSING
     checkpoint: str = MISSING
+    binarizations: int = MISSING
     seed: int = MISSING
     device: str = MISSING
     compile: str = MISSING

@@ -27,6 +27,7 @@ HPARAM_METRICS = (  # no rates of single levels: the columns have to fit runs of
     "test/distortion",
     "test/mse",
     "test/ssim",
+    "train_eval/elbo",
     "model/parameters",
     "train/epochs",
     "train/seconds",
@@ -106,13 +107,19 @@ class Dashboards(Callback):
         self.config = config
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        stages = ("train", "val") if trainer.enable_validation else ("train",)
+        averaged = any(isinstance(c, ExponentialMovingAverage) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        stages = {"train": "raw weights, training mode"}
+        if trainer.enable_validation:
+            stages["val"] = f"{'averaged' if averaged else 'raw'} weights, evaluation mode"
         charts = {
             "Levels": ("rate of each level", r"rate/z\d+"),
             "ELBO and its parts": ("ELBO, rate, distortion", "(elbo|rate|distortion)"),
         }
         layout = {  # one anchored pattern for all levels, so that z1 is not z10's
-            title: {f"{stage}: {what} (nats)": ["Multiline", [f"^{stage}/{tags}$"]] for stage in stages}
+            title: {
+                f"{stage}: {what} (nats; {how})": ["Multiline", [f"^{stage}/{tags}$"]]
+                for stage, how in stages.items()
+            }
             for title, (what, tags) in charts.items()
         }
         for logger in trainer.loggers:

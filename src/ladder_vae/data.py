@@ -24,6 +24,11 @@ FIXED_DRAW_SEED = 0
 MAX_WARP = 0.5  # images are beyond recognition at less
 
 
+def spaced(total: int, count: int) -> Sequence[int]:
+    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
+    return range(total) if count >= total else [i * total // count for i in range(count)]
+
+
 class ImageData(L.LightningDataModule):
     """Binary images with an official test split, which neither training nor selection ever sees.
 
@@ -77,6 +82,7 @@ class ImageData(L.LightningDataModule):
         self.warp = warp
         self.warp_epochs = warp_epochs
         self._splits: dict[str, Tensor] | None = None
+        self._latest_draw: tuple[tuple[str, int], Tensor] = ("", 0), torch.empty(0)
 
     @abstractmethod
     def load(self) -> Images:
@@ -99,11 +105,12 @@ class ImageData(L.LightningDataModule):
         val = train[cut:] if self.binarization != "dynamic" else self._fixed(train[cut:], "val")
         self._splits = {"train": train[:cut], "val": val, "test": self._fixed(self.source.test, "test")}
 
-    def _fixed(self, images: Tensor, name: str) -> Tensor:
-        """Bytes 0 or 255 that stand for the binarized images, the same in every run."""
+    def _fixed(self, images: Tensor, name: str, draw: int = 0) -> Tensor:
+        """Bytes 0 or 255 that stand for the binarized images, in every run the same for a ``draw``."""
         if self.binarization == "threshold":
             return images.ge(128).byte() * 255
-        generator = torch.Generator().manual_seed(stream_seed(FIXED_DRAW_SEED, name))
+        key = stream_seed(FIXED_DRAW_SEED, name, *([draw] if draw else []))
+        generator = torch.Generator().manual_seed(key)
         return draw_binary(images, generator).byte() * 255
 
     def split(self, name: str) -> Tensor:
@@ -112,11 +119,27 @@ class ImageData(L.LightningDataModule):
         assert self._splits is not None
         return self._splits[name]
 
-    def binary(self, name: str, index: Sequence[int]) -> Tensor:
-        """Images of a split, float ``(n, C, H, W)`` in {0, 1}; the same for the same index at every call."""
+    def binary(self, name: str, index: Sequence[int], draw: int = 0) -> Tensor:
+        """Images of a split, float ``(n, C, H, W)`` in {0, 1}; the same for the same index at every call.
+
+        Args:
+            draw: Which draw of their pixels. 0 is the one that runs are validated and tested on; there are
+                others only with ``binarization="dynamic"``.
+        """
+        if draw:
+            return self._redrawn(name, draw)[list(index)].gt(0).float()
         gray = name == "train" and self.binarization == "dynamic"
         images = self._binary_train if gray else self.split(name)
         return images[list(index)].gt(0).float()
+
+    def _redrawn(self, name: str, draw: int) -> Tensor:
+        """Another draw of the pixels of a split, bytes 0 or 255; the last one is kept."""
+        if self._latest_draw[0] != (name, draw):
+            self.setup()
+            train, cut = self.source.train, len(self.source.train) - self.val_size
+            gray = {"train": train[:cut], "val": train[cut:], "test": self.source.test}[name]
+            self._latest_draw = (name, draw), self._fixed(gray, name, draw)
+        return self._latest_draw[1]
 
     @cached_property
     def _binary_train(self) -> Tensor:

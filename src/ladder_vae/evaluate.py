@@ -24,30 +24,39 @@ from ladder_vae.hardware import DRAWS_THAT_PAY, choose_compile
 from ladder_vae.module import curves
 from ladder_vae.release import own_copy
 from ladder_vae.subjects import Subject, choose_device, over_runs, why_not_final
-from ladder_vae.summary import ACTIVE_KL
+from ladder_vae.summary import ACTIVE_KL, ESS_QUANTILES
 
+SAME_DRAWS = ("draws", "draws_seed", "binarizations")  # bounds for other K that share these add to each other
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
 # Of an earlier evaluation, these leave metrics.json when another one enters.
-EVALUATED = ("log_px/", "ess/", "gap/", "active_units", "variance_ratio/")
+EVALUATED = ("log_px/", "ess/", "khat/", "gap/", "active_units", "variance_ratio/")
 
 
 def run(cfg: DictConfig) -> None:
     """Check everything, then evaluate run after run."""
-    cli.check_settings(cfg, configs.EvaluateConfig, {"chunk_size": 1, "seed": 0})
+    cli.check_settings(cfg, configs.EvaluateConfig, {"chunk_size": 1, "seed": 0, "binarizations": 1})
     sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
     for k in SAMPLE_SIZES:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
             warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
-    settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size)
+    settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size, cfg.binarizations)
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
     device = choose_device(cfg.device)
     choose_compile("compile", cfg.compile, False)  # refuses what it does not know before any run is opened
 
+    def check(subject: Subject) -> None:
+        if settings.binarizations > 1 and subject.data.binarization != "dynamic":
+            raise UserError(
+                f"binarizations={settings.binarizations} draws pixels anew, and {subject.run.path} has "
+                f"data.binarization={subject.data.binarization}, whose pixels are fixed; leave it out"
+            )
+
     def work(subject: Subject, name: str) -> None:
-        with _progress(name, len(subject.indices)) as advance:
-            pays = settings.draws * len(subject.indices) >= DRAWS_THAT_PAY
+        images = settings.binarizations * len(subject.indices)
+        with _progress(name, images) as advance:
+            pays = settings.draws * images >= DRAWS_THAT_PAY
             compile_pass = choose_compile("compile", cfg.compile, pays)
             evaluation = evaluate(subject, settings, device, advance, compile=compile_pass)
         _print_summary(subject, evaluation, settings)
@@ -55,7 +64,7 @@ def run(cfg: DictConfig) -> None:
 
     root = own_copy(cfg.run)
     try:
-        failed = over_runs(root, cfg.checkpoint, cfg.images, work, source=cfg.split)
+        failed = over_runs(root, cfg.checkpoint, cfg.images, work, check, cfg.split)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(root)
@@ -111,7 +120,8 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
         warn(f"the results are in {directory}, not in metrics.json: {reason}")
     else:
         # Of the same draws, bounds for other K add to those that are known; of others, they replace them.
-        same = all(earlier.get(name) == metrics[name] for name in (f"{split}/draws", f"{split}/draws_seed"))
+        known = {f"{split}/binarizations": 1} | earlier  # earlier versions had no other number
+        same = all(known.get(name) == metrics[name] for name in (f"{split}/{key}" for key in SAME_DRAWS))
         replaced = () if same else tuple(f"{split}/{name}" for name in EVALUATED)
         entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
         if entered != earlier:
@@ -169,6 +179,8 @@ def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings)
         for column in shown.columns:
             column.justify = "right"
         console.print(shown)
+    for line in _on_weights(metrics, split, settings):
+        print(line)
     elbo, distortion, rate, mse, ssim, seconds = (
         metrics[f"{split}/{name}"]
         for name in ("elbo", "distortion", "rate", "mse", "ssim", "evaluation_seconds")
@@ -178,6 +190,36 @@ def _print_summary(subject: Subject, evaluation: Evaluation, settings: Settings)
         f"SSIM {ssim:.4f}; {seconds / 60:.1f} minutes; pictures and numbers of each image in "
         f"{plan(subject, settings)}"
     )
+
+
+def _on_weights(metrics: dict[str, float], split: str, settings: Settings) -> Iterator[str]:
+    """What the tail of the weights says of the bound, and how far other binary pixels would move it."""
+    k, tail = settings.sample_sizes[-1], f"{split}/khat/K={settings.num_samples}"
+    if f"{tail}/above_0.7" in metrics:
+        median, doubtful, hopeless = (
+            metrics[f"{tail}/{name}"] for name in ("median", "above_0.7", "above_1")
+        )
+        yield (
+            f"Pareto k-hat of {settings.num_samples:,} weights: median {median:.2f}, "
+            f"above 0.7 for {doubtful:.0%} of the images, above 1 for {hopeless:.0%}"
+        )
+        if doubtful > 0:
+            yield (
+                "where it is above 0.7 a few draws carry the sum: L_K is a lower bound still, "
+                "but more draws may raise it by more than its error over draws"
+            )
+    if k > 1:
+        low, middle, high = (metrics[f"{split}/ess/K={k}/{name}"] for name in ESS_QUANTILES)
+        yield (
+            f"effective samples of {k:,}: {low:,.1f} at the 5 % quantile over images, "
+            f"{middle:,.1f} at the median, {high:,.1f} at the 95 % quantile"
+        )
+    if settings.binarizations > 1:
+        spread = metrics[f"{split}/log_px/K={k}_binarization_std"]
+        yield (
+            f"mean of {settings.binarizations} draws of the pixels, over which L_{k} has a standard deviation "
+            f"of {spread:.3f} nats"
+        )
 
 
 def _images(subject: Subject) -> str:

@@ -10,9 +10,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +28,17 @@ from ladder_vae.bounds import (
     unit_counts,
     weigher,
 )
-from ladder_vae.data import ImageData
 from ladder_vae.errors import UserError, one_line
 from ladder_vae.hardware import compiled, fast_products
 from ladder_vae.hierarchy import Hierarchy
+from ladder_vae.self_check import pass_doubt
 from ladder_vae.subjects import Subject
 from ladder_vae.summary import summarize
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
+IMAGES = "images.npz"
 PART = 250  # images a file
-VERSION = 2  # of what is computed; another one makes nothing of what was kept
+VERSION = 3  # of what is computed; another one makes nothing of what was kept
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
@@ -71,6 +75,8 @@ def plan(subject: Subject, settings: Settings) -> Path:
         settings.sample_sizes,
         settings.seed,
         *([] if subject.split == "test" else [subject.split]),
+        *([f"binarization {settings.binarization}"] if settings.binarization else []),
+        *([f"{settings.binarizations} binarizations"] if settings.binarizations > 1 else []),
     ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = f"{subject.checkpoint}_{settings.num_samples}_{digest[:12]}"
@@ -107,26 +113,82 @@ def evaluate(
     Raises:
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
-    directory = plan(subject, settings)
-    done = directory / "images.npz"
-    finished = _read(done, len(subject.indices))
-    try:
+    found = [
+        _evaluate_once(
+            subject, replace(settings, binarizations=1, binarization=draw), device, on_progress, compile
+        )
+        for draw in range(settings.binarizations)
+    ]
+    each, seconds = [statistics for statistics, _ in found], sum(seconds for _, seconds in found)
+    statistics, split = each[0], subject.split
+    more = {}
+    if len(each) > 1:
+        statistics = ImageStatistics.mean(each)
+        with _writing(plan(subject, settings)) as directory:
+            _write(directory / IMAGES, statistics, seconds, _identity(subject, settings))
+        spread = torch.stack([one.log_px.mean(0) for one in each]).std(0)
+        more = {
+            f"log_px/K={k}_binarization_std": float(s)
+            for k, s in zip(settings.sample_sizes, spread, strict=True)
+        }
+    more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
+    more |= {"binarizations": settings.binarizations}
+    metrics = summarize(statistics, settings, unit_counts(subject.run.model), split)
+    return Evaluation({**metrics, **{f"{split}/{name}": n for name, n in more.items()}}, statistics)
+
+
+def _evaluate_once(
+    subject: Subject,
+    settings: Settings,
+    device: torch.device,
+    on_progress: Callable[[int, bool], None],
+    compile: bool,
+) -> tuple[ImageStatistics, float]:
+    """Statistics of all images, binarized once, and the seconds that they took."""
+    with _writing(plan(subject, settings)) as directory:
+        finished = _read(directory / IMAGES, len(subject.indices))
         if finished is None:
-            directory.mkdir(parents=True, exist_ok=True)
             with fast_products():
                 finished = _evaluate_parts(subject, settings, device, on_progress, compile)
-            _write(done, *finished)
+            _write(directory / IMAGES, *finished, _identity(subject, settings))
         else:
             on_progress(len(subject.indices), True)
         for path in directory.glob("part-*.npz"):
             path.unlink(missing_ok=True)
+    return finished
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[Path]:
+    """The directory, made if need be. Raises UserError if it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
     except OSError as error:
         raise UserError(f"{directory} cannot be written ({error.strerror or one_line(error)})") from None
-    statistics, seconds = finished
-    split = subject.split
-    metrics = summarize(statistics, settings.sample_sizes, unit_counts(subject.run.model), split)
-    how = {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
-    return Evaluation({**metrics, **{f"{split}/{name}": n for name, n in how.items()}}, statistics)
+
+
+def _identity(subject: Subject, settings: Settings) -> dict[str, np.ndarray]:
+    """Which images, and which draw of their pixels: runs may be compared image by image where these are "
+    "equal."""
+    words = [
+        subject.data.fingerprint,
+        subject.source,
+        str(settings.binarizations),
+        str(settings.binarization),
+    ]
+    numbers = {"indices": subject.indices, "sample_sizes": settings.sample_sizes}
+    return {"identity": np.asarray(" ".join(words)), **{name: np.asarray(n) for name, n in numbers.items()}}
+
+
+def compiled_weigher(model: Hierarchy) -> Weigher:
+    """:func:`~ladder_vae.bounds.weigher`, compiled, once it has given what the plain one does."""
+
+    def anew(model: Hierarchy) -> Weigher:
+        # of its own features: a copy in float64 has others
+        return lambda x, features, *noise: weigher(model)(x, model.encode(x), *noise)
+
+    return compiled(weigher(model), pass_doubt(model, anew))
 
 
 def _evaluate_parts(
@@ -138,14 +200,14 @@ def _evaluate_parts(
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
     model = subject.run.model.to(device)
-    weigh = compiled(weigher(model)) if compile else weigher(model)
+    weigh = compiled_weigher(model) if compile else weigher(model)
     parts = []
     for start in range(0, len(subject.indices), PART):
         path = plan(subject, settings) / f"part-{start // PART:05d}.npz"
         indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
-            part = _evaluate_part(model, weigh, subject.data, subject.source, indices, settings, on_progress)
+            part = _evaluate_part(model, weigh, subject, indices, settings, on_progress)
             _write(path, *part)
         else:
             on_progress(len(indices), True)
@@ -156,8 +218,7 @@ def _evaluate_parts(
 def _evaluate_part(
     model: Hierarchy,
     weigh: Weigher,
-    data: ImageData,
-    source: str,
+    subject: Subject,
     indices: Sequence[int],
     settings: Settings,
     on_progress: Callable[[int, bool], None],
@@ -167,7 +228,7 @@ def _evaluate_part(
     parts = []
     for start in range(0, len(indices), settings.images_per_pass):
         batch = indices[start : start + settings.images_per_pass]
-        x = data.binary(source, batch).to(device)
+        x = subject.data.binary(subject.source, batch, settings.binarization).to(device)
         try:
             statistics = image_statistics(model, x, batch, settings, weigh)
         except torch.OutOfMemoryError:
@@ -175,18 +236,25 @@ def _evaluate_part(
         finite = statistics.elbo.isfinite() & statistics.log_px.isfinite().all(1)
         if not finite.all():
             first = batch[int((~finite).nonzero()[0])]
-            raise UserError(f"the weights of {source} image {first} are not finite; the model has diverged")
+            raise UserError(
+                f"the weights of {subject.source} image {first} are not finite; the model has diverged"
+            )
         parts.append(statistics)
         on_progress(len(batch), False)
     return ImageStatistics.concatenate(parts), time.perf_counter() - began
 
 
-def _write(path: Path, statistics: ImageStatistics, seconds: float) -> None:
+def _write(
+    path: Path,
+    statistics: ImageStatistics,
+    seconds: float,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
     arrays = {name: value.numpy() for name, value in vars(statistics).items()}
     try:
         with unfinished.open("wb") as file:
-            np.savez(file, seconds=np.float64(seconds), **arrays)
+            np.savez(file, seconds=np.float64(seconds), **arrays, **more)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -196,8 +264,8 @@ def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:
     """What was written of so many images; None where it is missing or damaged, and has to be computed."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        seconds = float(arrays.pop("seconds"))
+            arrays = {name: archive[name] for name in ImageStatistics.__dataclass_fields__}
+            seconds = float(archive["seconds"])
         statistics = ImageStatistics(**{name: torch.from_numpy(a) for name, a in arrays.items()})
         return (statistics, seconds) if len(statistics.elbo) == images else None
     except Exception:  # damage takes any form: zip, deflate, header, a missing array, another shape

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ladder_vae.elementary import expm1
-
 LOG_2PI = math.log(2 * math.pi)
+# exp(88) is finite in float32, exp(89) is not.
+MAX_EXPONENT = 88.0
+# Log-variances up to here are what a head says they are; beyond, they approach twice as much.
+PLAIN_LOG_VAR = 20.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Gaussian:
 
     def unit_log_prob(self, z: Tensor) -> Tensor:
         """Log-density of each unit of ``z``, nats, shape ``(*batch, *event)``."""
-        squared = (z - self.mean) ** 2 * torch.exp(-self.log_var)
+        squared = (z - self.mean) ** 2 * self._precision()
         return -0.5 * (squared + self.log_var + LOG_2PI)
 
     def kl(self, other: Gaussian) -> Tensor:
@@ -60,11 +62,16 @@ class Gaussian:
         r"""The closed-form divergence of each unit, nats, shape ``(*batch, *event)``.
 
         $\frac12 [\,e^d - 1 - d + (\mu - \mu_o)^2 / \sigma_o^2\,]$ with
-        $d = \log\sigma^2 - \log\sigma_o^2$; ``expm1`` keeps small differences exact.
+        $d = \log\sigma^2 - \log\sigma_o^2$; ``expm1`` keeps small differences exact. Zero for two equal
+        Gaussians, however narrow or wide.
         """
         d = self.log_var - other.log_var
-        squared = (self.mean - other.mean) ** 2 * torch.exp(-other.log_var)
-        return 0.5 * (expm1(d) - d + squared)
+        squared = (self.mean - other.mean) ** 2 * other._precision()
+        return 0.5 * (torch.expm1(d) - d + squared)
+
+    def _precision(self) -> Tensor:
+        r"""$1 / \sigma^2$, finite: no difference of means times an infinite precision would be NaN."""
+        return torch.exp(-self.log_var.clamp(min=-MAX_EXPONENT))
 
     def _sum_event(self, value: Tensor) -> Tensor:
         return value.flatten(-self.event_dims).sum(-1)
@@ -89,6 +96,17 @@ def product(e: Gaussian, p: Gaussian) -> Gaussian:
     weight_e = torch.sigmoid(p.log_var - e.log_var)  # sigma_q^2 / sigma_e^2
     weight_p = torch.sigmoid(e.log_var - p.log_var)  # sigma_q^2 / sigma_p^2
     return Gaussian(weight_e * e.mean + weight_p * p.mean, log_var_q, p.event_dims)
+
+
+def bounded_log_var(log_var: Tensor) -> Tensor:
+    """``log_var`` up to 20 either way; beyond, what approaches 40, with the same slope where the two meet.
+
+    No net can then make a variance that float32 does not hold, and a unit that strayed far finds back: its
+    gradient is small, not zero.
+    """
+    size = log_var.abs().clamp(min=PLAIN_LOG_VAR)  # keeps the branch that is not taken finite
+    beyond = log_var.sign() * (2 * PLAIN_LOG_VAR - PLAIN_LOG_VAR**2 / size)
+    return torch.where(log_var.abs() <= PLAIN_LOG_VAR, log_var, beyond)
 
 
 def full_precision(value: Tensor) -> Tensor:

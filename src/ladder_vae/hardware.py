@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -111,11 +111,18 @@ def compiler() -> str | None:
     return next((name for name in names if name and shutil.which(name)), None)
 
 
-def compiled(function: Callable[..., T]) -> Callable[..., T]:
+def compiled(
+    function: Callable[..., T], doubt: Callable[[Callable[..., T], Sequence[Any]], str]
+) -> Callable[..., T]:
     """``function``, compiled for arguments of the shapes that it is first called with.
 
     Other shapes, as of the last batch of an epoch, take the plain way: compiling anew for them would take
-    longer than it saves. Without a compiler, or where it fails, everything does, after one warning.
+    longer than it saves. Without a compiler, or where it fails or cannot be trusted, everything does, after
+    one warning.
+
+    Args:
+        doubt: Called once, with what was compiled and the first arguments. What it returns says why it
+            cannot be trusted; an empty string: it can (:mod:`ladder_vae.self_check`).
     """
     if compiler() is None:
         warn("no C++ compiler was found (g++, clang++, CXX); going on without compilation, more slowly")
@@ -128,15 +135,24 @@ def compiled(function: Callable[..., T]) -> Callable[..., T]:
         options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     fast = torch.compile(function, dynamic=False, options=options)
     compiled_for: list[torch.Size] = []
-    failed = False
+    failed = trusted = False
 
     def call(*arguments: Any) -> T:
-        nonlocal failed
+        nonlocal failed, trusted
         shapes = [argument.shape for argument in arguments if isinstance(argument, Tensor)]
         compiled_for[:] = compiled_for or shapes
         if failed or shapes != compiled_for:
             return function(*arguments)
         try:
+            if not trusted:
+                if reason := doubt(fast, arguments):
+                    failed = True
+                    warn(
+                        "going on without compilation, more slowly: as compiled by torch "
+                        f"{torch.__version__} with {compiler()}, {reason}; another torch may compile it right"
+                    )
+                    return function(*arguments)
+                trusted = True
             return fast(*arguments)
         except TorchDynamoException as error:
             failed = True

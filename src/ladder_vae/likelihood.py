@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ladder_vae.elementary import coarse_softplus
 from ladder_vae.gaussian import full_precision
 
 
@@ -30,7 +30,7 @@ class Bernoulli:
         """Sum over pixels of ``x * logit - softplus(logit)``, at least in float32, shape ``(K, B)``."""
         logits = full_precision(params)
         # x log s(a) + (1 - x) log s(-a) = x a - softplus(a): finite for every logit.
-        return (x * logits - coarse_softplus(logits)).flatten(-3).sum(-1)
+        return (x * logits - F.softplus(logits)).flatten(-3).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
         """Probability that a pixel is on."""

@@ -19,6 +19,7 @@ from ladder_vae.importance import GRADIENTS, mean_bound
 from ladder_vae.objective import Elbo, Objective, elbo
 from ladder_vae.quality import reconstruction_quality
 from ladder_vae.randomness import stream_seed
+from ladder_vae.self_check import step_doubt
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
@@ -61,8 +62,11 @@ class HierarchicalVAE(L.LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.compile_step = compile
-        self._values: Callable[..., Tensor] = batch_values(model, objective)
+        self._values = self._plain_values(model)
         self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
+
+    def _plain_values(self, model: Hierarchy) -> Callable[..., Tensor]:
+        return batch_values(model, self.objective)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.model.parameters())
@@ -77,7 +81,7 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.compile_step:
-            self._values = compiled(self._values)
+            self._values = compiled(self._values, step_doubt(self.model, self._plain_values))
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))

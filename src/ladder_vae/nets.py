@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ladder_vae.elementary import softplus
-from ladder_vae.gaussian import Gaussian, full_precision
+from ladder_vae.gaussian import Gaussian, bounded_log_var, full_precision
 
 # A floor under softplus variances: exp underflows below about -88 in float32, log(0) would follow.
 MIN_VARIANCE = 1e-6
@@ -61,14 +61,18 @@ def scale(layer: nn.Linear, factor: float) -> None:
 
 
 class GaussianHead(nn.Linear):
-    """Features ``(*, in)`` to a diagonal Gaussian over ``latents``; rows: means first, then spreads."""
+    """Features ``(*, in)`` to a diagonal Gaussian over ``latents``; rows: means first, then spreads.
+
+    Its log-variance is bounded far out (:func:`~ladder_vae.gaussian.bounded_log_var`), whatever a subclass
+    makes of the spread.
+    """
 
     def __init__(self, in_features: int, latents: int) -> None:
         super().__init__(in_features, 2 * latents)
 
     def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]
         mean, spread = full_precision(super().forward(input)).chunk(2, dim=-1)
-        return Gaussian(mean, self.log_var(spread))
+        return Gaussian(mean, bounded_log_var(self.log_var(spread)))
 
     def log_var(self, spread: Tensor) -> Tensor:
         """The log-variance is linear in the features."""
@@ -79,7 +83,7 @@ class SoftplusHead(GaussianHead):
     """A Gaussian head whose *variance* is the softplus of a linear map."""
 
     def log_var(self, spread: Tensor) -> Tensor:
-        return torch.log(softplus(spread) + MIN_VARIANCE)
+        return torch.log(F.softplus(spread) + MIN_VARIANCE)
 
 
 class ImageDecoder(nn.Sequential):

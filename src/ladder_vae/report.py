@@ -29,7 +29,7 @@ from ladder_vae.page import Table as PageTable
 from ladder_vae.release import own_copy
 from ladder_vae.report_figures import write_figures
 from ladder_vae.runs import Record, class_name, flat, is_run, level_keys, write_text
-from ladder_vae.tables import COLUMNS, Cells, difference_rows, noise_line, tables
+from ladder_vae.tables import COLUMNS, Cells, difference_rows, noise_line, paired_rows, tables
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
@@ -72,6 +72,9 @@ def write_markdown(
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
             lines += [PageTable(headings, rows).markdown(), "", noise_line(groups), ""]
+        headings, rows = paired_rows(groups)
+        if rows:
+            lines += [PageTable(headings, rows).markdown(), "", READING_PAIRS, ""]
     else:
         lines += ["No run has finished.", ""]
     if missing:
@@ -84,8 +87,10 @@ def write_markdown(
 
 READING = (
     "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the "
-    "image. MSE and SSIM hold one reconstruction of each image (the decoder's mean) against the binarized "
-    "image. ± is the standard deviation over seeds."
+    "image. MSE and SSIM hold one reconstruction of each image (the decoder's mean for one posterior draw) "
+    "against the binarized image. The ELBO of training images (train_eval/elbo) is measured as that of test "
+    "images: by the same weights, in the same mode, of unwarped images. ± is the standard deviation over "
+    "seeds."
 )
 
 READING_BOUNDS = (
@@ -94,7 +99,15 @@ READING_BOUNDS = (
     "the top, that rate is no divergence. It is active (variance) where its posterior mean, averaged "
     "over draws of the other levels, has a variance over images above 0.01; below the top, that counts "
     "units, too, which the level above predicts. σ²q / σ²p is 1 where the posterior is as wide as the "
-    "prior."
+    "prior. Pareto k-hat tells how heavy the tail of an image's weights is; above 0.7 a few draws carry the "
+    "sum, and more draws may raise the bound by more than its error over draws."
+)
+
+
+READING_PAIRS = (
+    "± is the error over images of the difference, taken image by image: what other test images would "
+    "change. Unpaired stands what it would be had the two been evaluated on different images. Other seeds "
+    "change a difference, too."
 )
 
 
@@ -179,6 +192,10 @@ def _print(groups: Sequence[Group], missing: Sequence[tuple[Path, str]]) -> None
         if len(headings) > 2:
             _print_table(console, headings, rows)
             console.print(noise_line(groups))
+        headings, rows = paired_rows(groups)
+        if rows:
+            _print_table(console, headings, rows)
+            console.print(READING_PAIRS)
     for where, why in missing:
         console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
 

@@ -10,18 +10,13 @@ import torch
 
 from ladder_vae import runs
 from ladder_vae.compare import find_runs
-from ladder_vae.data import DATA_SETS, ImageData
+from ladder_vae.data import DATA_SETS, ImageData, spaced
 from ladder_vae.errors import UserError, one_line, warn
 from ladder_vae.hardware import best_device
 from ladder_vae.runs import Run, load_run
 
 DEVICES = ("cpu", "cuda", "mps")
 DATA_PREFIX = "ladder_vae.data."
-
-
-def spaced(total: int, count: int) -> Sequence[int]:
-    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
-    return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ladder_vae.compare import (
     sample_sizes,
     seed_noise,
 )
+from ladder_vae.paired import paired_differences
 from ladder_vae.runs import LEVELS
 
 # metric, heading, format; each is also plotted against depth
@@ -25,12 +26,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("test/rate", "rate (nats)", ".2f"),
     ("test/mse", "MSE", ".5f"),
     ("test/ssim", "SSIM", ".4f"),
+    ("train_eval/elbo", "ELBO, training images (nats)", ".2f"),
     ("model/parameters", "parameters", ",.0f"),
     ("train/images_per_second", "images/s", ",.0f"),
     ("train/seconds", "training (s)", ",.0f"),
 )
 LEVELS_IN_COLUMNS = 10  # beyond, a row names the rates of all levels in one cell
-QUALITY = 5  # the first columns say how good a model is; the rest, what it costs
+QUALITY = 6  # the first columns say how good a model is; the rest, what it costs
 # of runs that were evaluated: metric (by level, too), heading, format
 UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("active_units", "active units (KL)", ".1f"),
@@ -80,7 +82,13 @@ def bound_columns(groups: Sequence[Group], split: str) -> Columns:
             (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
             (f"{split}/ess/K={k}", f"effective of {k} draws", ".1f"),
         ]
-    return columns
+    draws = max((g.mean(f"{split}/draws") for g in groups if g.values(f"{split}/draws")), default=0)
+    tail = f"{split}/khat/K={draws:.0f}"
+    return [
+        *columns,
+        (f"{tail}/median", "Pareto k-hat, median", ".2f"),
+        (f"{tail}/above_0.7", "above 0.7", ".0%"),
+    ]
 
 
 def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
@@ -177,6 +185,31 @@ def difference_rows(groups: Sequence[Group]) -> Cells:
         changes = [_change(b.mean(metric) - a.mean(metric), form) for a, b in steps]
         rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
     return ["change of", "noise between seeds", *names], rows
+
+
+def paired_rows(groups: Sequence[Group]) -> Cells:
+    """A row a pair of groups that were evaluated on the same images: the change from the first to the "
+    "second."""
+    split = evaluated_split(groups)
+    k = comparable(groups, split)
+    found = paired_differences(evaluated(groups, split), split, k) if k else []
+    rows = [
+        [
+            f"{d.first.label} → {d.second.label}",
+            f"{d.images:,}",
+            f"{d.elbo:+.2f} ± {d.elbo_error:.2f}",
+            f"{d.log_px:+.2f} ± {d.log_px_error:.2f}",
+            f"{d.unpaired_error:.2f}",
+        ]
+        for d in found
+    ]
+    return [
+        "on the same images",
+        "images",
+        "change of ELBO (nats)",
+        f"change of L_{k} (nats)",
+        "± unpaired",
+    ], rows
 
 
 def _change(value: float, form: str) -> str:

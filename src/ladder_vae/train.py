@@ -26,8 +26,12 @@ from ladder_vae import cli, configs, figures, runs
 from ladder_vae.assemble import Assembly, assemble, make_trainer, plain
 from ladder_vae.callbacks import EpochCheckpoints, Interruption, Totals
 from ladder_vae.dashboards import Dashboards, draw_pictures
+from ladder_vae.data import spaced
 from ladder_vae.preflight import resumed
+from ladder_vae.randomness import stream_seed
+from ladder_vae.summary import mean_elbo
 
+TRAINING_IMAGES = 10_000  # evenly spaced, of which the ELBO is measured as of test images
 PICTURED = 10  # test images in a run's figures, and as many samples
 
 
@@ -90,6 +94,7 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
     (tested,) = _interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
     metrics = {
         **{name: float(value) for name, value in tested.items()},
+        **_like_for_like(assembly, trainer.strategy.root_device),
         "model/parameters": sum(p.numel() for p in module.model.parameters()),
         **totals.metrics(),
     }
@@ -100,6 +105,20 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
     runs.write_metrics(path, metrics)
     runs.write_status(path, "finished")
     return metrics
+
+
+def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]:
+    """``train_eval/elbo`` and its parts: of training images what ``test/elbo`` is of test images.
+
+    The curve ``train/elbo`` is no such figure: it is of raw weights, in training mode, of warped images if
+    there are any, and of an epoch during which the weights changed.
+    """
+    data, model = assembly.data, assembly.module.model.eval().to(device)
+    index = spaced(len(data.split("train")), TRAINING_IMAGES)
+    cuts = range(0, len(index), data.eval_batch_size)
+    torch.manual_seed(stream_seed(assembly.module.seed, "train_eval"))
+    batches = (data.binary("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
+    return mean_elbo(model, batches, "train_eval")
 
 
 def _interruptible(trainer: L.Trainer, stage: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,101 @@
+"""Differences of runs on the same images, from what their evaluations kept."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ladder_vae.compare import group_runs
+from ladder_vae.paired import paired_differences, read_image_bounds
+from ladder_vae.runs import read_record
+from ladder_vae.tables import paired_rows
+
+
+def kept(run, k, sizes=(1, 10)):
+    """Bounds of each image as `evaluate` keeps them."""
+    (path,) = run.glob("evaluation/*/images.npz")
+    with np.load(path) as images:
+        return images["log_px"][:, sizes.index(k)].astype(float)
+
+
+@pytest.fixture
+def evaluated(train, command):
+    """Two seeds of one level and one run of two, evaluated on all 24 test images."""
+    one = [
+        train("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", f"seed={seed}",
+              run_dir=f"sweep/one{seed}")
+        for seed in (1, 2)
+    ]  # fmt: skip
+    two = train(run_dir="sweep/two")
+    assert command("evaluate", "run=sweep", "num_samples=10", "k=[1,10]")[0] == 0
+    return one, two
+
+
+def test_the_difference_image_by_image(evaluated, command):
+    one, two = evaluated
+    records = [read_record(run) for run in (*one, two)]
+    groups = sorted(group_runs(records), key=lambda group: group.depth)
+    (difference,) = paired_differences(groups, "test", 10)
+    by_hand = kept(two, 10) - (kept(one[0], 10) + kept(one[1], 10)) / 2
+    assert difference.images == 24
+    assert (difference.first.depth, difference.second.depth) == (1, 2)
+    assert difference.log_px == pytest.approx(by_hand.mean(), abs=1e-9)
+    assert difference.log_px_error == pytest.approx(by_hand.std(ddof=1) / math.sqrt(24), abs=1e-9)
+    assert difference.elbo == pytest.approx(
+        records[2].metrics["test/elbo"]
+        - (records[0].metrics["test/elbo"] + records[1].metrics["test/elbo"]) / 2
+    )
+    assert difference.log_px_error < difference.unpaired_error  # the same images are hard for both
+    code, out, err = command("report", "sweep")
+    assert code == 0, err
+    text = Path("sweep/report.md").read_text()
+    cell = f"{abs(difference.log_px):.2f} ± {difference.log_px_error:.2f}"
+    (row,) = [line for line in text.splitlines() if " → " in line and " | 24 | " in line]
+    assert all(group.label in row for group in groups)
+    assert cell in row
+    assert "on the same images" in out
+    assert cell in out
+
+
+@pytest.mark.parametrize("other", ["images", "pixels", "gone"])
+def test_other_images_have_no_difference(evaluated, command, other):
+    one, two = evaluated
+    (path,) = two.glob("evaluation/*/images.npz")
+    if other == "gone":
+        path.unlink()
+    else:
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        if other == "images":
+            arrays["indices"] = arrays["indices"] + 1
+        else:
+            arrays["identity"] = np.asarray("other pixels")
+        np.savez(path, **arrays)
+    groups = group_runs([read_record(run) for run in (*one, two)])
+    assert paired_differences(groups, "test", 10) == []
+    assert paired_rows(groups)[1] == []
+    assert command("report", "sweep")[0] == 0
+    assert "on the same images" not in Path("sweep/report.md").read_text()
+
+
+def test_only_the_evaluation_that_the_bound_is_from_counts(evaluated, command):
+    _, two = evaluated
+    record = read_record(two)
+    assert read_image_bounds(record, "test", 10).log_px.mean() == pytest.approx(
+        record.metrics["test/log_px/K=10"]
+    )
+    stale = json.loads((two / "metrics.json").read_text()) | {"test/log_px/K=10": -1.0}
+    (two / "metrics.json").write_text(json.dumps(stale))
+    assert read_image_bounds(read_record(two), "test", 10) is None
+
+
+def test_of_many_groups_each_is_compared_with_the_best(monkeypatch, evaluated):
+    one, two = evaluated
+    groups = group_runs([read_record(run) for run in (*one, two)])
+    monkeypatch.setattr("ladder_vae.paired.MOST_GROUPS", 1)
+    (difference,) = paired_differences(groups, "test", 10)
+    means = [group.mean("test/log_px/K=10") for group in groups]
+    assert difference.second is groups[means.index(max(means))]
+    assert difference.log_px > 0
