@@ -17,12 +17,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate analyze record train tensorboard test test-all bench lint clean
+.PHONY: help setup sweep-depth evaluate analyze record train tensorboard test test-all test-torch test-oldest bench lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  seed=1,2,3          seeds of sweep-depth'
+	@echo '  TORCH=2.11.0        the torch of test-torch'
 	@echo '  args="key=value"    more settings of sweep-depth, evaluate, analyze and train'
 	@echo '  run=DIR             the run that analyze looks at'
 	@echo '  runs=DIR port=N     where evaluate, analyze and tensorboard look, and the port of the latter'
@@ -88,6 +89,12 @@ test: $(READY) ## run the tests (minutes)
 test-all: $(READY) ## run all tests, the slow ones too
 	@$(PY) -m pytest -n 2
 
+test-torch: ## run the tests in an environment of its own with another torch: make test-torch TORCH=2.11.0
+	@$(PYTHON) tests/environments.py --torch "$(TORCH)"
+
+test-oldest: ## run the tests with the oldest lightning, torchmetrics, numpy, ... that are allowed
+	@$(PYTHON) tests/environments.py --oldest
+
 bench: $(READY) ## measure the speed of training, evaluation and start (minutes; with nothing else running)
 	@$(PY) -m benchmarks $(args)
 
@@ -96,5 +103,5 @@ lint: $(READY) ## check style and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 
-clean: ## remove the environment and caches, never runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+clean: ## remove the environments and caches, never runs
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache build dist

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae.bounds import Settings, Weigher, image_statistics, weigher
-from ladder_vae.data import MNIST
-from ladder_vae.hardware import compiled, fast_products
+from ladder_vae.bounds import Settings, Weigher, image_statistics
+from ladder_vae.data import MNIST, spaced
+from ladder_vae.evaluation import compiled_weigher
+from ladder_vae.hardware import fast_products
 from ladder_vae.hierarchy import Hierarchy
 from ladder_vae.runs import load_run
-from ladder_vae.subjects import spaced
 
 DRAWS = Settings(num_samples=1000, sample_sizes=(1000,))
 
@@ -50,7 +50,7 @@ def bounds(
 def measure(run: str, repetitions: int, images: int = 20) -> dict[str, list[float]]:
     """Draws a second, plain (float32, uncompiled) and as ladder_vae evaluates, in turn."""
     model = load_run(run).model
-    fast = compiled(weigher(model))
+    fast = compiled_weigher(model)
     speeds: dict[str, list[float]] = {"plain": [], "ladder_vae": []}
     for repetition in range(repetitions + 1):
         indices = range(images * repetition, images * (repetition + 1))
@@ -72,7 +72,7 @@ def distance_from_float64(run: str, images: int = 40) -> dict[str, float]:
     indices = spaced(10_000, images)
     exact = bounds(copy.deepcopy(model).double(), indices, DRAWS, None)
     with fast_products():
-        difference = bounds(model, indices, DRAWS, compiled(weigher(model))) - exact
+        difference = bounds(model, indices, DRAWS, compiled_weigher(model)) - exact
     return {
         "mean": abs(difference.mean().item()),
         "worst image": difference.abs().max().item(),

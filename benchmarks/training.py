@@ -26,6 +26,7 @@ from ladder_vae.hardware import choose_precision, compiled
 from ladder_vae.models import LadderVAE
 from ladder_vae.module import batch_values
 from ladder_vae.objective import Objective
+from ladder_vae.self_check import step_doubt
 from ladder_vae.train import prepare
 
 BATCH = 256
@@ -50,7 +51,8 @@ def bare_training(model: LadderVAE) -> Callable[[], float]:
     """A function that trains an epoch by a plain loop over the same step, and returns the images a second."""
     data = MNIST(batch_size=BATCH, val_size=0)
     half = choose_precision("auto", "cpu") == "bf16-mixed"
-    values = compiled(batch_values(model, Objective()))
+    doubt = step_doubt(model, lambda twin: batch_values(twin, Objective()))
+    values = compiled(batch_values(model, Objective()), doubt)
     beta = torch.ones(())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     current = [v for v in model.state_dict().values() if v.is_floating_point()]

@@ -8,6 +8,7 @@ import torch
 from contracts import MODELS, NAMES, widths
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ladder_vae import hardware, subjects
 from ladder_vae.callbacks import EpochCheckpoints
 from ladder_vae.runs import read_checkpoint
 
@@ -29,6 +30,14 @@ def npz(tmp_path_factory) -> Path:
         y_test=rng.integers(0, 3, 24),
     )
     return path
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """Beside a GPU, too, but for tests that are marked ``gpu``: figures of two devices differ by rounding."""
+    if request.node.get_closest_marker("gpu") is None:
+        for module in (hardware, subjects):
+            monkeypatch.setattr(module, "best_device", lambda: "cpu")
 
 
 @pytest.fixture

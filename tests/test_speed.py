@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from contracts import MODELS
 from omegaconf import OmegaConf
 
 from ladder_vae import hardware, launcher
-from ladder_vae.bounds import Settings, image_statistics, weigher
+from ladder_vae.bounds import Settings, image_statistics
 from ladder_vae.callbacks import EpochCheckpoints
-from ladder_vae.hardware import compiled, fast_products
+from ladder_vae.evaluation import compiled_weigher
+from ladder_vae.hardware import fast_products
 from ladder_vae.importance import GRADIENTS
 from ladder_vae.models import LadderVAE, TextbookVAE
 from ladder_vae.module import batch_values
@@ -106,20 +108,27 @@ def test_fast_evaluation_is_near_float64():
     x = (torch.rand(5, 1, 28, 28) < 0.3).float()
     settings = Settings(300, (300,), chunk_size=500)
     with fast_products():
-        fast = image_statistics(model, x, range(5), settings, compiled(weigher(model)))
+        fast = image_statistics(model, x, range(5), settings, compiled_weigher(model))
     exact = image_statistics(copy.deepcopy(model).double(), x.double(), range(5), settings)
     assert (fast.log_px - exact.log_px).abs().max() < 0.01
     assert (fast.elbo - exact.elbo).abs().max() < 0.01
 
 
 def test_jobs_at_once_give_what_jobs_alone_give(train, command, npz, workdir):
-    code, out, err = command("train", "-m", *tiny(npz), "seed=1,2", "run_dir=sweep", "hydra.launcher.jobs=2")
+    # The precision is named, for the fixture above does not reach the processes of the jobs.
+    settings = ["trainer.precision=32-true"]
+    code, out, err = command(
+        "train", "-m", *tiny(npz), *settings, "seed=1,2", "run_dir=sweep", "hydra.launcher.jobs=2"
+    )
     assert code == 0, err
     assert out.count("test split, nats per image") == 2
     names = sorted(path.name for path in (workdir / "sweep").glob("*_seed*"))
     assert names == ["0_ladder_L2_seed1", "1_ladder_L2_seed2"]
     for seed, name in enumerate(names, start=1):
-        a, b = weights(train(f"seed={seed}", run_dir=f"single{seed}")), weights(workdir / "sweep" / name)
+        a, b = (
+            weights(train(*settings, f"seed={seed}", run_dir=f"single{seed}")),
+            weights(workdir / "sweep" / name),
+        )
         for key in a:  # one thread or two: sums in another order
             torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
 
@@ -133,6 +142,40 @@ def test_of_jobs_at_once_one_may_fail(command, npz, workdir):
     states = [json.loads(path.read_text()) for path in sorted(workdir.rglob("status.json"))]
     assert [state["status"] for state in states] == ["failed", "finished"]
     assert "not finite" in states[0]["message"]
+
+
+DEADLY = """
+import os, signal, torch
+
+class Deadly(torch.optim.Adam):
+    steps = 0
+
+    def step(self, closure=None):
+        Deadly.steps += 1
+        if Deadly.steps == 4:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(closure)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_a_job_that_is_killed_does_not_take_the_others_along(command, npz, workdir, monkeypatch):
+    (workdir / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(str(workdir))
+    code, _, err = command(
+        "train", "-m", *tiny(npz), "optimizer._target_=deadly.Deadly,torch.optim.Adam", "run_dir=sweep",
+        "hydra.launcher.jobs=2",
+    )  # fmt: skip
+    assert code == 1
+    first, second = sorted((workdir / "sweep").glob("*_seed1"))
+    assert f"{first.name}: the process ended with code -9" in err
+    assert "Traceback" not in err
+    assert not (first / "metrics.json").exists()
+    assert weights(first)  # of its first epoch, to go on from
+    assert json.loads((second / "status.json").read_text())["status"] == "finished"
+    assert "test/elbo" in metrics(second)
+    assert command("report", "sweep")[0] == 0
+    assert f"`{first.name}`: " in (workdir / "sweep/report.md").read_text()
 
 
 def test_a_job_that_is_killed_is_told(tmp_path):

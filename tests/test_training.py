@@ -8,6 +8,7 @@ import yaml
 from conftest import assert_same_weights, scalars, tiny, weights
 
 from ladder_vae import load_run
+from ladder_vae import train as entry
 from ladder_vae.batches import Batches
 from ladder_vae.data import Npz
 from ladder_vae.errors import UserError
@@ -25,6 +26,8 @@ def test_a_run_directory_is_complete(train):
         f"test/{name}" for name in ("elbo", "rate", "distortion", "rate/z1", "rate/z2", "mse", "ssim")
     }
     expected |= {"model/parameters", "train/epochs", "train/seconds", "train/images_per_second"}
+    parts = ("elbo", "rate", "distortion")
+    expected |= {f"train_eval/{part}{error}" for part in parts for error in ("", "_stderr")}
     assert metrics.keys() == expected
     assert all(isinstance(value, (int, float)) for value in metrics.values())
     assert metrics["test/elbo"] == pytest.approx(
@@ -65,6 +68,25 @@ def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
     with torch.no_grad():
         total = sum(elbo(loaded.model.infer(x)).elbo.item() * len(x) for x in data.test_dataloader())
     assert json.loads((run / "metrics.json").read_text())["test/elbo"] == pytest.approx(total / 24, rel=1e-6)
+
+
+def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch):
+    """Evenly spaced, unwarped, by the averaged weights in evaluation mode; in TensorBoard, too."""
+    monkeypatch.setattr(entry, "TRAINING_IMAGES", 20)
+    run = train("data.val_size=8", "data.warp=0.2", "data.eval_batch_size=7", "optimizer.lr=0.05")
+    metrics, loaded = json.loads((run / "metrics.json").read_text()), load_run(run)
+    x = Npz(path=str(npz), val_size=8).binary("train", [i * 32 // 20 for i in range(20)])
+    torch.manual_seed(stream_seed(loaded.config["seed"], "train_eval"))
+    with torch.no_grad():
+        terms = [loaded.model.infer(batch) for batch in x.split(7)]
+    distortion = torch.cat([-inference.log_px[0] for inference in terms])
+    rate = torch.cat([inference.rates().sum(0)[0] for inference in terms])
+    for name, values in (("elbo", -distortion - rate), ("distortion", distortion), ("rate", rate)):
+        assert metrics[f"train_eval/{name}"] == pytest.approx(values.mean().item(), rel=1e-5)
+        error = values.std().item() / 20**0.5
+        assert metrics[f"train_eval/{name}_stderr"] == pytest.approx(error, rel=1e-4)
+    (reading,) = scalars(run, "train_eval/elbo")
+    assert reading.value == pytest.approx(metrics["train_eval/elbo"], rel=1e-6)
 
 
 def test_same_seed_same_run_other_seed_other_run(train):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -87,7 +88,7 @@ def assemble(cfg: DictConfig) -> Assembly:
     try:
         objective = Objective(**cfg.objective)
     except (ValueError, TypeError) as error:
-        raise UserError(f"objective: {error}") from None
+        raise UserError(_refused("objective", error)) from None
     _check_memory(cfg, objective, (data.batch_size, *data.image_shape))
     torch.manual_seed(stream_seed(cfg.seed, "weights"))
     model = _build(cfg, "model", Hierarchy)
@@ -116,7 +117,7 @@ def assemble(cfg: DictConfig) -> Assembly:
     try:
         make_trainer(config, cfg.run_dir, callbacks, logger=False)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
-        raise UserError(f"trainer: {one_line(error)}") from None
+        raise UserError(_refused("trainer", error)) from None
     return Assembly(config, data, module, callbacks)
 
 
@@ -262,6 +263,13 @@ def _check_stopping(callback: EarlyStopping, model: Hierarchy, cfg: DictConfig) 
         )
 
 
+def _refused(section: str, error: BaseException) -> str:
+    """Why a part cannot be made; of a setting that it does not have, where those that it has are listed."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    hint = f"; there is no setting {section}.{unknown[1]}, --cfg job lists all" if unknown else ""
+    return f"{section}: {one_line(error)}{hint}"
+
+
 def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = "") -> Any:
     """What ``cfg[key]`` names. Raises UserError if it cannot be made, or is not of the ``kind``."""
     try:
@@ -270,7 +278,7 @@ def _build(cfg: DictConfig, key: str, kind: type | None = None, prefix: str = ""
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        raise UserError(f"{prefix}{key}: {one_line(cause or error)}") from None
+        raise UserError(_refused(f"{prefix}{key}", cause or error)) from None
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}{key}: {one_line(error)}") from None
     if kind is not None and not isinstance(built, kind):

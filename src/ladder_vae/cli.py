@@ -53,6 +53,14 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+TAKES = {  # what OmegaConf calls a type, in the words of a command line
+    "Integer": "a whole number",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "ListConfig": "a list, as in 'key=[1,2]'",
+}
+
+
 def explain(error: BaseException) -> str:
     """One line that says what is wrong."""
     if isinstance(error, UserError):
@@ -80,7 +88,9 @@ def _explain_hydra(error: BaseException) -> str:
         return f"there is no {missing.group(1).rstrip('.')}{choices}"
     if text.startswith("Error merging override") and error.__cause__ is not None:
         override = text.removeprefix("Error merging override").split("\n")[0].strip()
-        return f"{override}: {str(error.__cause__).splitlines()[0]}"
+        said = str(error.__cause__).splitlines()[0].rstrip(".")
+        takes = [what for kind, what in TAKES.items() if re.search(rf"(to|not a) {kind}\b", said)]
+        return f"{override}: {said}" + "".join(f"; it takes {what}" for what in takes)
     if type(error).__name__ == "OverrideParseException":
         return f"{text.splitlines()[0]}; settings are written key=value, lists 'key=[1,2]' in quotes"
     return one_line(error)

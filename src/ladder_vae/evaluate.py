@@ -217,8 +217,8 @@ def _on_weights(metrics: dict[str, float], split: str, settings: Settings) -> It
     if settings.binarizations > 1:
         spread = metrics[f"{split}/log_px/K={k}_binarization_std"]
         yield (
-            f"mean of {settings.binarizations} draws of the pixels, over which L_{k} has a standard deviation "
-            f"of {spread:.3f} nats"
+            f"mean of {settings.binarizations} draws of the pixels, over which L_{k} "
+            f"has a standard deviation of {spread:.3f} nats"
         )
 
 
