@@ -55,7 +55,8 @@ def environment(name: str, wanted: list[str]) -> Path:
     """
     directory = ROOT / ".venvs" / name
     python, ready = directory / "bin" / "python", directory / ".ready"
-    if not ready.exists():
+    made_of = "\n".join([*wanted, *floors().values()])  # other floors ask for another environment
+    if not ready.exists() or ready.read_text() != made_of:
         print(f"making {directory} with {', '.join(wanted)}; this takes some minutes, once", flush=True)
         venv.create(directory, with_pip=True, clear=True)
         install = [
@@ -76,7 +77,7 @@ def environment(name: str, wanted: list[str]) -> Path:
             raise CannotTest(
                 f"{' and '.join(wanted)} cannot be installed here: {why}; choose another version"
             )
-        ready.touch()
+        ready.write_text(made_of)
     return python
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from test_errors import only_line
 
+from ladder_vae import evaluation
+from ladder_vae.bounds import weigher
 from ladder_vae.data import MNIST, Npz
 
 
@@ -25,6 +27,8 @@ def test_the_first_draw_is_that_of_training_and_the_others_are_draws_too(npz):
             assert (
                 0.2 < (other - first).abs().mean() < 0.45
             )  # gray levels are uniform: a third of pixels moves
+    with pytest.raises(ValueError, match="binarization=static has one draw of the pixels"):
+        Npz(path=str(npz), val_size=8, binarization="static").binary("test", [0], 1)
     split = data.binary("test", range(24), 1)
     assert torch.equal(data.binary("test", [3, 17], 1), split[[3, 17]])  # whatever is looked at beside it
 
@@ -40,18 +44,24 @@ def test_pixels_are_drawn_with_their_gray_levels():
     assert z.std().item() == pytest.approx(1, abs=0.05)
 
 
-def test_the_mean_over_binarizations_and_their_spread(train, command):
+def test_the_mean_over_binarizations_and_their_spread(train, command, monkeypatch):
     run = train()
+    compilations = []
+    monkeypatch.setattr(
+        evaluation, "compiled_weigher", lambda model: compilations.append(1) or weigher(model)
+    )
     single = {}
     assert command("evaluate", f"run={run}", "num_samples=20", "k=[1,20]")[0] == 0
     first = metrics(run)
-    code, out, err = command("evaluate", f"run={run}", "num_samples=20", "k=[1,20]", "binarizations=4")
+    code, out, err = command(
+        "evaluate", f"run={run}", "num_samples=20", "k=[1,20]", "binarizations=4", "compile=true"
+    )
     assert code == 0, err
     found = metrics(run)
     for directory in (run / "evaluation").iterdir():
         with np.load(directory / "images.npz") as kept:
             of, draw = str(kept["identity"]).split()[-2:]
-            single[of, int(draw)] = kept["log_px"][:, 1], kept["draw_var"][:, 1]
+            single[of, int(draw)] = kept["log_px"][:, 1], kept["draw_var"][:, 1], kept["ess"][:, 1]
     means = [single["1", draw][0].mean() for draw in range(4)]
     assert means[0] == pytest.approx(first["test/log_px/K=20"])  # the first is what was evaluated before
     assert len(set(means)) == 4
@@ -68,9 +78,21 @@ def test_the_mean_over_binarizations_and_their_spread(train, command):
     )  # of a mean of independent draws
     assert found["test/log_px/K=20_mc_stderr"] == pytest.approx(variance.sum() ** 0.5 / 24)
     assert found["test/active_units"] == first["test/active_units"]
+    pooled = np.concatenate([ess for _, _, ess in (single["1", draw] for draw in range(4))])
+    assert found["test/ess/K=20"] == pytest.approx(pooled.mean())
+    spread = found["test/ess/K=20/q95"] - found["test/ess/K=20/q05"]  # of images, not of means over draws
+    assert spread == pytest.approx(
+        np.mean([np.subtract(*np.quantile(single["1", draw][2], [0.95, 0.05])) for draw in range(4)])
+    )
+    assert len(compilations) == 1  # for all binarizations
     # done once, it is not done again
     before = (run / "metrics.json").read_bytes()
     assert command("evaluate", f"run={run}", "num_samples=20", "k=[1,20]", "binarizations=4")[0] == 0
+    assert (run / "metrics.json").read_bytes() == before
+    # nor is it replaced by less
+    code, _, err = command("evaluate", f"run={run}", "num_samples=20", "k=[5]")
+    assert code == 0
+    assert "it keeps an evaluation with more binarizations" in err
     assert (run / "metrics.json").read_bytes() == before
 
 

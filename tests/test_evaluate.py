@@ -37,7 +37,7 @@ def test_what_an_evaluation_leaves(train, command, model):
     assert metrics["test/binarizations"] == 1
     (directory,) = (run / "evaluation").iterdir()
     with np.load(directory / "images.npz") as kept:
-        assert metrics["test/khat/K=100/median"] == pytest.approx(np.sort(kept["khat"])[11])  # of 24
+        assert metrics["test/khat/K=100/median"] == pytest.approx(np.quantile(kept["khat"], 0.5))
         assert metrics["test/ess/K=100/q50"] == pytest.approx(np.quantile(kept["ess"][:, 2], 0.5))
     assert metrics["test/log_px/K=1"] <= metrics["test/log_px/K=10"] <= metrics["test/log_px/K=100"]
     assert metrics["test/elbo"] == pytest.approx(metrics["test/log_px/K=1"])

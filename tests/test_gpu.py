@@ -8,6 +8,7 @@ from conftest import assert_same_weights, crash_after, weights
 
 from ladder_vae import hardware
 from ladder_vae.callbacks import EpochCheckpoints
+from ladder_vae.module import HierarchicalVAE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,16 +29,25 @@ def metrics(run):
 
 @pytest.mark.parametrize("compile", COMPILED)
 @pytest.mark.parametrize("model", ["ladder", "residual"])
-def test_a_run_is_complete_and_was_on_the_device(train, monkeypatch, compile, model):
+def test_a_run_is_complete_and_was_on_the_device(train, monkeypatch, capfd, compile, model):
     """Its noise is drawn on the device: it is another run than on the CPU, near it in its figures."""
+    devices, step = set(), HierarchicalVAE.training_step
+
+    def record(self, x, batch_idx):
+        devices.add(x.device.type)
+        return step(self, x, batch_idx)
+
+    monkeypatch.setattr(HierarchicalVAE, "training_step", record)
     there = train(
         f"model={model}", *ON, f"trainer.compile={compile}", "trainer.max_epochs=6", run_dir="there"
     )
+    assert devices == {"cuda"}
+    assert "warning:" not in capfd.readouterr().err  # nothing went on without compilation
     here = train(f"model={model}", "trainer.max_epochs=6", "trainer.compile=false", run_dir="here")
     assert metrics(there).keys() == metrics(here).keys()
     for name in ("elbo", "distortion"):
         assert metrics(there)[f"test/{name}"] == pytest.approx(metrics(here)[f"test/{name}"], rel=0.05)
-    assert all(value.device.type == "cpu" for value in weights(here).values())
+    assert all(value.device.type == "cpu" for value in weights(there).values())  # opens anywhere
 
 
 @pytest.mark.parametrize("compile", COMPILED)

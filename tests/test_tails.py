@@ -45,6 +45,8 @@ def test_gaussian_log_weights_of_growing_spread():
     assert found == sorted(found)
     assert found[0] < 0.4
     assert found[-1] > 1
+    far = [pareto_khat(scale * noise).median().item() for scale in (20.0, 40.0, 100.0)]
+    assert found[-1] < far[0] < far[1] < far[2]  # where the tail spans more than any rounding
 
 
 def test_what_cannot_be_told():

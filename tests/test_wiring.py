@@ -164,7 +164,7 @@ def test_gradients_below_the_limit_are_left_alone(train):
         assert torch.equal(value, weights(clipped)[name]), name
 
 
-def test_every_group_of_settings_reaches_what_it_names(train, command, npz):
+def test_weight_decay_reaches_the_optimizer(train, command, npz):
     assert (
         command("train", *tiny(npz), "optimizer=adamw", "optimizer.weight_decay=0.5", "run_dir=decayed")[0]
         == 0

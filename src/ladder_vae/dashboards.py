@@ -108,7 +108,9 @@ class Dashboards(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         averaged = any(isinstance(c, ExponentialMovingAverage) for c in trainer.callbacks)  # type: ignore[attr-defined]
-        stages = {"train": "raw weights, training mode"}
+        assert isinstance(pl_module, HierarchicalVAE)
+        weighted = pl_module.objective.importance_samples > 1  # where batch norm keeps its statistics
+        stages = {"train": f"raw weights, {'evaluation' if weighted else 'training'} mode"}
         if trainer.enable_validation:
             stages["val"] = f"{'averaged' if averaged else 'raw'} weights, evaluation mode"
         charts = {

@@ -126,6 +126,10 @@ class ImageData(L.LightningDataModule):
             draw: Which draw of their pixels. 0 is the one that runs are validated and tested on; there are
                 others only with ``binarization="dynamic"``.
         """
+        if draw and self.binarization != "dynamic":
+            raise ValueError(
+                f"binarization={self.binarization} has one draw of the pixels, number 0; got {draw}"
+            )
         if draw:
             return self._redrawn(name, draw)[list(index)].gt(0).float()
         gray = name == "train" and self.binarization == "dynamic"

@@ -114,8 +114,10 @@ def _record(subject: Subject, evaluation: Evaluation, settings: Settings) -> Non
     runs.write_metrics(directory, metrics)
     earlier, split = runs.read_record(path).metrics, subject.split
     reason = why_not_final(subject)
-    if not reason and earlier.get(f"{split}/draws", 0) > settings.num_samples:
-        reason = "it keeps an evaluation with more draws"
+    kept = earlier.get(f"{split}/draws", 0), earlier.get(f"{split}/binarizations", 1)
+    if not reason and kept > (settings.num_samples, settings.binarizations):
+        more = "draws" if kept[0] > settings.num_samples else "binarizations"
+        reason = f"it keeps an evaluation with more {more}"
     if reason:
         warn(f"the results are in {directory}, not in metrics.json: {reason}")
     else:
@@ -205,8 +207,8 @@ def _on_weights(metrics: dict[str, float], split: str, settings: Settings) -> It
         )
         if doubtful > 0:
             yield (
-                "where it is above 0.7 a few draws carry the sum: L_K is a lower bound still, "
-                "but more draws may raise it by more than its error over draws"
+                "where it is above 0.7 a few draws carry the sum: L_K is a lower bound still, but its error "
+                "over draws is too small, and a larger K may raise it by far more"
             )
     if k > 1:
         low, middle, high = (metrics[f"{split}/ess/K={k}/{name}"] for name in ESS_QUANTILES)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -113,10 +114,10 @@ def evaluate(
     Raises:
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
+    model = subject.run.model.to(device)
+    weigh = cache(lambda: compiled_weigher(model) if compile else weigher(model))  # if anything is left to do
     found = [
-        _evaluate_once(
-            subject, replace(settings, binarizations=1, binarization=draw), device, on_progress, compile
-        )
+        _evaluate_once(subject, replace(settings, binarizations=1, binarization=draw), weigh, on_progress)
         for draw in range(settings.binarizations)
     ]
     each, seconds = [statistics for statistics, _ in found], sum(seconds for _, seconds in found)
@@ -133,23 +134,28 @@ def evaluate(
         }
     more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
     more |= {"binarizations": settings.binarizations}
-    metrics = summarize(statistics, settings, unit_counts(subject.run.model), split)
+    units = unit_counts(model)
+    metrics = dict(summarize(statistics, settings, units, split))
+    # Shares and quantiles are of single images, not of their means over binarizations, which differ less.
+    singly = [summarize(one, settings, units, split) for one in each]
+    for name in metrics:
+        if name.startswith((f"{split}/khat/", f"{split}/ess/")):
+            metrics[name] = sum(one[name] for one in singly) / len(singly)
     return Evaluation({**metrics, **{f"{split}/{name}": n for name, n in more.items()}}, statistics)
 
 
 def _evaluate_once(
     subject: Subject,
     settings: Settings,
-    device: torch.device,
+    weigh: Callable[[], Weigher],
     on_progress: Callable[[int, bool], None],
-    compile: bool,
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, binarized once, and the seconds that they took."""
     with _writing(plan(subject, settings)) as directory:
         finished = _read(directory / IMAGES, len(subject.indices))
         if finished is None:
             with fast_products():
-                finished = _evaluate_parts(subject, settings, device, on_progress, compile)
+                finished = _evaluate_parts(subject, settings, weigh(), on_progress)
             _write(directory / IMAGES, *finished, _identity(subject, settings))
         else:
             on_progress(len(subject.indices), True)
@@ -192,22 +198,16 @@ def compiled_weigher(model: Hierarchy) -> Weigher:
 
 
 def _evaluate_parts(
-    subject: Subject,
-    settings: Settings,
-    device: torch.device,
-    on_progress: Callable[[int, bool], None],
-    compile: bool,
+    subject: Subject, settings: Settings, weigh: Weigher, on_progress: Callable[[int, bool], None]
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
-    model = subject.run.model.to(device)
-    weigh = compiled_weigher(model) if compile else weigher(model)
     parts = []
     for start in range(0, len(subject.indices), PART):
         path = plan(subject, settings) / f"part-{start // PART:05d}.npz"
         indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
-            part = _evaluate_part(model, weigh, subject, indices, settings, on_progress)
+            part = _evaluate_part(weigh, subject, indices, settings, on_progress)
             _write(path, *part)
         else:
             on_progress(len(indices), True)
@@ -216,7 +216,6 @@ def _evaluate_parts(
 
 
 def _evaluate_part(
-    model: Hierarchy,
     weigh: Weigher,
     subject: Subject,
     indices: Sequence[int],
@@ -224,6 +223,7 @@ def _evaluate_part(
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     began = time.perf_counter()
+    model = subject.run.model
     device = next(model.parameters()).device
     parts = []
     for start in range(0, len(indices), settings.images_per_pass):

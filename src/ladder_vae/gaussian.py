@@ -62,15 +62,18 @@ class Gaussian:
         r"""The closed-form divergence of each unit, nats, shape ``(*batch, *event)``.
 
         $\frac12 [\,e^d - 1 - d + (\mu - \mu_o)^2 / \sigma_o^2\,]$ with
-        $d = \log\sigma^2 - \log\sigma_o^2$; ``expm1`` keeps small differences exact. Zero for two equal
-        Gaussians, however narrow or wide.
+        $d = \log\sigma^2 - \log\sigma_o^2$; ``expm1`` loses less of a small difference
+        than ``exp`` would. Zero for two equal Gaussians, however narrow or wide.
         """
         d = self.log_var - other.log_var
         squared = (self.mean - other.mean) ** 2 * other._precision()
         return 0.5 * (torch.expm1(d) - d + squared)
 
     def _precision(self) -> Tensor:
-        r"""$1 / \sigma^2$, finite: no difference of means times an infinite precision would be NaN."""
+        r"""$1 / \sigma^2$, finite: zero times an infinite one would be NaN.
+
+        Below a log-variance of -88, which no head makes, it is smaller than it should be.
+        """
         return torch.exp(-self.log_var.clamp(min=-MAX_EXPONENT))
 
     def _sum_event(self, value: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import ctypes
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any, TypeVar
 
 import torch
@@ -148,8 +150,8 @@ def compiled(
                 if reason := doubt(fast, arguments):
                     failed = True
                     warn(
-                        "going on without compilation, more slowly: as compiled by torch "
-                        f"{torch.__version__} with {compiler()}, {reason}; another torch may compile it right"
+                        f"going on without compilation, more slowly: as compiled by {_toolchain(arguments)}, "
+                        f"{reason}; another torch may compile it right"
                     )
                     return function(*arguments)
                 trusted = True
@@ -160,6 +162,22 @@ def compiled(
             return function(*arguments)
 
     return call
+
+
+def _toolchain(arguments: Sequence[Any]) -> str:
+    """What compiles for the device of the arguments, with versions."""
+    device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
+    backend = f"triton {metadata.version('triton')}" if device == "cuda" else _version(compiler() or "")
+    return f"torch {torch.__version__} with {backend} on {device}"
+
+
+def _version(program: str) -> str:
+    """The first line of ``PROGRAM --version``; its name if it has none."""
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return program
+    return said.partition("\n")[0].strip() or program
 
 
 def keep_freed_memory() -> None:

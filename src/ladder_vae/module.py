@@ -81,7 +81,9 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.compile_step:
-            self._values = compiled(self._values, step_doubt(self.model, self._plain_values))
+            self._values = compiled(
+                self._plain_values(self.model), step_doubt(self.model, self._plain_values)
+            )
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))

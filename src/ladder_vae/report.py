@@ -100,7 +100,7 @@ READING_BOUNDS = (
     "over draws of the other levels, has a variance over images above 0.01; below the top, that counts "
     "units, too, which the level above predicts. σ²q / σ²p is 1 where the posterior is as wide as the "
     "prior. Pareto k-hat tells how heavy the tail of an image's weights is; above 0.7 a few draws carry the "
-    "sum, and more draws may raise the bound by more than its error over draws."
+    "sum: the error over draws is then too small, and a larger K may raise the bound by far more."
 )
 
 

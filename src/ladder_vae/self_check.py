@@ -7,43 +7,55 @@ what sets the plain function apart from itself in a higher precision.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from ladder_vae.errors import one_line
 
 MARGIN = 5.0  # how many times the rounding error of the plain function is let pass
-FLOOR = 4.0  # roundings of a typical number that are let pass besides: some numbers are zero but for rounding
+FLOOR = 4.0  # roundings of a gradient that are let pass besides, and typical errors of a single number
+VALUE_FLOOR = 8.0  # roundings of a value, or of 1 where it is smaller
 
 Function = Callable[..., Any]
 Doubt = Callable[[Function, Sequence[Any]], str]
+Numbers = dict[str, Tensor]  # what is compared, by what it is called in a warning
 
 
 def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
-    """Doubt of a compiled training step: of its values, and of the gradient of each weight.
+    """Doubt of a compiled training step: of each of its values, and of the gradient of each weight.
+
+    Rates are given their full weight, beta = 1, whatever the step begins with. Dropout is off meanwhile.
 
     Args:
         model: The model that the compiled step trains.
-        make: Gives the plain step of a model: a function of tensors whose first result, ``values[0]``, is
-            the loss.
+        make: Gives the plain step of a model: a function of images, beta and noise. Its result is a vector of
+            loss, distortion and the rate of each level.
 
     Returns:
         A function of what was compiled and of the arguments of its first call. It says in words what
         differs by more than rounding explains, and nothing (an empty string) if all is well. It leaves no
-        trace: buffers, gradients and random state of the model are as before. Dropout is off meanwhile.
+        trace: buffers, gradients and random state of the model are as before.
     """
-    names = ["the loss and its terms", *(f"the gradient of {name}" for name, _ in model.named_parameters())]
 
-    def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> list[Tensor]:
-        values = function(*arguments)
-        weights = list(of.parameters())
-        found = torch.autograd.grad(values[0], weights, allow_unused=True)
-        gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
-        return [values.detach(), *gradients]
+    def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> tuple[Numbers, Numbers]:
+        x, beta, *noise = arguments
+        values = function(x, torch.ones_like(beta), *noise)
+        weights = {name: weight for name, weight in of.named_parameters() if weight.requires_grad}
+        found = torch.autograd.grad(values[0], list(weights.values()), allow_unused=True)
+        named = {"the loss": values[0], "the distortion": values[1]}
+        named |= {f"the rate of z{level}": rate for level, rate in enumerate(values[2:], start=1)}
+        return named, {
+            f"the gradient of {name}": torch.zeros_like(weight) if gradient is None else gradient
+            for (name, weight), gradient in zip(weights.items(), found, strict=True)
+        }
 
-    return _doubt(model, make, names, numbers)
+    return _doubt(model, make, numbers)
 
 
 def pass_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
@@ -54,29 +66,36 @@ def pass_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
         make: Gives the plain pass of a model, which returns log p(x | z) and rates.
     """
 
-    def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> list[Tensor]:
-        return list(function(*arguments))
+    def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> tuple[Numbers, Numbers]:
+        log_px, rates = function(*arguments)
+        return {}, {"log p(x | z)": log_px, "the rates": rates}
 
-    return _doubt(model, make, ["log p(x | z)", "the rates"], numbers)
+    return _doubt(model, make, numbers)
 
 
 def _doubt(
     model: nn.Module,
     make: Callable[[Any], Function],
-    names: Sequence[str],
-    numbers: Callable[[Function, nn.Module, Sequence[Any]], list[Tensor]],
+    numbers: Callable[[Function, nn.Module, Sequence[Any]], tuple[Numbers, Numbers]],
 ) -> Doubt:
     def doubt(fast: Function, arguments: Sequence[Any]) -> str:
         x: Tensor = arguments[0]
         half = torch.is_autocast_enabled(x.device.type)
         with _undisturbed(model, x.device):
-            twin = copy.deepcopy(model)
-            plain = numbers(make(twin), twin, arguments)
-            with torch.autocast(x.device.type, enabled=False):
-                exact = numbers(*_more_exactly(model, make, arguments, half))
+            try:
+                twin = copy.deepcopy(model)
+                plain = numbers(make(twin), twin, arguments)
+                with torch.autocast(x.device.type, enabled=False):
+                    exact = numbers(*_more_exactly(model, make, arguments, half))
+            except (
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ) as error:  # not enough memory, a constant of another type
+                return f"it could not be compared with the plain one ({one_line(error)[:200]})"
             found = numbers(fast, model, arguments)
         rounding = torch.finfo(torch.bfloat16 if half else x.dtype).eps
-        return _difference(names, found, plain, exact, rounding)
+        return _difference(found, plain, exact, rounding)
 
     return doubt
 
@@ -84,46 +103,50 @@ def _doubt(
 def _more_exactly(
     model: nn.Module, make: Callable[[Any], Function], arguments: Sequence[Any], half: bool
 ) -> tuple[Function, nn.Module, list[Any]]:
-    """The plain function of a copy of the model in float64, in float32 where it computes in half "
+    """The plain function of a copy of the model in float64, or in float32 where it computes in half "
     "precision."""
     dtype = torch.float32 if half else torch.float64
-    device = "cpu" if model_device(model).type == "mps" else model_device(model)  # MPS has no float64
+    where = arguments[0].device
+    device = torch.device("cpu") if where.type == "mps" else where  # MPS has no float64
     twin = copy.deepcopy(model).to(device, dtype)
     given = [a.to(device, dtype) if isinstance(a, Tensor) else a for a in arguments]
     return make(twin), twin, given
 
 
-def model_device(model: nn.Module) -> torch.device:
-    """Where the weights of the model lie."""
-    return next(model.parameters()).device
-
-
 def _difference(
-    names: Sequence[str],
-    found: Sequence[Tensor],
-    plain: Sequence[Tensor],
-    exact: Sequence[Tensor],
+    found: tuple[Numbers, Numbers],
+    plain: tuple[Numbers, Numbers],
+    exact: tuple[Numbers, Numbers],
     rounding: float,
 ) -> str:
     """What is off by most, if by more than rounding explains, and by what share of itself."""
-    a, b, c = (
-        [value.detach().cpu().double().flatten() for value in values] for values in (found, plain, exact)
+    values, arrays = (
+        {name: tuple(_flat(each[part][name]) for each in (found, plain, exact)) for name in plain[part]}
+        for part in (0, 1)
     )
-    if not all(value.isfinite().all() for value in b):
+    if not all(p.isfinite().all() for _, p, _ in (*values.values(), *arrays.values())):
         return ""  # the run ends anyway, and says why
-    numbers = sum(len(value) for value in b[1:])
-    typical = (sum(float(value.square().sum()) for value in b[1:]) / numbers) ** 0.5
+    # A single number may be near its exact value by chance, so the error that is typical of all counts, too.
+    squares = sum(float((p - e).square().sum()) for _, p, e in arrays.values())
+    typical = math.sqrt(squares / sum(len(p) for _, p, _ in arrays.values()))
+    floors = {name: VALUE_FLOOR * rounding * max(float(p.norm()), 1.0) for name, (_, p, _) in values.items()}
+    floors |= {name: FLOOR * (rounding * float(p.norm()) + typical) for name, (_, p, _) in arrays.items()}
     worst, said = 1.0, ""
-    for name, f, p, e in zip(names, a, b, c, strict=True):
-        scale = typical * len(p) ** 0.5 if name != names[0] else float(p.norm())
-        allowed = MARGIN * float((p - e).norm()) + FLOOR * rounding * scale
-        off = float((f - p).norm())
-        if not off <= worst * allowed:  # NaN is off, too
-            worst, said = (
-                off / allowed,
-                f"{name} is off by {off / max(float(p.norm()), 1e-30):.2g} of its size",
+    for name, (f, p, e) in (values | arrays).items():
+        off, allowed = float((f - p).norm()), MARGIN * float((p - e).norm()) + floors[name]
+        if off == 0:
+            continue
+        ratio = off / allowed if allowed > 0 and math.isfinite(off) else math.inf
+        if ratio > worst:
+            worst, size = ratio, float(p.norm())
+            said = (
+                f"{name} is off by {off / size:.2g} of its size" if size else f"{name} is {off:.2g} and not 0"
             )
     return said
+
+
+def _flat(value: Tensor) -> Tensor:
+    return value.detach().cpu().double().flatten()
 
 
 @contextmanager
@@ -133,7 +156,7 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     dropout = [
         module
         for module in model.modules()
-        if isinstance(module, nn.Dropout) and module.training and module.p
+        if isinstance(module, _DropoutNd) and module.training and module.p
     ]
     for module in dropout:
         module.eval()
@@ -147,4 +170,4 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
             for buffer, value in kept:
                 buffer.copy_(value)
         if dropout:
-            torch.compiler.reset()  # what was compiled is without dropout
+            torch.compiler.reset()  # what was compiled is without dropout; it is compiled anew, with it

@@ -13,10 +13,7 @@ from ladder_vae.hierarchy import Hierarchy
 
 ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2015
-KHAT_LIMITS = (
-    0.7,
-    1.0,
-)  # beyond which an average is not what its error says; has no mean that shows (Vehtari et al.)
+KHAT_LIMITS = (0.7, 1.0)  # above the first an error is not to be trusted, above the second no mean shows
 ESS_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
@@ -59,14 +56,15 @@ def summarize(
         metrics[f"{split}/log_px/K={k}_mc_stderr"] = statistics.draw_var[:, i].sum().sqrt() / images
         metrics[f"{split}/ess/K={k}"] = statistics.ess[:, i].mean()
         if k > 1:
-            quantiles = statistics.ess[:, i].quantile(torch.tensor(list(ESS_QUANTILES.values())).double())
+            at = torch.tensor(list(ESS_QUANTILES.values()), dtype=torch.float64)
+            quantiles = statistics.ess[:, i].quantile(at)
             metrics |= {
                 f"{split}/ess/K={k}/{name}": q for name, q in zip(ESS_QUANTILES, quantiles, strict=True)
             }
             metrics[f"{split}/gap/K={k}"] = (log_px - elbo).mean()
             metrics[f"{split}/gap/K={k}_stderr"] = _stderr(log_px - elbo)
     tail = f"{split}/khat/K={settings.num_samples}"
-    metrics[f"{tail}/median"] = statistics.khat.median()
+    metrics[f"{tail}/median"] = statistics.khat.quantile(0.5)
     if statistics.khat.isfinite().all():
         metrics |= {
             f"{tail}/above_{limit:g}": (statistics.khat > limit).double().mean() for limit in KHAT_LIMITS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 
 from ladder_vae.compare import (
@@ -67,7 +68,7 @@ def run_columns(groups: Sequence[Group]) -> Columns:
     if deepest(groups) <= LEVELS_IN_COLUMNS:
         at = 1 + [metric for metric, *_ in columns].index("test/rate")
         columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest(groups) + 1)]
-    return columns
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
 
 
 def bound_columns(groups: Sequence[Group], split: str) -> Columns:
@@ -82,13 +83,13 @@ def bound_columns(groups: Sequence[Group], split: str) -> Columns:
             (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
             (f"{split}/ess/K={k}", f"effective of {k} draws", ".1f"),
         ]
-    draws = max((g.mean(f"{split}/draws") for g in groups if g.values(f"{split}/draws")), default=0)
-    tail = f"{split}/khat/K={draws:.0f}"
-    return [
-        *columns,
+    draws = [value for group in groups for value in group.values(f"{split}/draws")]
+    tail = f"{split}/khat/K={statistics.mode(draws):.0f}" if draws else ""
+    columns += [
         (f"{tail}/median", "Pareto k-hat, median", ".2f"),
-        (f"{tail}/above_0.7", "above 0.7", ".0%"),
+        (f"{tail}/above_0.7", "images with k-hat above 0.7", ".0%"),
     ]
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
 
 
 def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:

@@ -20,16 +20,17 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     r"""Shape of a generalized Pareto distribution fitted to the largest weights of each image, ``(B,)``.
 
     A weight exceeds $u$ with a probability that falls like $u^{-1/k}$: moments of order below $1/k$ exist.
-    Up to 0.7 an average of weights is as good as its error says; above 1 the draws show no sign that their
-    mean exists (Vehtari et al. 2015, "Pareto smoothed importance sampling", arXiv 1507.02646). The fit is
-    that of Zhang and Stephens (2009, "A new and efficient estimation method for the generalized Pareto
-    distribution", Technometrics 51), with the weak prior of the former's appendix C.
+    Below 0.5 weights have a variance, and the error of their average is what it says; above 0.7 (less for
+    few draws) it is not to be trusted; above 1 the draws show no sign that their mean exists (Vehtari et
+    al. 2015, "Pareto smoothed importance sampling", arXiv 1507.02646). The fit is that of Zhang and
+    Stephens (2009, "A new and efficient estimation method for the generalized Pareto distribution",
+    Technometrics 51), with the weak prior of the former's appendix C.
 
     Args:
         log_weights: log p(x, z) - log q(z | x), nats, ``(N, B)``.
 
     Returns:
-        k-hat; NaN where there are fewer than some 21 draws, 0 where the largest weights are all the same.
+        k-hat; NaN where there are fewer than 21 draws, 0 where the largest weights are all the same.
     """
     draws, images = log_weights.shape
     length = tail_length(draws)
@@ -41,15 +42,17 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     weights = torch.exp(largest - largest[:, -1:])
     excess = weights[:, 1:] - weights[:, :1]  # over the largest weight that is not in the tail
     most = excess[:, -1:]
-    flat = most[:, 0] < 1e-12
-    quartile = excess[:, [int(length / 4 + 0.5) - 1]].clamp(min=1e-12)
+    smallest = torch.finfo(torch.float64).tiny
+    quartile = excess[:, [int(length / 4 + 0.5) - 1]].clamp(min=smallest)
     points = 30 + int(math.sqrt(length))
     at = torch.arange(1, points + 1, device=excess.device, dtype=torch.float64)
     # theta = -k / sigma, of which the likelihood's maximum over sigma is known; averaged over a grid of it
-    theta = 1 / most.clamp(min=1e-12) + (1 - torch.sqrt(points / (at - 0.5))) / (3 * quartile)  # (B, points)
+    theta = 1 / most.clamp(min=smallest) + (1 - torch.sqrt(points / (at - 0.5))) / (
+        3 * quartile
+    )  # (B, points)
     shape = torch.log1p(-theta[:, :, None] * excess[:, None, :]).mean(2)
     log_likelihood = length * (torch.log(-theta / shape) - shape - 1)
     best = (log_likelihood.softmax(1) * theta).sum(1, keepdim=True)
     khat = torch.log1p(-best * excess).mean(1)
     khat = (length * khat + PRIOR_DRAWS * PRIOR_SHAPE) / (length + PRIOR_DRAWS)
-    return torch.where(flat, 0.0, khat)
+    return torch.where(most[:, 0] < 1e-12, 0.0, khat)

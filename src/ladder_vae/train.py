@@ -98,11 +98,11 @@ def train(cfg: DictConfig, path: Path) -> dict[str, float]:
         "model/parameters": sum(p.numel() for p in module.model.parameters()),
         **totals.metrics(),
     }
+    runs.write_metrics(path, metrics)
     for writer in trainer.loggers:
         writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
         writer.finalize("success")
     _draw(assembly, path)
-    runs.write_metrics(path, metrics)
     runs.write_status(path, "finished")
     return metrics
 
@@ -113,12 +113,14 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
     The curve ``train/elbo`` is no such figure: it is of raw weights, in training mode, of warped images if
     there are any, and of an epoch during which the weights changed.
     """
-    data, model = assembly.data, assembly.module.model.eval().to(device)
+    data, module = assembly.data, assembly.module.eval().to(device)
     index = spaced(len(data.split("train")), TRAINING_IMAGES)
     cuts = range(0, len(index), data.eval_batch_size)
-    torch.manual_seed(stream_seed(assembly.module.seed, "train_eval"))
+    torch.manual_seed(stream_seed(module.seed, "train_eval"))
     batches = (data.binary("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
-    return mean_elbo(model, batches, "train_eval")
+    metrics = mean_elbo(module.model, batches, "train_eval")
+    module.cpu()  # where Lightning left it
+    return metrics
 
 
 def _interruptible(trainer: L.Trainer, stage: Any, *args: Any, **kwargs: Any) -> Any:
