@@ -73,6 +73,14 @@ def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
 def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch):
     """Evenly spaced, unwarped, by the averaged weights in evaluation mode; in TensorBoard, too."""
     monkeypatch.setattr(entry, "TRAINING_IMAGES", 20)
+    seen, measure = [], entry.mean_elbo
+
+    def record(model, batches, stage):
+        found = list(batches)
+        seen.extend(len(batch) for batch in found)
+        return measure(model, found, stage)
+
+    monkeypatch.setattr(entry, "mean_elbo", record)
     run = train("data.val_size=8", "data.warp=0.2", "data.eval_batch_size=7", "optimizer.lr=0.05")
     metrics, loaded = json.loads((run / "metrics.json").read_text()), load_run(run)
     x = Npz(path=str(npz), val_size=8).binary("train", [i * 32 // 20 for i in range(20)])
@@ -85,6 +93,8 @@ def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch
         assert metrics[f"train_eval/{name}"] == pytest.approx(values.mean().item(), rel=1e-5)
         error = values.std().item() / 20**0.5
         assert metrics[f"train_eval/{name}_stderr"] == pytest.approx(error, rel=1e-4)
+    assert train("trainer.limit_test_batches=1", "data.eval_batch_size=7", run_dir="short")
+    assert seen == [7, 7, 6, 7]  # images that were measured; as few as test images, where those are limited
     (reading,) = scalars(run, "train_eval/elbo")
     assert reading.value == pytest.approx(metrics["train_eval/elbo"], rel=1e-6)
 
