@@ -250,8 +250,7 @@ def _unit_statistics(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor]:
 def _keyed_noise(
     model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, settings: Settings
 ) -> list[Tensor]:
-    """Noise of each level, ``(SAMPLE_BLOCK, B, *event)``; it depends on seed, image, draw of its pixels, "
-    "and block."""
+    """Noise of each level, ``(SAMPLE_BLOCK, B, *event)``; of each image, and draw of its pixels, its own."""
     sizes = unit_counts(model)
     # On the CPU and in float32 wherever and however the model computes, so that the draws are the same.
     again = (settings.binarization,) if settings.binarization else ()

@@ -175,8 +175,7 @@ def _writing(directory: Path) -> Iterator[Path]:
 
 
 def _identity(subject: Subject, settings: Settings) -> dict[str, np.ndarray]:
-    """Which images, and which draw of their pixels: runs may be compared image by image where these are "
-    "equal."""
+    """Which images, and which draw of their pixels: where equal, runs are compared image by image."""
     words = [
         subject.data.fingerprint,
         subject.source,

@@ -189,8 +189,7 @@ def difference_rows(groups: Sequence[Group]) -> Cells:
 
 
 def paired_rows(groups: Sequence[Group]) -> Cells:
-    """A row a pair of groups that were evaluated on the same images: the change from the first to the "
-    "second."""
+    """A row a pair of groups evaluated on the same images: the change from the first to the second."""
     split = evaluated_split(groups)
     k = comparable(groups, split)
     found = paired_differences(evaluated(groups, split), split, k) if k else []

@@ -114,10 +114,8 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
     there are any, and of an epoch during which the weights changed.
     """
     data, module = assembly.data, assembly.module.eval().to(device)
-    batches_at_most = assembly.config["trainer"].get(
-        "limit_test_batches"
-    )  # of these images as of test images
-    count = min(TRAINING_IMAGES, (batches_at_most or TRAINING_IMAGES) * data.eval_batch_size)
+    limit = assembly.config["trainer"].get("limit_test_batches")  # where test images are few, so are these
+    count = min(TRAINING_IMAGES, (limit or TRAINING_IMAGES) * data.eval_batch_size)
     index = spaced(len(data.split("train")), count)
     cuts = range(0, len(index), data.eval_batch_size)
     torch.manual_seed(stream_seed(module.seed, "train_eval"))
