@@ -183,3 +183,24 @@ def test_the_fingerprint_is_of_the_pixels_alone(npz, tmp_path):
     arrays["x_test"][0, 0, 0] ^= 1
     np.savez(tmp_path / "other.npz", **arrays)
     assert Npz(str(tmp_path / "other.npz"), val_size=0).fingerprint != Npz(str(npz), val_size=0).fingerprint
+
+
+def test_a_part_of_the_training_images_is_of_all_writers():
+    """Even and odd images of MNIST differ in ink by a tenth; a part of them must not be of one kind."""
+    data = MNIST(val_size=10_000)
+    data.setup()
+    ink = data.source.train.float().mean((1, 2, 3))
+    assert ink[1::2].mean() > 1.1 * ink[::2].mean()
+    for split, count in (
+        ("train", 10_000),
+        ("train", 5_000),
+        ("train", 2_500),
+        ("val", 1_000),
+        ("val", 2_500),
+    ):
+        index = list(data.sample(split, count))
+        assert len(set(index)) == count
+        assert max(index) < len(data.split(split))
+        assert abs(sum(i % 2 for i in index) / count - 0.5) < 0.01
+    assert list(data.sample("test", 1_000)) == list(range(0, 10_000, 10))  # as ever
+    assert list(data.sample("train", 50_000)) == list(range(50_000))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ladder_vae import level_tables, pictures, plots, words
 from ladder_vae.classifier import trained_classifier
-from ladder_vae.data import MNIST
+from ladder_vae.data import MNIST, spaced
 from ladder_vae.errors import UserError
 from ladder_vae.influence import measure_influence
 from ladder_vae.levels import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.page import Picture, Section, write_html, write_markdown
-from ladder_vae.subjects import Subject, spaced
+from ladder_vae.subjects import Subject
 
 MAX_LEVELS = 8  # that are drawn, unless they are named
 SHOWN, MAX_SHOWN = 10, 12  # images a row
@@ -89,7 +89,7 @@ def analyze(
     """
     data, index = subject.data, subject.indices
     model = subject.run.model.to(device)
-    train = spaced(len(data.split("train")), settings.probe_images)
+    train = data.sample("train", settings.probe_images)
     judge = trained_classifier(data, settings.classifier_dir, on_step)
     on_step(f"inferring {len(index):,} test and {len(train):,} training images")
     tested = read_levels(model, data, "test", index, settings.seed)

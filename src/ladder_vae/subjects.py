@@ -10,7 +10,7 @@ import torch
 
 from ladder_vae import runs
 from ladder_vae.compare import find_runs
-from ladder_vae.data import DATA_SETS, ImageData, spaced
+from ladder_vae.data import DATA_SETS, ImageData
 from ladder_vae.errors import UserError, one_line, warn
 from ladder_vae.hardware import best_device
 from ladder_vae.runs import Run, load_run
@@ -41,7 +41,7 @@ class Subject:
     def indices(self) -> Sequence[int]:
         """Which images of the split."""
         total = len(self.data.split(self.source))
-        return spaced(total, total if self.images is None else self.images)
+        return self.data.sample(self.source, total if self.images is None else self.images)
 
     @property
     def split(self) -> str:

@@ -26,7 +26,6 @@ from ladder_vae import cli, configs, figures, runs
 from ladder_vae.assemble import Assembly, assemble, make_trainer, plain
 from ladder_vae.callbacks import EpochCheckpoints, Interruption, Totals
 from ladder_vae.dashboards import Dashboards, draw_pictures
-from ladder_vae.data import spaced
 from ladder_vae.preflight import resumed
 from ladder_vae.randomness import stream_seed
 from ladder_vae.summary import mean_elbo
@@ -116,7 +115,7 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
     data, module = assembly.data, assembly.module.eval().to(device)
     limit = assembly.config["trainer"].get("limit_test_batches")  # where test images are few, so are these
     count = min(TRAINING_IMAGES, (limit or TRAINING_IMAGES) * data.eval_batch_size)
-    index = spaced(len(data.split("train")), count)
+    index = data.sample("train", count)
     cuts = range(0, len(index), data.eval_batch_size)
     torch.manual_seed(stream_seed(module.seed, "train_eval"))
     batches = (data.binary("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
