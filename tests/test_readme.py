@@ -53,7 +53,17 @@ def test_there_are_commands():
     assert len(commands()) > 8
 
 
-@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("python -m ladder_vae")])
+def marked(lines: list[str]) -> list:
+    """The lines, those slow that take long and do what another one does."""
+    long = (
+        "make sweep-depth seed",
+        'make evaluate args="num_samples=1000',
+        "python -m ladder_vae.train --multirun model=",
+    )
+    return [pytest.param(line, marks=pytest.mark.slow if line.startswith(long) else ()) for line in lines]
+
+
+@pytest.mark.parametrize("line", marked([c for c in commands() if c.startswith("python -m ladder_vae")]))
 def test_python_commands(command, run_dir, npz, line):
     line = line.replace("<run_dir>", str(run_dir)).replace("images.npz", str(npz))
     line = re.sub(r"images=[12]000", "images=20", line)  # of 24
@@ -98,7 +108,7 @@ def make(*args: str) -> subprocess.CompletedProcess:
     return subprocess.run(["make", *args], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("line", MAKE)
+@pytest.mark.parametrize("line", marked(MAKE))
 def test_make_commands(run_dir, train, checkout, line):
     args = [re.sub(r"images=1000", "images=20", arg) for arg in shlex.split(line)] + HERE  # of 24
     if "evaluate" in line:

@@ -13,10 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
+@pytest.fixture
+def installed(tmp_path) -> Path:
     """The Python of a fresh environment with the wheel, which sees the libraries but not the checkout."""
-    there = tmp_path_factory.mktemp("wheel")
+    there = tmp_path / "wheel"
+    there.mkdir()
     source = there / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -66,13 +67,10 @@ def run(python: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_composes_its_configuration(installed):
+def test_the_wheel_composes_its_configuration_and_holds_what_it_needs(installed):
     out = run(installed, "-m", "ladder_vae.train", "--cfg", "job", "experiment=record")
     assert "_target_: ladder_vae.models.ResidualVAE" in out
     assert "max_epochs: 450" in out
-
-
-def test_the_wheel_holds_what_it_needs(installed):
     out = run(
         installed,
         "-c",
