@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import TorchDynamoException
 
 from ladder_vae import hardware
 from ladder_vae.errors import UserError
@@ -49,7 +49,7 @@ def stub(monkeypatch):
         def compile(function, **settings):
             def fast(*arguments):
                 if fails:
-                    raise BackendCompilerFailed(lambda: None, RuntimeError("g++ found no\nheader"), None)
+                    raise TorchDynamoException("g++ found no\nheader")
                 return 2 * function(*arguments)
 
             return fast
