@@ -194,7 +194,7 @@ def traced(monkeypatch):
         pytest.param(["model=residual", "model.norm=layer", "model.dropout=0.5"], id="dropout"),
     ],
 )
-def test_a_run_is_the_same_with_and_without_the_check(train, traced, monkeypatch, capsys, settings):
+def test_a_run_is_the_same_with_and_without_the_check(train, traced, monkeypatch, settings):
     """To the last bit; with dropout as well, which the check turns off and on again."""
     checked = train(*settings, "trainer.compile=true", run_dir="checked")
     asked = []

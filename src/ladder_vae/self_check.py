@@ -87,11 +87,7 @@ def _doubt(
                 plain = numbers(make(twin), twin, arguments)
                 with torch.autocast(x.device.type, enabled=False):
                     exact = numbers(*_more_exactly(model, make, arguments, half))
-            except (
-                RuntimeError,
-                TypeError,
-                ValueError,
-            ) as error:  # not enough memory, a constant of another type
+            except (RuntimeError, TypeError, ValueError) as error:  # of memory, of a constant's type
                 return f"it could not be compared with the plain one ({one_line(error)[:200]})"
             found = numbers(fast, model, arguments)
         rounding = torch.finfo(torch.bfloat16 if half else x.dtype).eps
@@ -103,8 +99,7 @@ def _doubt(
 def _more_exactly(
     model: nn.Module, make: Callable[[Any], Function], arguments: Sequence[Any], half: bool
 ) -> tuple[Function, nn.Module, list[Any]]:
-    """The plain function of a copy of the model in float64, or in float32 where it computes in half "
-    "precision."""
+    """The plain function of a copy of the model, in float64; in float32 if it computes in half precision."""
     dtype = torch.float32 if half else torch.float64
     where = arguments[0].device
     device = torch.device("cpu") if where.type == "mps" else where  # MPS has no float64

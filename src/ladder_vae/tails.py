@@ -36,9 +36,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     length = tail_length(draws)
     if length < FEWEST:
         return log_weights.new_full((images,), math.nan)
-    largest = (
-        log_weights.double().T.topk(length + 1, sorted=True).values.flip(1)
-    )  # (B, length + 1), ascending
+    largest = log_weights.double().T.topk(length + 1).values.flip(1)  # (B, length + 1), ascending
     weights = torch.exp(largest - largest[:, -1:])
     excess = weights[:, 1:] - weights[:, :1]  # over the largest weight that is not in the tail
     most = excess[:, -1:]
@@ -47,9 +45,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     points = 30 + int(math.sqrt(length))
     at = torch.arange(1, points + 1, device=excess.device, dtype=torch.float64)
     # theta = -k / sigma, of which the likelihood's maximum over sigma is known; averaged over a grid of it
-    theta = 1 / most.clamp(min=smallest) + (1 - torch.sqrt(points / (at - 0.5))) / (
-        3 * quartile
-    )  # (B, points)
+    spread = (1 - torch.sqrt(points / (at - 0.5))) / (3 * quartile)
+    theta = 1 / most.clamp(min=smallest) + spread  # (B, points)
     shape = torch.log1p(-theta[:, :, None] * excess[:, None, :]).mean(2)
     log_likelihood = length * (torch.log(-theta / shape) - shape - 1)
     best = (log_likelihood.softmax(1) * theta).sum(1, keepdim=True)
