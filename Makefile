@@ -54,7 +54,7 @@ evaluate: $(READY) ## bounds on log p(x) and active units of the newest sweep, a
 	$(PY) -m ladder_vae.evaluate run=$${plan%/*} $(args) && $(PY) -m ladder_vae.report $${plan%/*}
 
 analyze: $(READY) ## see what each level of a 3-level model encodes; trains one if there is none
-	@newest() { $(PY) -c 'from ladder_vae.compare import newest; print(newest("$(runs)", 3))'; }; \
+	@newest() { $(PY) -c 'from ladder_vae.runs.record import newest; print(newest("$(runs)", 3))'; }; \
 	run="$(run)"; test -n "$$run" || run=$$(newest) || exit 1; \
 	if [ -z "$$run" ]; then \
 		echo "there is no 3-level run below $(runs); training one (minutes)"; \
@@ -98,10 +98,11 @@ test-oldest: ## run the tests with the oldest lightning, torchmetrics, numpy, ..
 bench: $(READY) ## measure the speed of training, evaluation and start (minutes; with nothing else running)
 	@$(PY) -m benchmarks $(args)
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types, and that imports point one way
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
 
 clean: ## remove the environments and caches, never runs
 	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache build dist

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import draw, evaluation, growth, jobs, training
-from ladder_vae.hardware import compiler, has_bfloat16, keep_freed_memory
+from ladder_vae.system.compilation import compiler
+from ladder_vae.system.devices import has_bfloat16
+from ladder_vae.system.memory import keep_freed_memory
 
 DRAWS_OF_ALL = 5_000 * 10_000  # K = 5,000 on the test split
 

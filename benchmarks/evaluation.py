@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae.bounds import Settings, Weigher, image_statistics
-from ladder_vae.data import MNIST, spaced
-from ladder_vae.evaluation import compiled_weigher
-from ladder_vae.hardware import fast_products
-from ladder_vae.hierarchy import Hierarchy
-from ladder_vae.runs import load_run
+from ladder_vae.data.data_sets import MNIST, spaced
+from ladder_vae.evaluation.parts import compiled_weigher
+from ladder_vae.models.evaluator import Settings, Weigher, image_statistics
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.checkpoints import load_run
+from ladder_vae.system.devices import fast_products
 
 DRAWS = Settings(num_samples=1000, sample_sizes=(1000,))
 

@@ -14,7 +14,7 @@ import torch._inductor.config
 from torch.profiler import ProfilerActivity, profile
 
 from ladder_vae.models import LadderVAE
-from ladder_vae.objective import elbo
+from ladder_vae.models.inference import elbo
 
 BATCH, STEPS = 256, 50
 KINDS = {  # the first whose pattern fits
@@ -71,7 +71,7 @@ def time_by_kind(plain: bool) -> tuple[dict[str, float], float]:
 
 if __name__ == "__main__":
     try:
-        from ladder_vae.hardware import keep_freed_memory
+        from ladder_vae.system.memory import keep_freed_memory
     except ImportError:  # an older commit
         pass
     else:

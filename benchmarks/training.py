@@ -16,18 +16,21 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from benchmarks.usual import usual_training
-from ladder_vae import configs
-from ladder_vae.assemble import assemble, make_trainer
-from ladder_vae.batches import Batches
-from ladder_vae.callbacks import EpochCheckpoints, Totals
-from ladder_vae.dashboards import Dashboards
-from ladder_vae.data import MNIST
-from ladder_vae.hardware import choose_precision, compiled
+from ladder_vae.data.batches import Batches
+from ladder_vae.data.data_sets import MNIST
 from ladder_vae.models import LadderVAE
-from ladder_vae.module import batch_values
-from ladder_vae.objective import Objective
-from ladder_vae.self_check import step_doubt
-from ladder_vae.train import prepare
+from ladder_vae.settings import schema
+from ladder_vae.system.compilation import compiled
+from ladder_vae.system.devices import choose_precision
+from ladder_vae.system.self_check import step_doubt
+from ladder_vae.training.build import assemble, make_trainer
+from ladder_vae.training.callbacks import Totals
+from ladder_vae.training.data_module import ImageDataModule
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+from ladder_vae.training.job import prepare
+from ladder_vae.training.lightning_module import batch_values
+from ladder_vae.training.objective import Objective
+from ladder_vae.training.tensorboard import Dashboards
 
 BATCH = 256
 HIDDEN = [512, 256, 128, 64, 64]
@@ -41,7 +44,7 @@ def five_levels() -> LadderVAE:
 
 def settings(run_dir: Path, *more: str) -> DictConfig:
     """Its configuration on all 60,000 images."""
-    configs.register()
+    schema.register()
     model = [f"model.hidden_sizes={HIDDEN}".replace(" ", ""), f"data.batch_size={BATCH}", "data.val_size=0"]
     with initialize_config_module("ladder_vae.conf", version_base="1.3"):
         return compose("config", [*model, f"run_dir={run_dir}", *more])
@@ -82,7 +85,7 @@ class InTurn(Callback):
         self._began = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        images = len(trainer.datamodule.split("train"))  # type: ignore[attr-defined]
+        images = len(trainer.datamodule.data.split("train"))  # type: ignore[attr-defined]
         if trainer.current_epoch > 1:  # the first compiles and warms up
             self.speeds["ladder_vae"].append(images / (time.perf_counter() - self._began))
         for name, train in self.others.items():
@@ -108,5 +111,5 @@ def measure(repetitions: int) -> Speeds:
         parts.append(EpochCheckpoints(run_dir / "checkpoints"))
         logger = instantiate(cfg.logger, _convert_="all")
         trainer = make_trainer(assembly.config, run_dir, parts, logger)
-        trainer.fit(assembly.module, datamodule=assembly.data)
+        trainer.fit(assembly.module, datamodule=ImageDataModule(assembly.data))
     return turns.speeds

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from ladder_vae.images import MNIST_DIR
+from ladder_vae.data.sources import MNIST_DIR
 from ladder_vae.models import LadderVAE
-from ladder_vae.objective import elbo
+from ladder_vae.models.inference import elbo
 
 
 class UsualBernoulli:

@@ -8,9 +8,9 @@ import torch
 from contracts import MODELS, NAMES, widths
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ladder_vae import hardware, subjects
-from ladder_vae.callbacks import EpochCheckpoints
-from ladder_vae.runs import read_checkpoint
+from ladder_vae.runs.checkpoints import read_checkpoint
+from ladder_vae.system import devices
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 
 os.environ.pop("HYDRA_FULL_ERROR", None)
 # `make test` runs two tests at once; threads that wait for each other would slow both.
@@ -36,8 +36,7 @@ def npz(tmp_path_factory) -> Path:
 def on_the_cpu(request, monkeypatch):
     """Beside a GPU, too, but for tests that are marked ``gpu``: figures of two devices differ by rounding."""
     if request.node.get_closest_marker("gpu") is None:
-        for module in (hardware, subjects):
-            monkeypatch.setattr(module, "best_device", lambda: "cpu")
+        monkeypatch.setattr(devices, "best_device", lambda: "cpu")
 
 
 @pytest.fixture

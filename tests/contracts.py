@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import ladder_vae.conf
 import torch
 import yaml
 from torch import Tensor
 
-import ladder_vae
-from ladder_vae.hierarchy import Hierarchy, TopDown
 from ladder_vae.models import BottomUpVAE, LadderVAE, ResidualVAE, TextbookVAE
+from ladder_vae.models.hierarchy import Hierarchy, TopDown
 
 MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE]
 
@@ -23,7 +23,7 @@ MARKOV = [cls for cls in MODELS if "hidden_sizes" in inspect.signature(cls).para
 TOP_DOWN = [cls for cls in MODELS if issubclass(cls, TopDown)]
 SHAPE = (1, 6, 5)
 
-CONF = Path(ladder_vae.__file__).parent / "conf" / "model"
+CONF = Path(ladder_vae.conf.__file__).parent / "model"
 
 
 def config_name(cls: type[Hierarchy]) -> str:

@@ -11,8 +11,9 @@ from conftest import events, tiny
 from test_errors import only_line
 
 from ladder_vae import analyze as entry
-from ladder_vae import classifier, pictures
-from ladder_vae.runs import read_record
+from ladder_vae.analysis import manipulations
+from ladder_vae.analysis.classifier import VERSION
+from ladder_vae.runs.record import read_record
 
 QUICK = ["classifier_dir=judge", "draws=1"]
 THREE = ["model.num_layers=3", "model.latent_sizes=[4,3,2]", "model.hidden_sizes=[16,8,8]"]
@@ -309,11 +310,11 @@ def test_more_levels_than_a_page_holds(train, analyze):
 def test_the_version_of_the_judge_is_in_its_name(analyze, run_copy):
     analyze(f"run={run_copy}", "levels=[1]")
     (file,) = Path("judge").iterdir()
-    assert file.name.startswith(f"classifier_{classifier.VERSION}_")
+    assert file.name.startswith(f"classifier_{VERSION}_")
 
 
 def test_a_level_that_never_moves_can_be_embedded():
     """Deep and collapsed, its posterior means may be the same to the last bit."""
-    points = pictures._in_two_dimensions(np.zeros((20, 4), np.float32), seed=0)
+    points = manipulations._in_two_dimensions(np.zeros((20, 4), np.float32), seed=0)
     assert points.shape == (20, 2)
     assert np.isfinite(points).all()

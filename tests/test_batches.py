@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from ladder_vae.batches import Batches, draw_binary, draw_binary_fast
-from ladder_vae.images import load_mnist
+from ladder_vae.data.batches import Batches, draw_binary, draw_binary_fast
+from ladder_vae.data.sources import load_mnist
 
 
 @pytest.mark.parametrize("draw", [draw_binary, draw_binary_fast])

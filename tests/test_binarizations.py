@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_errors import only_line
 
-from ladder_vae import evaluation
-from ladder_vae.bounds import weigher
-from ladder_vae.data import MNIST, Npz
+from ladder_vae.data.data_sets import MNIST, Npz
+from ladder_vae.evaluation import parts
+from ladder_vae.models.evaluator import weigher
 
 
 def metrics(run):
@@ -47,9 +47,7 @@ def test_pixels_are_drawn_with_their_gray_levels():
 def test_the_mean_over_binarizations_and_their_spread(train, command, monkeypatch):
     run = train()
     compilations = []
-    monkeypatch.setattr(
-        evaluation, "compiled_weigher", lambda model: compilations.append(1) or weigher(model)
-    )
+    monkeypatch.setattr(parts, "compiled_weigher", lambda model: compilations.append(1) or weigher(model))
     single = {}
     assert command("evaluate", f"run={run}", "num_samples=20", "k=[1,20]")[0] == 0
     first = metrics(run)

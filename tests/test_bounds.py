@@ -7,14 +7,10 @@ import torch
 from contracts import MODELS, widths
 from test_linear_gaussian import PIXELS, LinearBottomUp, LinearTopDown, exact_log_px, images
 
-from ladder_vae.bounds import (
-    Settings,
-    image_statistics,
-    importance_bound,
-    unit_counts,
-)
+from ladder_vae.maths.bounds import importance_bound
 from ladder_vae.models import LadderVAE
-from ladder_vae.summary import summarize, unit_variances
+from ladder_vae.models.evaluator import Settings, image_statistics, unit_counts
+from ladder_vae.models.summary import summarize, unit_variances
 
 LINEAR = [LinearTopDown, LinearBottomUp]
 SIZES = (1, 10, 100, 1000)

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
+import ladder_vae.conf
 import pytest
 import yaml
 
-import ladder_vae
-
-CONF = Path(ladder_vae.__file__).parent / "conf"
+CONF = Path(ladder_vae.conf.__file__).parent
 ONE_STEP = [
     "trainer.max_epochs=1",
     "trainer.limit_train_batches=1",
@@ -71,7 +70,7 @@ def test_every_option_composes(command, group):
 
 
 def test_mixed_precision(train, monkeypatch):
-    monkeypatch.setattr("ladder_vae.hardware.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("ladder_vae.system.devices.has_bfloat16", lambda device: True)
     run = train("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1")
     assert json.loads((run / "metrics.json").read_text())["test/elbo"] < 0
 

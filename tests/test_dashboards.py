@@ -7,7 +7,7 @@ from conftest import events
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from ladder_vae.data import Npz
+from ladder_vae.data.data_sets import Npz
 
 
 def test_tensorboard_shows_what_the_dashboards_promise(train):

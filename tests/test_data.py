@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from ladder_vae.data import MNIST, FashionMNIST, Npz
-from ladder_vae.errors import UserError
-from ladder_vae.images import MNIST_DIR, load_mnist, load_npz, load_torchvision
+from ladder_vae.data.data_sets import MNIST, FashionMNIST, Npz
+from ladder_vae.data.sources import MNIST_DIR, load_mnist, load_npz, load_torchvision
+from ladder_vae.system.errors import UserError
 
 
 def test_mnist_is_whole():
@@ -40,7 +40,7 @@ def test_dynamic_training_images_are_drawn_anew_and_test_images_once(npz):
     data = Npz(path=str(npz), batch_size=40, val_size=8, seed=1)
     epochs = []
     for epoch in (0, 0, 1):
-        loader = data.train_dataloader()
+        loader = data.training_batches()
         loader.epoch = lambda epoch=epoch: epoch
         epochs.append(torch.cat(list(loader)))
     assert torch.equal(epochs[0], epochs[1])
@@ -53,7 +53,7 @@ def test_dynamic_training_images_are_drawn_anew_and_test_images_once(npz):
 
 def test_training_images_are_warped_in_the_epochs_that_ask_for_it(npz):
     def epoch(number, **settings):
-        loader = Npz(path=str(npz), batch_size=40, val_size=0, seed=1, **settings).train_dataloader()
+        loader = Npz(path=str(npz), batch_size=40, val_size=0, seed=1, **settings).training_batches()
         loader.epoch = lambda: number
         return torch.cat(list(loader))
 
@@ -77,13 +77,13 @@ def test_static_is_one_draw_whatever_the_seed_and_the_split(npz):
     assert torch.equal(a.split("train")[:32], b.split("train"))
     assert torch.equal(a.split("train")[32:], b.split("val"))
     assert set(a.split("train").unique().tolist()) == {0, 255}
-    rows = [sorted(map(bytes, torch.cat(list(a.train_dataloader())).byte().numpy())) for _ in range(2)]
+    rows = [sorted(map(bytes, torch.cat(list(a.training_batches())).byte().numpy())) for _ in range(2)]
     assert rows[0] == rows[1]
 
 
 def test_data_module_takes_any_height_and_width(npz):
     assert Npz(path=str(npz), val_size=0).image_shape == (1, 12, 16)
-    batch = next(iter(Npz(path=str(npz), val_size=0, batch_size=5).train_dataloader()))
+    batch = next(iter(Npz(path=str(npz), val_size=0, batch_size=5).training_batches()))
     assert batch.shape == (5, 1, 12, 16)
     assert batch.dtype == torch.float32
     assert set(batch.unique().tolist()) == {0.0, 1.0}

@@ -9,10 +9,15 @@ import torch
 from contracts import MODELS, binary_images, small
 from matplotlib.figure import Figure
 
-from ladder_vae import dashboards, figures, load_run, pictures, plots
-from ladder_vae.data import Npz
-from ladder_vae.images import to_bytes
-from ladder_vae.manipulate import innovations, resample
+from ladder_vae import load_run
+from ladder_vae.analysis import manipulations
+from ladder_vae.data.data_sets import Npz
+from ladder_vae.drawing import charts, image_grids
+from ladder_vae.drawing.image_grids import to_bytes
+from ladder_vae.models.innovations import innovations, resample
+from ladder_vae.system.randomness import stream_seed
+from ladder_vae.training import tensorboard
+from ladder_vae.training.tensorboard import draw_pictures
 
 
 @pytest.fixture
@@ -34,8 +39,8 @@ def tiles(figure, rows, columns, height, width):
     found = []
     for ax in figure.axes[:rows]:
         canvas = np.asarray(ax.images[0].get_array())
-        pitch_y, pitch_x = height + figures.GAP, width + figures.GAP
-        lines = (canvas.shape[0] + figures.GAP) // pitch_y
+        pitch_y, pitch_x = height + image_grids.GAP, width + image_grids.GAP
+        lines = (canvas.shape[0] + image_grids.GAP) // pitch_y
         found.append(
             np.stack(
                 [
@@ -66,16 +71,16 @@ def test_a_runs_pictures_are_its_model_on_its_test_images(train, npz, drawn):
 
 def test_tensorboard_gets_originals_above_their_reconstructions(train, monkeypatch):
     grids, drew = [], []
-    grid, draw = dashboards.make_grid, dashboards.draw_pictures
+    grid, draw = tensorboard.make_grid, draw_pictures
 
     def keep(model, x, samples):
         drew.append(draw(model, x, samples))
         return drew[-1]
 
     monkeypatch.setattr(
-        dashboards, "make_grid", lambda images, **how: grids.append(images) or grid(images, **how)
+        tensorboard, "make_grid", lambda images, **how: grids.append(images) or grid(images, **how)
     )
-    monkeypatch.setattr(dashboards, "draw_pictures", keep)
+    monkeypatch.setattr(tensorboard, "draw_pictures", keep)
     train("data.val_size=16", "trainer.max_epochs=1", "callbacks.pictures.count=12")
     originals, reconstructions, samples = drew[0]
     rows, shown = grids
@@ -100,24 +105,24 @@ def lines(ax):
 
 def test_against_depth_and_bounds(tmp_path, drawn):
     series = [
-        plots.Series("a", [1, 2, 5], [-97.0, -92.5, -91.0], [0.1, 0.2, 0.0]),
-        plots.Series("b", [2], [3.0], [0.5]),
+        charts.Series("a", [1, 2, 5], [-97.0, -92.5, -91.0], [0.1, 0.2, 0.0]),
+        charts.Series("b", [2], [3.0], [0.5]),
     ]
-    plots.save_against_depth(tmp_path / "depth.png", {"ELBO (nats)": series, "MSE": series[1:]})
+    charts.save_against_depth(tmp_path / "depth.png", {"ELBO (nats)": series, "MSE": series[1:]})
     first, second, *_ = drawn["depth.png"].axes
     for (x, y, error), expected in zip(lines(first), series, strict=True):
         assert (list(x), list(y)) == (expected.x, expected.mean)
         np.testing.assert_allclose(error, expected.std, atol=1e-9)
     assert list(lines(second)[0][1]) == [3.0]
-    curve = plots.BoundCurve("run", [1, 10, 100], [-90.0, -88.0, -87.5], [0.3, 0.2, 0.1])
-    plots.save_bounds(tmp_path / "bounds.png", [curve], title="t")
+    curve = charts.BoundCurve("run", [1, 10, 100], [-90.0, -88.0, -87.5], [0.3, 0.2, 0.1])
+    charts.save_bounds(tmp_path / "bounds.png", [curve], title="t")
     ((x, y, error),) = lines(drawn["bounds.png"].axes[0])
     assert (list(x), list(y)) == ([1, 10, 100], [-90.0, -88.0, -87.5])
     np.testing.assert_allclose(error, [0.3, 0.2, 0.1])
 
 
 def test_bars_of_levels_units_and_estimates(tmp_path, drawn):
-    plots.save_by_level(
+    charts.save_by_level(
         tmp_path / "rates.png", {"L=1": [20.0], "L=3": [10.0, 5.0, 2.5]}, label="rate", title="t"
     )
     bars = {
@@ -126,18 +131,18 @@ def test_bars_of_levels_units_and_estimates(tmp_path, drawn):
     assert {place: width for place, width in bars.items() if width and not np.isnan(width)} == {
         (0.0, 0.0): 20.0, (1.0, 0.0): 10.0, (1.0, 10.0): 5.0, (1.0, 15.0): 2.5
     }  # fmt: skip
-    plots.save_units(tmp_path / "units.png", [np.array([0.005, 2.0, -0.3]), np.array([0.5])], 0.01)
+    charts.save_units(tmp_path / "units.png", [np.array([0.005, 2.0, -0.3]), np.array([0.5])], 0.01)
     first, second = drawn["units.png"].axes
     assert [bar.get_height() for bar in first.patches] == pytest.approx([2.0, 0.005, 0.001])
     assert first.get_title() == "z1: 1 of 3 active"
     assert second.get_title() == "z2: 1 of 1 active"
-    panels = {"share": [plots.Estimate("z2", 0.4, 0.05), plots.Estimate("z1", 0.9, 0.01, reference=True)]}
-    plots.save_estimates(tmp_path / "estimates.png", panels, title="t")
+    panels = {"share": [charts.Estimate("z2", 0.4, 0.05), charts.Estimate("z1", 0.9, 0.01, reference=True)]}
+    charts.save_estimates(tmp_path / "estimates.png", panels, title="t")
     ax = drawn["estimates.png"].axes[0]
     assert [bar.get_width() for bar in ax.patches] == [0.4, 0.9]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["z2", "z1"]
     points = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
-    plots.save_embedding(tmp_path / "points.png", {"p": points}, np.array([1, 0, 1]), title="t")
+    charts.save_embedding(tmp_path / "points.png", {"p": points}, np.array([1, 0, 1]), title="t")
     scattered = [collection.get_offsets().data for collection in drawn["points.png"].axes[0].collections]
     np.testing.assert_array_equal(scattered[0], points[[1]])
     np.testing.assert_array_equal(scattered[1], points[[0, 2]])
@@ -170,31 +175,34 @@ def test_a_report_draws_the_means_of_its_groups(train, command, drawn):
 @pytest.mark.parametrize("cls", MODELS)
 def test_pictures_of_levels_are_the_manipulated_codes(cls, tmp_path, drawn):
     model, x = small(cls).eval(), binary_images(10)
-    gallery = pictures.open_gallery(model, x, 3, tmp_path)
+    gallery = manipulations.open_gallery(model, x, 3, tmp_path)
     with torch.no_grad():
         code = innovations(model.infer(x, noise=[e[None] for e in _noise(gallery, model, x)]))
         for e, ours in zip(gallery.code, code, strict=True):
             torch.testing.assert_close(e, ours)
-        pictures.resampled(gallery, 1)
-        pictures.heated(gallery, 0)
-        pictures.swapped(gallery, 1)
+        manipulations.resampled(gallery, 1)
+        manipulations.heated(gallery, 0)
+        manipulations.swapped(gallery, 1)
         image, reconstruction, anew = tiles(drawn["resample_z2.png"], 3, 10, 6, 5)
         assert np.array_equal(image, to_bytes(x))
         assert np.array_equal(reconstruction, gallery.render(code))
         generator = gallery.generator("resample", 1)
-        for row in range(pictures.DRAWS):
+        for row in range(manipulations.DRAWS):
             expected = gallery.render(resample(code, 1, generator=generator))
             assert np.array_equal(anew[row * 10 : row * 10 + 10], expected)
-        *_, last = tiles(drawn["temperature_z1.png"], len(pictures.TEMPERATURES), 10, 6, 5)
+        *_, last = tiles(drawn["temperature_z1.png"], len(manipulations.TEMPERATURES), 10, 6, 5)
         plain = model.generate(10, generator=gallery.generator("temperature"))
         assert np.array_equal(last, to_bytes(torch.sigmoid(plain.params)))
         cell = gallery.render([e[2:3] if level != 1 else e[5:6] for level, e in enumerate(code)])[0]
         canvas = np.asarray(drawn["swap_z2.png"].axes[0].images[0].get_array())
         # the row of image 2 and the column of image 5, one further each for the margins
-        y, x_ = (3 * (6 + figures.GAP) + 2 * figures.GAP, 6 * (5 + figures.GAP) + 2 * figures.GAP)
+        y, x_ = (
+            3 * (6 + image_grids.GAP) + 2 * image_grids.GAP,
+            6 * (5 + image_grids.GAP) + 2 * image_grids.GAP,
+        )
         assert np.array_equal(canvas[y : y + 6, x_ : x_ + 5], cell)
 
 
 def _noise(gallery, model, x):
-    generator = torch.Generator().manual_seed(pictures.stream_seed(3, "pictures"))
+    generator = torch.Generator().manual_seed(stream_seed(3, "pictures"))
     return [e[0] for e in model.draw_noise(1, len(x), like=x, generator=generator)]

@@ -6,7 +6,8 @@ import urllib.error
 import pytest
 from conftest import tiny
 
-from ladder_vae import data, images
+from ladder_vae.data import data_sets
+from ladder_vae.data.sources import MNIST_DIR, load_mnist
 
 BAD = {
     "model.num_layer=3": "there is no setting model.num_layer; did you mean model.num_layers?",
@@ -224,10 +225,10 @@ def test_report_names_what_is_wrong(command, workdir, argument, message):
 
 @pytest.mark.parametrize("multirun", [False, True])
 def test_damaged_mnist_is_refused_before_training(command, workdir, monkeypatch, multirun):
-    images.load_mnist.cache_clear()
-    for file in images.MNIST_DIR.glob("*.gz"):
+    load_mnist.cache_clear()
+    for file in MNIST_DIR.glob("*.gz"):
         (workdir / file.name).write_bytes(file.read_bytes()[:5000])
-    monkeypatch.setattr(data, "load_mnist", lambda: images.load_mnist(workdir))
+    monkeypatch.setattr(data_sets, "load_mnist", lambda: load_mnist(workdir))
     args = ["-m", "seed=1,2"] if multirun else []
     code, _, err = command("train", *args, "experiment=debug", "run_dir=run")
     assert code == 1

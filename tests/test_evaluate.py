@@ -9,10 +9,10 @@ from conftest import events
 from contracts import NAMES
 from test_errors import only_line
 
-from ladder_vae import evaluation
-from ladder_vae.bounds import Settings
-from ladder_vae.evaluation import choose_sample_sizes, evaluate
-from ladder_vae.subjects import load_subject
+from ladder_vae.evaluation import parts as evaluation_parts
+from ladder_vae.evaluation.parts import choose_sample_sizes, evaluate
+from ladder_vae.models.evaluator import Settings
+from ladder_vae.runs.opened import load_subject
 
 CPU = torch.device("cpu")
 
@@ -78,11 +78,11 @@ def test_an_evaluation_enters_the_report(train, command):
 
 
 def test_an_interruption_costs_one_part(train, command, monkeypatch):
-    monkeypatch.setattr(evaluation, "PART", 6)
+    monkeypatch.setattr(evaluation_parts, "PART", 6)
     run = train()
     arguments = ("evaluate", f"run={run}", "num_samples=40", "chunk_size=80")
     before = (run / "metrics.json").read_bytes()
-    compute, seen = evaluation.image_statistics, []
+    compute, seen = evaluation_parts.image_statistics, []
 
     def stop_later(model, x, indices, settings, weigh):
         if len(seen) == 7:  # of 12 passes of two images
@@ -90,7 +90,7 @@ def test_an_interruption_costs_one_part(train, command, monkeypatch):
         seen.append(list(indices))
         return compute(model, x, indices, settings, weigh)
 
-    monkeypatch.setattr(evaluation, "image_statistics", stop_later)
+    monkeypatch.setattr(evaluation_parts, "image_statistics", stop_later)
     code, _, err = command(*arguments)
     assert code == 130
     assert "the same command continues" in err
@@ -101,7 +101,7 @@ def test_an_interruption_costs_one_part(train, command, monkeypatch):
 
     again = []
     monkeypatch.setattr(
-        evaluation,
+        evaluation_parts,
         "image_statistics",
         lambda m, x, i, *rest: again.append(list(i)) or compute(m, x, i, *rest),
     )
@@ -122,7 +122,7 @@ def test_what_is_finished_is_not_computed_again(train, command, monkeypatch):
     run = train()
     command("evaluate", f"run={run}", "num_samples=10")
     first = (run / "metrics.json").read_text()
-    monkeypatch.setattr(evaluation, "image_statistics", None)
+    monkeypatch.setattr(evaluation_parts, "image_statistics", None)
     code, _, err = command("evaluate", f"run={run}", "num_samples=10", "chunk_size=7")
     assert code == 0, err
     assert (run / "metrics.json").read_text() == first
@@ -163,7 +163,7 @@ def test_metrics_hold_one_evaluation_that_with_most_draws(train, command):
 
 def test_a_run_that_went_on_training_meanwhile(train, command, monkeypatch):
     run = train()
-    compute = evaluation.image_statistics
+    compute = evaluation_parts.image_statistics
 
     def retrained(*args):
         best = run / "checkpoints/best.ckpt"
@@ -172,7 +172,7 @@ def test_a_run_that_went_on_training_meanwhile(train, command, monkeypatch):
         torch.save(saved | {"global_step": 99}, best)
         return compute(*args)
 
-    monkeypatch.setattr(evaluation, "image_statistics", retrained)
+    monkeypatch.setattr(evaluation_parts, "image_statistics", retrained)
     before = (run / "metrics.json").read_bytes()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 0

@@ -8,7 +8,8 @@ import torch
 import yaml
 from test_errors import only_line
 
-from ladder_vae import images, runs
+from ladder_vae.data.sources import load_npz
+from ladder_vae.runs.record import write_status
 
 
 def files(run):
@@ -76,7 +77,7 @@ def untouched(train, command):
 
 def test_an_unfinished_run(untouched, command):
     run, refuse = untouched
-    runs.write_status(run, "interrupted")
+    write_status(run, "interrupted")
     assert "has not finished (interrupted); finish it" in refuse()
     metrics = (run / "metrics.json").read_bytes()
     code, out, err = command("evaluate", f"run={run}", "num_samples=10", "checkpoint=last")
@@ -93,13 +94,13 @@ def test_an_unfinished_run(untouched, command):
 
 def test_a_folder_with_an_unfinished_run(train, command):
     run = train(run_dir="sweep/a")
-    runs.write_status(train(run_dir="sweep/b"), "failed", "the loss is not finite")
+    write_status(train(run_dir="sweep/b"), "failed", "the loss is not finite")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
     assert code == 0
     assert "warning: left out: sweep/b has not finished (failed the loss is not finite); finish it" in err
     assert "test/log_px/K=10" in (run / "metrics.json").read_text()
     assert "log_px" not in (run.parent / "b/metrics.json").read_text()
-    runs.write_status(run, "interrupted")
+    write_status(run, "interrupted")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
     assert code == 1
     assert "holds no run that can be used" in err.splitlines()[-1]
@@ -129,7 +130,7 @@ def test_other_data_than_trained_on(train, command, npz, tmp_path):
     arrays = dict(np.load(npz))
     arrays["x_test"] = arrays["x_test"][::-1]
     np.savez(own, **arrays)
-    images.load_npz.cache_clear()
+    load_npz.cache_clear()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 1
     assert "run was trained on other images than Npz holds now" in only_line(err)
@@ -137,14 +138,16 @@ def test_other_data_than_trained_on(train, command, npz, tmp_path):
     assert code == 1
     assert "run was trained on other images" in only_line(err)
     own.unlink()
-    images.load_npz.cache_clear()
+    load_npz.cache_clear()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 1
     assert "own.npz does not exist" in only_line(err)
     assert files(run) == before
 
 
-@pytest.mark.parametrize("target", ["os.system", "ladder_vae.data.Path", "ladder_vae.data.ImageData", ""])
+@pytest.mark.parametrize(
+    "target", ["os.system", "ladder_vae.data.Path", "ladder_vae.data.data_sets.ImageData", ""]
+)
 def test_a_strangers_config_runs_no_code(untouched, target):
     run, refuse = untouched
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -156,7 +159,7 @@ def test_a_strangers_config_runs_no_code(untouched, target):
 def test_another_data_set_than_trained_on(untouched):
     run, refuse = untouched
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"]["_target_"] = "ladder_vae.data.MNIST"
+    config["data"]["_target_"] = "ladder_vae.data.data_sets.MNIST"
     del config["data"]["path"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert "was trained on other images than MNIST holds now" in refuse()

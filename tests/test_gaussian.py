@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ladder_vae.gaussian import Gaussian, bounded_log_var, product, standard_normal
-from ladder_vae.likelihood import Bernoulli
-from ladder_vae.nets import GaussianHead, SoftplusHead
+from ladder_vae.maths.gaussian import Gaussian, bounded_log_var, product, standard_normal
+from ladder_vae.maths.likelihoods import Bernoulli
+from ladder_vae.models.layers import GaussianHead, SoftplusHead
 
 torch.manual_seed(0)
 

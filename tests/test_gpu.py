@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import assert_same_weights, crash_after, weights
 
-from ladder_vae import hardware
-from ladder_vae.callbacks import EpochCheckpoints
-from ladder_vae.module import HierarchicalVAE
+from ladder_vae.system.compilation import compiler
+from ladder_vae.system.devices import best_device
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+from ladder_vae.training.lightning_module import HierarchicalVAE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,7 +19,7 @@ ON = ["trainer.accelerator=cuda", "trainer.precision=32-true"]
 COMPILED = [
     pytest.param("false", id="plain"),
     pytest.param(
-        "true", id="compiled", marks=pytest.mark.skipif(hardware.compiler() is None, reason="no C++ compiler")
+        "true", id="compiled", marks=pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
     ),
 ]
 
@@ -83,7 +84,7 @@ def test_an_evaluation_agrees_with_that_on_the_cpu(train, command, compile):
 
 
 def test_auto_chooses_the_device(train, command):
-    assert hardware.best_device() == "cuda"
+    assert best_device() == "cuda"
     run = train("trainer.accelerator=auto")
     assert command("evaluate", f"run={run}", "num_samples=10")[0] == 0
     assert command("analyze", f"run={run}")[0] == 0

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 
@@ -5,20 +6,21 @@ import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from ladder_vae import hardware
-from ladder_vae.errors import UserError
-from ladder_vae.hardware import choose_compile, choose_precision, compiled, fast_products
+from ladder_vae.system import compilation, devices
+from ladder_vae.system.compilation import choose_compile, compiled, compiler
+from ladder_vae.system.devices import choose_precision, fast_products, has_bfloat16
+from ladder_vae.system.errors import UserError
 
 
 @pytest.mark.parametrize(("has", "auto"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_precision_follows_the_hardware(monkeypatch, has, auto):
-    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: has)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: has)
     assert choose_precision("auto", "cpu") == auto
     assert choose_precision("32-true", "cpu") == "32-true"
 
 
 def test_a_precision_that_the_machine_lacks_is_named_with_the_one_that_works(monkeypatch):
-    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: False)
     with pytest.raises(
         UserError, match=r"needs bfloat16 units, which this cpu does not have; set .*=32-true"
     ):
@@ -29,7 +31,7 @@ def test_a_precision_that_the_machine_lacks_is_named_with_the_one_that_works(mon
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "nonsense"])
 def test_asking_for_bfloat16_never_fails(device):
-    assert hardware.has_bfloat16(device) in (True, False)
+    assert has_bfloat16(device) in (True, False)
 
 
 def test_compiling_is_chosen_where_it_pays():
@@ -43,7 +45,7 @@ def test_compiling_is_chosen_where_it_pays():
 @pytest.fixture
 def stub(monkeypatch):
     """In place of ``torch.compile``: doubles what the function gives, or fails as a compiler does."""
-    monkeypatch.setattr(hardware, "compiler", lambda: "g++")
+    monkeypatch.setattr(compilation, "compiler", lambda: "g++")
 
     def use(fails=False):
         def compile(function, **settings):
@@ -80,7 +82,7 @@ def test_a_failing_compiler_costs_one_warning(stub, capsys):
 
 
 def test_no_compiler_costs_one_warning(monkeypatch, capsys):
-    monkeypatch.setattr(hardware, "compiler", lambda: None)
+    monkeypatch.setattr(compilation, "compiler", lambda: None)
     call = compiled(lambda x: x + 1, trust)
     assert [call(torch.zeros(())).item() for _ in range(3)] == [1, 1, 1]
     (line,) = capsys.readouterr().err.splitlines()
@@ -90,10 +92,10 @@ def test_no_compiler_costs_one_warning(monkeypatch, capsys):
 def test_the_compiler_of_the_environment_counts(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert hardware.compiler() is None
+    assert compiler() is None
     (tmp_path / "mine").touch(mode=0o755)
     monkeypatch.setenv("CXX", "mine")
-    assert hardware.compiler() == "mine"
+    assert compiler() == "mine"
 
 
 def test_fast_products_end_with_their_block():
@@ -120,7 +122,7 @@ for prepare in (lambda: None, keep_freed_memory):
 
 def test_memory_is_kept():
     """A block of 64 MB, freed and taken again, is not faulted in anew."""
-    if hardware.platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc":
         pytest.skip("glibc only")
     # In a process of its own: where a block comes from depends on all that a process has freed before.
     returned, kept = map(

@@ -2,10 +2,10 @@ import pytest
 import torch
 from contracts import MARKOV, MODELS, SHAPE, TOP_DOWN, binary_images, small
 
-from ladder_vae.gaussian import Gaussian, product, standard_normal
-from ladder_vae.likelihood import Bernoulli
+from ladder_vae.maths.gaussian import Gaussian, product, standard_normal
+from ladder_vae.maths.likelihoods import Bernoulli
 from ladder_vae.models import BottomUpVAE, LadderVAE, TextbookVAE
-from ladder_vae.objective import elbo
+from ladder_vae.models.inference import elbo
 
 
 def build(cls, num_layers=3, **settings):
@@ -202,7 +202,7 @@ def test_number_of_weights():
 
 
 def test_softplus_variances_stay_finite_far_out():
-    from ladder_vae.nets import SoftplusHead
+    from ladder_vae.models.layers import SoftplusHead
 
     head = SoftplusHead(1, 1)
     head.weight.data[:] = 1e4

@@ -9,14 +9,15 @@ from conftest import events, tiny
 from contracts import MODELS
 from test_hierarchy import build, images
 
-from ladder_vae import module
-from ladder_vae.bounds import Settings, image_statistics
-from ladder_vae.compare import evaluated_split, group_runs
-from ladder_vae.importance import GRADIENTS, doubly_reparameterized
+from ladder_vae.comparison.groups import evaluated_split, group_runs
 from ladder_vae.models import ResidualVAE
-from ladder_vae.objective import Objective
-from ladder_vae.runs import load_run, read_record
-from ladder_vae.subjects import load_subject
+from ladder_vae.models.evaluator import Settings, image_statistics
+from ladder_vae.runs.checkpoints import load_run
+from ladder_vae.runs.opened import load_subject
+from ladder_vae.runs.record import read_record
+from ladder_vae.training import lightning_module
+from ladder_vae.training.importance import GRADIENTS, doubly_reparameterized
+from ladder_vae.training.objective import Objective
 
 K = 5
 
@@ -181,7 +182,7 @@ def test_the_best_epoch_is_the_best_by_what_was_trained_on(residual, monkeypatch
             found.append(len(log_weights))
         return log_weights.logsumexp(0).mean() + rise * len(found)
 
-    monkeypatch.setattr(module, "mean_bound", bound)
+    monkeypatch.setattr(lightning_module, "mean_bound", bound)
     tuned = residual(
         "tuned", "data.val_size=12", "init_from=first", "trainer.max_epochs=3",
         "objective.importance_samples=3", "objective.beta_warmup_epochs=0",

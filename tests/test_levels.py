@@ -8,14 +8,14 @@ import torch
 from contracts import MODELS, small
 from test_manipulate import cut
 
-from ladder_vae import influence as influence_module
-from ladder_vae import levels
-from ladder_vae.classifier import Classifier, trained_classifier
-from ladder_vae.data import Npz
-from ladder_vae.influence import Influence, measure_influence, slant
-from ladder_vae.levels import level_metrics, probe_levels, read_levels
+from ladder_vae.analysis import influence as influence_module
+from ladder_vae.analysis.classifier import Classifier, trained_classifier
+from ladder_vae.analysis.influence import Influence, measure_influence, slant
+from ladder_vae.analysis.probes import probe_accuracy
+from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
+from ladder_vae.data.data_sets import Npz
 from ladder_vae.models import LadderVAE, ResidualVAE, TextbookVAE
-from ladder_vae.probes import probe_accuracy
+from ladder_vae.system.randomness import stream_seed
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_influence_by_hand(halves):
     assert "class_change" not in influence.changes
     assert influence.kept is None
     with torch.no_grad():
-        generator = torch.Generator().manual_seed(levels.stream_seed(9, "influence"))
+        generator = torch.Generator().manual_seed(stream_seed(9, "influence"))
         x = halves.binary("test", [3])
         one, other = (
             model.infer(x, noise=model.draw_noise(1, 1, like=x, generator=generator)) for _ in range(2)
@@ -171,7 +171,7 @@ def test_probes(halves):
 
 def test_metrics_and_their_errors():
     torch.manual_seed(0)
-    readings = levels.Readings([], [], [], [], torch.rand(50, 2))
+    readings = Readings([], [], [], [], torch.rand(50, 2))
     changes = {"pixel_change": torch.rand(50, 4), "class_change": torch.rand(50, 4).round()}
     influence = Influence(changes, torch.rand(50).round())
     judge = Classifier(torch.nn.Identity(), torch.arange(2), accuracy=0.9, test_images=100)
@@ -184,7 +184,7 @@ def test_metrics_and_their_errors():
     assert metrics["class_change/posterior"] == pytest.approx(changes["class_change"][:, 3].mean().item())
     assert metrics["probe_mean/z1_stderr"] == pytest.approx(math.sqrt(0.8 * 0.2 / 50))
     assert metrics["judge_accuracy_stderr"] == pytest.approx(0.03)
-    one = levels.Readings([], [], [], [], torch.rand(1, 2))
+    one = Readings([], [], [], [], torch.rand(1, 2))
     single = level_metrics(
         one, Influence({"pixel_change": torch.rand(1, 4)}, None), {"probe_none": 1.0}, None, draws=1
     )
@@ -197,7 +197,7 @@ def test_the_error_over_images_is_what_other_images_show():
     found = []
     for _ in range(400):
         influence = Influence({"pixel_change": torch.rand(40, 3) ** 2}, None)
-        readings = levels.Readings([], [], [], [], torch.zeros(40, 1))
+        readings = Readings([], [], [], [], torch.zeros(40, 1))
         metrics = level_metrics(readings, influence, {}, None, draws=1)
         found.append((metrics["pixel_change/z1"], metrics["pixel_change/z1_stderr"]))
     values, errors = torch.tensor(found).T

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ladder_vae.gaussian import Gaussian
-from ladder_vae.hierarchy import BottomUp, Rung, TopDown
-from ladder_vae.objective import elbo
+from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.models.hierarchy import BottomUp, Rung, TopDown
+from ladder_vae.models.inference import elbo
 
 PIXELS = 3
 A = [0.8, -1.3, 0.6, 1.1]  # map from z_{l+1} to z_l, index 0 next to the data

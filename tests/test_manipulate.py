@@ -3,8 +3,9 @@ import torch
 from contracts import MARKOV, MODELS
 from test_hierarchy import build, images
 
-from ladder_vae.inference import Inference, Level
-from ladder_vae.manipulate import (
+from ladder_vae.models import ResidualVAE
+from ladder_vae.models.inference import Inference, Level
+from ladder_vae.models.innovations import (
     innovations,
     interpolate,
     keep_above,
@@ -14,7 +15,6 @@ from ladder_vae.manipulate import (
     swap,
     traverse,
 )
-from ladder_vae.models import ResidualVAE
 
 ALL = (0, 1, 2)
 

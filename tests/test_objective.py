@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from ladder_vae.errors import UserError
-from ladder_vae.gaussian import Gaussian, standard_normal
-from ladder_vae.inference import Inference, Level
+from ladder_vae.maths.gaussian import Gaussian, standard_normal
 from ladder_vae.models import BottomUpVAE, LadderVAE
-from ladder_vae.module import HierarchicalVAE
-from ladder_vae.objective import Elbo, Objective, elbo
-from ladder_vae.schedules import warmup_cosine
+from ladder_vae.models.inference import Elbo, Inference, Level, elbo
+from ladder_vae.system.errors import UserError
+from ladder_vae.training.lightning_module import HierarchicalVAE
+from ladder_vae.training.objective import Objective
+from ladder_vae.training.schedules import warmup_cosine
 
 TERMS = Elbo(distortion=torch.tensor(90.0), rates=torch.tensor([14.0, 3.0, 0.1]))
 

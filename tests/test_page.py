@@ -1,7 +1,7 @@
 import base64
 from html.parser import HTMLParser
 
-from ladder_vae.page import Picture, Section, Table, write_html, write_markdown
+from ladder_vae.drawing.pages import Picture, Section, Table, write_html, write_markdown
 
 SECTIONS = [
     Section(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ladder_vae.compare import group_runs
-from ladder_vae.paired import paired_differences, read_image_bounds
-from ladder_vae.runs import read_record
-from ladder_vae.tables import paired_rows
+from ladder_vae.comparison.groups import group_runs
+from ladder_vae.comparison.paired import paired_differences, read_image_bounds
+from ladder_vae.comparison.tables import paired_rows
+from ladder_vae.runs.record import read_record
 
 
 def kept(run, k, sizes=(1, 10)):
@@ -94,7 +94,7 @@ def test_only_the_evaluation_that_the_bound_is_from_counts(evaluated, command):
 def test_of_many_groups_each_is_compared_with_the_best(monkeypatch, evaluated):
     one, two = evaluated
     groups = group_runs([read_record(run) for run in (*one, two)])
-    monkeypatch.setattr("ladder_vae.paired.MOST_GROUPS", 1)
+    monkeypatch.setattr("ladder_vae.comparison.paired.MOST_GROUPS", 1)
     (difference,) = paired_differences(groups, "test", 10)
     means = [group.mean("test/log_px/K=10") for group in groups]
     assert difference.second is groups[means.index(max(means))]

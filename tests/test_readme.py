@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ladder_vae.runs import write_plan
+from ladder_vae.runs.record import write_plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/exercises.md")]

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from ladder_vae import runs
-from ladder_vae.bounds import Settings, image_statistics
+from ladder_vae.models.evaluator import Settings, image_statistics
 from ladder_vae.release import KEPT_METRICS
-from ladder_vae.runs import load_run
-from ladder_vae.subjects import load_subject
+from ladder_vae.runs import releases
+from ladder_vae.runs.checkpoints import load_run
+from ladder_vae.runs.opened import load_subject
+from ladder_vae.runs.record import write_status
+from ladder_vae.runs.releases import RELEASES, released
 
 
 @pytest.fixture
@@ -29,9 +32,9 @@ def test_weights_come_back_rounded_to_half_precision(small):
         expected = value.half().float() if value.is_floating_point() else value
         assert torch.equal(after[name], expected), name
         assert after[name].dtype == value.dtype
-    files = sorted(path.name for path in runs.Path("small").iterdir())
+    files = sorted(path.name for path in Path("small").iterdir())
     assert files == ["config.yaml", "metrics.json", "status.json", "weights.safetensors"]
-    assert (runs.Path("small") / "weights.safetensors").stat().st_size < 0.3 * (
+    assert (Path("small") / "weights.safetensors").stat().st_size < 0.3 * (
         small / "checkpoints/best.ckpt"
     ).stat().st_size
 
@@ -40,7 +43,7 @@ def test_a_release_is_evaluated_as_a_run_is(small, command):
     found = []
     for path in (small, "small"):
         assert command("evaluate", f"run={path}", "num_samples=20")[0] == 0
-        found.append(json.loads((runs.Path(path) / "metrics.json").read_text()))
+        found.append(json.loads((Path(path) / "metrics.json").read_text()))
     assert found[1]["test/log_px/K=20"] == pytest.approx(found[0]["test/log_px/K=20"], abs=0.05)
     assert command("report", small, "small")[0] == 0
 
@@ -51,13 +54,13 @@ def test_a_release_that_was_not_evaluated_is_reported(small, train, command):
     for runs_given in (["small"], ["small", other]):
         code, _, err = command("report", *runs_given, "--output", "out")
         assert code == 0, err
-        assert "parameters" in runs.Path("out/report.md").read_text()
+        assert "parameters" in Path("out/report.md").read_text()
 
 
 def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
-    monkeypatch.setattr(runs, "RELEASES", workdir / "package")
+    monkeypatch.setattr(releases, "RELEASES", workdir / "package")
     shutil.copytree("small", workdir / "package/tiny")
-    assert runs.released() == ["tiny"]
+    assert released() == ["tiny"]
     assert torch.equal(
         load_run("tiny").model.generate(2, generator=torch.Generator().manual_seed(0)).params,
         load_run("small").model.generate(2, generator=torch.Generator().manual_seed(0)).params,
@@ -78,14 +81,14 @@ def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
 
 
 def test_the_models_of_the_package_are_small():
-    assert runs.released() == ["record", "three_levels"]
-    sizes = [path.stat().st_size for path in runs.RELEASES.rglob("*") if path.is_file()]
+    assert released() == ["record", "three_levels"]
+    sizes = [path.stat().st_size for path in RELEASES.rglob("*") if path.is_file()]
     assert sum(sizes) < 20e6
 
 
-@pytest.mark.parametrize("name", runs.released())
+@pytest.mark.parametrize("name", released())
 def test_a_model_of_the_package_gives_its_stored_figures(name):
-    stored = json.loads((runs.RELEASES / name / "metrics.json").read_text())
+    stored = json.loads((RELEASES / name / "metrics.json").read_text())
     subject = load_subject(name, "best", images=100)
     x = subject.data.binary("test", subject.indices)
     found = image_statistics(subject.run.model, x, subject.indices, Settings(10, (1, 10)))
@@ -105,7 +108,7 @@ def test_a_release_cannot_be_resumed(small, command):
 
 def test_a_release_can_be_begun_with(small, train):
     run = train("model=residual", "data.val_size=8", "init_from=small", "optimizer.lr=0", run_dir="next")
-    assert set(json.loads((runs.Path("small") / "metrics.json").read_text())) == set(KEPT_METRICS)
+    assert set(json.loads((Path("small") / "metrics.json").read_text())) == set(KEPT_METRICS)
     before, after = (dict(load_run(path).model.named_parameters()) for path in ("small", run))
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -116,14 +119,14 @@ def test_what_cannot_be_released(small, command, train):
     code, _, err = command("release", "nowhere", "there")
     assert code == 1
     assert "nowhere is not a directory" in err
-    runs.write_status(small, "interrupted")
+    write_status(small, "interrupted")
     code, _, err = command("release", small, "other")
     assert code == 1
     assert "has not finished; only a finished run can be released" in err
 
 
 def test_a_damaged_release(small, command):
-    weights = runs.Path("small/weights.safetensors")
+    weights = Path("small/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     code, _, err = command("evaluate", "run=small", "num_samples=10")
     assert (code, err.count("\n")) == (1, 1)

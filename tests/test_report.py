@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ladder_vae import runs
-from ladder_vae.compare import find_runs, group_runs, newest, seed_noise
-from ladder_vae.report import shared_settings
-from ladder_vae.runs import Record
+from ladder_vae.comparison.groups import group_runs, seed_noise
+from ladder_vae.comparison.reporting import shared_settings
+from ladder_vae.runs.record import (
+    Record,
+    find_runs,
+    newest,
+    write_config,
+    write_metrics,
+    write_plan,
+    write_status,
+)
 
 
 def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
     path.mkdir(parents=True)
     model = {"_target_": "ladder_vae.models.LadderVAE", "num_layers": depth}
-    runs.write_config(path, {"name": "x", "seed": seed, "model": model, "data": {"seed": seed}, **settings})
-    runs.write_status(path, status, "the loss is not finite" if status == "failed" else "")
+    write_config(path, {"name": "x", "seed": seed, "model": model, "data": {"seed": seed}, **settings})
+    write_status(path, status, "the loss is not finite" if status == "failed" else "")
     metrics = {
         "test/elbo": elbo,
         "test/rate": 2.0,
@@ -27,7 +34,7 @@ def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
     }
     metrics |= {f"test/rate/z{level}": 2.0 / depth for level in range(1, depth + 1)}
     metrics |= {"model/parameters": 10.0 * depth, "train/images_per_second": 5.0, "train/seconds": 3.0}
-    runs.write_metrics(path, metrics)
+    write_metrics(path, metrics)
     rng = np.random.default_rng(seed)
     images = {
         "originals": np.zeros((4, 5, 6), np.uint8),
@@ -126,7 +133,7 @@ def test_a_repeated_seed_says_nothing_of_the_noise(sweep, command):
 
 
 def test_jobs_that_never_started_are_listed(tmp_path, command):
-    runs.write_plan(tmp_path, ["model.num_layers=1", "model.num_layers=2"])
+    write_plan(tmp_path, ["model.num_layers=1", "model.num_layers=2"])
     fake_run(tmp_path / "0_ladder", 1, 1, -100.0)
     command("report", str(tmp_path))
     text = (tmp_path / "report.md").read_text()

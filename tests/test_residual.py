@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from ladder_vae.gaussian import Gaussian, product
+from ladder_vae.maths.gaussian import Gaussian, product
 from ladder_vae.models import ResidualVAE
-from ladder_vae.nets import ResidualBlock
-from ladder_vae.objective import elbo
+from ladder_vae.models.inference import elbo
+from ladder_vae.models.layers import ResidualBlock
 
 SHAPE = (1, 6, 5)
 

@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 from conftest import assert_same_weights, crash_after, tiny
 
-from ladder_vae import callbacks, load_run
-from ladder_vae.callbacks import EpochCheckpoints
-from ladder_vae.module import HierarchicalVAE
-from ladder_vae.runs import read_checkpoint, read_record
+from ladder_vae import load_run
+from ladder_vae.runs.checkpoints import read_checkpoint
+from ladder_vae.runs.record import read_record
+from ladder_vae.training import callbacks
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+from ladder_vae.training.lightning_module import HierarchicalVAE
 
 
 def interrupted(*args):
@@ -203,6 +205,6 @@ def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(tr
     before = read_record(run)
     for failure in (interrupted, lambda *args: 1 / 0):
         with monkeypatch.context() as patched:
-            patched.setattr("ladder_vae.train.assemble", failure)
+            patched.setattr("ladder_vae.training.fit.assemble", failure)
             assert command("train", f"resume={run}", "trainer.max_epochs=3")[0] != 0
         assert read_record(run) == before

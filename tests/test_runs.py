@@ -3,7 +3,7 @@ import torch
 import yaml
 
 from ladder_vae import load_run
-from ladder_vae.errors import UserError
+from ladder_vae.system.errors import UserError
 
 
 def test_load_run_runs_no_code_of_strangers(train):

@@ -9,16 +9,17 @@ from conftest import assert_same_weights, tiny, weights
 from contracts import MODELS, binary_images, small
 from torch import nn
 
-from ladder_vae import hardware, module
-from ladder_vae.bounds import weigher
-from ladder_vae.evaluation import compiled_weigher
-from ladder_vae.gaussian import Gaussian
-from ladder_vae.hardware import compiled
-from ladder_vae.importance import GRADIENTS
+from ladder_vae.evaluation.parts import compiled_weigher
+from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.models import LadderVAE, ResidualVAE
-from ladder_vae.module import batch_values
-from ladder_vae.objective import Objective
-from ladder_vae.self_check import step_doubt
+from ladder_vae.models.evaluator import weigher
+from ladder_vae.system import compilation
+from ladder_vae.system.compilation import compiled, compiler
+from ladder_vae.system.self_check import step_doubt
+from ladder_vae.training import lightning_module
+from ladder_vae.training.importance import GRADIENTS
+from ladder_vae.training.lightning_module import batch_values
+from ladder_vae.training.objective import Objective
 
 OBJECTIVES = [Objective(), *(Objective(importance_samples=3, importance_gradient=name) for name in GRADIENTS)]
 PRECISIONS = pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
@@ -60,7 +61,7 @@ def test_no_model_raises_an_alarm(cls, objective, half):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(hardware.compiler() is None, reason="no C++ compiler")
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 @PRECISIONS
 @pytest.mark.parametrize("cls", MODELS)
 def test_no_model_raises_an_alarm_when_compiled(cls, half, capsys):
@@ -181,7 +182,7 @@ def test_the_check_leaves_no_trace(norm):
 def traced(monkeypatch):
     """``torch.compile`` without a compiler: what it traces is computed by PyTorch itself."""
     compile = torch.compile
-    monkeypatch.setattr(hardware, "compiler", lambda: "g++")
+    monkeypatch.setattr(compilation, "compiler", lambda: "g++")
     monkeypatch.setattr(
         torch, "compile", lambda f, **settings: compile(f, backend="aot_eager", dynamic=False)
     )
@@ -198,7 +199,7 @@ def test_a_run_is_the_same_with_and_without_the_check(train, traced, monkeypatch
     """To the last bit; with dropout as well, which the check turns off and on again."""
     checked = train(*settings, "trainer.compile=true", run_dir="checked")
     asked = []
-    monkeypatch.setattr(module, "step_doubt", lambda *_: lambda *given: asked.append(given) or "")
+    monkeypatch.setattr(lightning_module, "step_doubt", lambda *_: lambda *given: asked.append(given) or "")
     assert_same_weights(checked, train(*settings, "trainer.compile=true", run_dir="trusted"))
     assert len(asked) == 1  # once a run
     plain = weights(train(*settings, "trainer.compile=false", run_dir="plain"))
@@ -207,7 +208,7 @@ def test_a_run_is_the_same_with_and_without_the_check(train, traced, monkeypatch
 
 
 def test_a_run_that_compiles_wrong_goes_on_as_a_plain_one(command, train, npz, monkeypatch):
-    monkeypatch.setattr(hardware, "compiler", lambda: "g++")
+    monkeypatch.setattr(compilation, "compiler", lambda: "g++")
     monkeypatch.setattr(
         torch, "compile", lambda f, **_: lambda *given: (v := f(*given)).detach() + 0.1 * (v - v.detach())
     )
@@ -225,7 +226,7 @@ def test_a_run_that_compiles_wrong_goes_on_as_a_plain_one(command, train, npz, m
 
 @pytest.mark.parametrize("cls", MODELS)
 def test_a_pass_of_evaluation_is_checked_too(cls, monkeypatch, capsys):
-    monkeypatch.setattr(hardware, "compiler", lambda: "g++")
+    monkeypatch.setattr(compilation, "compiler", lambda: "g++")
     model, x = small(cls).eval(), binary_images()
     with torch.inference_mode():
         noise, features = model.draw_noise(5, 4, like=x), model.encode(x)

@@ -10,25 +10,28 @@ from conftest import assert_same_weights, crash_after, tiny, weights
 from contracts import MODELS
 from omegaconf import OmegaConf
 
-from ladder_vae import hardware, launcher
-from ladder_vae.bounds import Settings, image_statistics
-from ladder_vae.callbacks import EpochCheckpoints
-from ladder_vae.evaluation import compiled_weigher
-from ladder_vae.hardware import fast_products
-from ladder_vae.importance import GRADIENTS
+from hydra_plugins import ladder_vae_launcher
+from ladder_vae.evaluation.parts import compiled_weigher
 from ladder_vae.models import LadderVAE, TextbookVAE
-from ladder_vae.module import batch_values
-from ladder_vae.objective import Objective
+from ladder_vae.models.evaluator import Settings, image_statistics
+from ladder_vae.system import devices
+from ladder_vae.system.compilation import compiler
+from ladder_vae.system.devices import fast_products
+from ladder_vae.training import job
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+from ladder_vae.training.importance import GRADIENTS
+from ladder_vae.training.lightning_module import batch_values
+from ladder_vae.training.objective import Objective
 
 FAST = ["trainer.precision=bf16-mixed", "trainer.compile=true"]
 PLAIN = ["trainer.precision=32-true", "trainer.compile=false"]
-needs_compiler = pytest.mark.skipif(hardware.compiler() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
 
 @pytest.fixture(autouse=True)
 def bfloat16(monkeypatch):
     """bfloat16 is slow where the CPU has no units for it, but works."""
-    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: True)
 
 
 def metrics(run):
@@ -183,6 +186,8 @@ def test_a_job_that_is_killed_is_told(tmp_path):
     config = OmegaConf.create(
         {"model": {}, "hydra": {"sweep": {"dir": str(tmp_path), "subdir": "job"}, "job": {"name": None}}}
     )
-    (result,) = launcher._run([config], 1, 1)  # no whole configuration: the job dies of it
+    (result,) = ladder_vae_launcher._run(
+        job.job, [config], 1, 1
+    )  # no whole configuration: the job dies of it
     with pytest.raises(RuntimeError, match="job: the process ended with code 1"):
         _ = result.return_value

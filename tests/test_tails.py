@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ladder_vae.tails import pareto_khat, tail_length
+from ladder_vae.maths.tails import pareto_khat, tail_length
 
 # k-hat by psislw of arviz 0.23.4 for the quantiles of a logistic distribution at (i + 1/2) / N, times a scale
 REFERENCE = {

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ladder_vae.models import TextbookVAE
-from ladder_vae.objective import elbo
+from ladder_vae.models.inference import elbo
 
 
 class Reference(nn.Module):

@@ -8,15 +8,16 @@ import yaml
 from conftest import assert_same_weights, scalars, tiny, weights
 
 from ladder_vae import load_run
-from ladder_vae import train as entry
-from ladder_vae.batches import Batches
-from ladder_vae.data import Npz
-from ladder_vae.errors import UserError
+from ladder_vae.data.batches import Batches
+from ladder_vae.data.data_sets import Npz
 from ladder_vae.models import LadderVAE
-from ladder_vae.module import HierarchicalVAE
-from ladder_vae.objective import Objective, elbo
-from ladder_vae.randomness import stream_seed
-from ladder_vae.runs import read_checkpoint
+from ladder_vae.models.inference import elbo
+from ladder_vae.runs.checkpoints import read_checkpoint
+from ladder_vae.system.errors import UserError
+from ladder_vae.system.randomness import stream_seed
+from ladder_vae.training import fit
+from ladder_vae.training.lightning_module import HierarchicalVAE
+from ladder_vae.training.objective import Objective
 
 
 def test_a_run_directory_is_complete(train):
@@ -66,21 +67,21 @@ def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
     data = Npz(path=str(npz), val_size=8, eval_batch_size=10)
     torch.manual_seed(stream_seed(loaded.config["seed"], "test"))
     with torch.no_grad():
-        total = sum(elbo(loaded.model.infer(x)).elbo.item() * len(x) for x in data.test_dataloader())
+        total = sum(elbo(loaded.model.infer(x)).elbo.item() * len(x) for x in data.batches("test"))
     assert json.loads((run / "metrics.json").read_text())["test/elbo"] == pytest.approx(total / 24, rel=1e-6)
 
 
 def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch):
     """Evenly spaced, unwarped, by the averaged weights in evaluation mode; in TensorBoard, too."""
-    monkeypatch.setattr(entry, "TRAINING_IMAGES", 20)
-    seen, measure = [], entry.mean_elbo
+    monkeypatch.setattr(fit, "TRAINING_IMAGES", 20)
+    seen, measure = [], fit.mean_elbo
 
     def record(model, batches, stage):
         found = list(batches)
         seen.extend(len(batch) for batch in found)
         return measure(model, found, stage)
 
-    monkeypatch.setattr(entry, "mean_elbo", record)
+    monkeypatch.setattr(fit, "mean_elbo", record)
     run = train("data.val_size=8", "data.warp=0.2", "data.eval_batch_size=7", "optimizer.lr=0.05")
     metrics, loaded = json.loads((run / "metrics.json").read_text()), load_run(run)
     x = Npz(path=str(npz), val_size=8).binary("train", [i * 32 // 20 for i in range(20)])

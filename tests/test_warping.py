@@ -1,7 +1,7 @@
 import torch
 
-from ladder_vae.images import load_mnist
-from ladder_vae.warping import warp
+from ladder_vae.data.sources import load_mnist
+from ladder_vae.data.warping import warp
 
 
 def generator():

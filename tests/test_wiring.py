@@ -9,12 +9,13 @@ import torch
 from conftest import scalars, tiny, weights
 from contracts import binary_images, small
 
-from ladder_vae import load_run, module
-from ladder_vae.averaging import ExponentialMovingAverage
-from ladder_vae.batches import Batches
+from ladder_vae import load_run
+from ladder_vae.data.batches import Batches
 from ladder_vae.models import LadderVAE
-from ladder_vae.module import HierarchicalVAE
-from ladder_vae.objective import Objective
+from ladder_vae.training import lightning_module
+from ladder_vae.training.averaging import ExponentialMovingAverage
+from ladder_vae.training.lightning_module import HierarchicalVAE
+from ladder_vae.training.objective import Objective
 
 STEPS = 3  # an epoch of the tiny run
 UNTIL = 4  # epochs
@@ -49,7 +50,7 @@ def test_what_is_logged_as_the_loss_is_what_was_minimized(train, monkeypatch):
         return value
 
     monkeypatch.setattr(HierarchicalVAE, "training_step", record)
-    monkeypatch.setattr(module, "STEPS_PER_READING", 1)
+    monkeypatch.setattr(lightning_module, "STEPS_PER_READING", 1)
     run = train("objective.beta_warmup_epochs=1.5")
     assert [reading.value for reading in scalars(run, "train/loss")] == pytest.approx(minimized, rel=1e-6)
     betas = [reading.value for reading in scalars(run, "train/beta")]
@@ -68,7 +69,7 @@ def test_learning_rate_of_every_step(train, monkeypatch, scheduler):
         return result
 
     monkeypatch.setattr(torch.optim.Adam, "step", record)
-    monkeypatch.setattr(module, "STEPS_PER_READING", 1)
+    monkeypatch.setattr(lightning_module, "STEPS_PER_READING", 1)
     settings = ["scheduler=constant"] if scheduler == "constant" else ["scheduler.warmup_steps=4"]
     run = train(f"trainer.max_epochs={UNTIL}", "optimizer.lr=0.01", *settings)
     total = UNTIL * STEPS

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ladder_vae.level_tables import numbers, sleeping_units
-from ladder_vae.words import describe, headline
+from ladder_vae.analysis.level_tables import numbers, sleeping_units
+from ladder_vae.analysis.sentences import describe, headline
 
 
 def figures(changes, pixels=None, probes=True, **more):

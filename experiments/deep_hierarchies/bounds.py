@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ladder_vae.figures import DPI, save
+from ladder_vae.drawing.image_grids import DPI, save
 
 HERE = Path(__file__).parent
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae import cli, figures
-from ladder_vae.batches import draw_binary
-from ladder_vae.errors import UserError
-from ladder_vae.subjects import load_subject
-from ladder_vae.warping import warp
+from ladder_vae.data.batches import draw_binary
+from ladder_vae.data.warping import warp
+from ladder_vae.drawing import image_grids
+from ladder_vae.runs.opened import load_subject
+from ladder_vae.settings import command_line
+from ladder_vae.system.errors import UserError
 
 COUNT, SHOWN = 2000, 14
 STRENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)
@@ -51,8 +52,8 @@ def main():
         if strength:
             pictures[f"data.warp={strength:g}"] = warped[0][:SHOWN, 0].numpy()
     title = "Digits sheared and bent within their bounding boxes"
-    figures.save_strips(Path(__file__).with_name("warps.png"), pictures, columns=SHOWN, title=title)
+    image_grids.save_strips(Path(__file__).with_name("warps.png"), pictures, columns=SHOWN, title=title)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae import figures, load_run
-from ladder_vae.classifier import trained_classifier
-from ladder_vae.data import MNIST
-from ladder_vae.images import to_bytes
+from ladder_vae import load_run
+from ladder_vae.analysis.classifier import trained_classifier
+from ladder_vae.data.data_sets import MNIST
+from ladder_vae.drawing import image_grids
+from ladder_vae.drawing.image_grids import to_bytes
 
 CHAINS, SHOWN = 2000, 10
 STEPS = (1, 3, 10, 30, 100, 200)
@@ -63,7 +64,7 @@ def main(paths):
         pictures["samples of the model"] = to_bytes(sample[:SHOWN])
         if number == 0:
             title = f"{type(model).__name__}: the chain x → z → x → ... at some of its steps"
-            figures.save_strips(Path(path) / "chain.png", pictures, columns=SHOWN, title=title)
+            image_grids.save_strips(Path(path) / "chain.png", pictures, columns=SHOWN, title=title)
             print(Path(path) / "chain.png")
 
 

@@ -1,7 +1,223 @@
-"""Hydra finds launchers in the package ``hydra_plugins`` only; see :mod:`ladder_vae.launcher`."""
+"""Hydra launcher: several jobs of a sweep at once, each a process of its own with its share of the threads.
 
-from ladder_vae.launcher import Parallel
+Small models leave cores idle between the many small steps of a layer, so that two jobs of one thread finish
+sooner than one job of two threads after the other (benchmarks/README.md). Ctrl-C reaches every job once, and
+each leaves what it leaves alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import (
+    JobReturn,
+    JobRuntime,
+    JobStatus,
+    configure_log,
+    filter_overrides,
+    run_job,
+    setup_globals,
+)
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from ladder_vae.runs.record import is_run, write_status
+from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
+
+log = logging.getLogger(__name__)
+MOST_AT_ONCE = 4  # of ``auto``: each takes a gigabyte of memory
 
 
-class ParallelLauncher(Parallel):
-    """Several jobs of a sweep at once."""
+class ParallelLauncher(BasicLauncher):
+    """See the module. With one job at once it is Hydra's basic launcher: all in this process.
+
+    Args:
+        jobs: How many at once; ``auto``: one a core up to four, or one on a GPU.
+    """
+
+    def __init__(self, jobs: Any = "auto") -> None:
+        super().__init__()
+        self.jobs = jobs
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        assert self.config is not None
+        import torch
+
+        cores = torch.get_num_threads()
+        at_once = min(self._most_at_once(cores), len(job_overrides))
+        if at_once <= 1:
+            return super().launch(job_overrides, initial_job_idx)
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        threads = max(1, cores // at_once)
+        log.info(f"Launching {len(job_overrides)} jobs, {at_once} at once, {threads} thread(s) each")
+        configs = [self._config(initial_job_idx + i, overrides) for i, overrides in enumerate(job_overrides)]
+        return _run(self.task_function, configs, at_once, threads)
+
+    def _most_at_once(self, cores: int) -> int:
+        from ladder_vae.system.devices import choose_device_type
+        from ladder_vae.system.errors import UserError
+
+        assert self.config is not None
+        if self.jobs == "auto":
+            accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
+            return min(cores, MOST_AT_ONCE) if choose_device_type(accelerator) == "cpu" else 1
+        if not isinstance(self.jobs, int) or isinstance(self.jobs, bool) or self.jobs < 1:
+            raise UserError(f"hydra.launcher.jobs={self.jobs} must be a number from 1, or auto")
+        return self.jobs
+
+    def _config(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """The composed configuration of one job; its directories are settled here, time stamps too."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config), read_write(config):
+            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.sweep.dir = str(self.config.hydra.sweep.dir)
+        # The name of the directory may refer to the whole, by way of what Hydra takes for the current job.
+        current = HydraConfig.instance()
+        before = current.cfg
+        current.set_config(config.copy())
+        subdir = str(HydraConfig.get().sweep.subdir)
+        current.cfg = before
+        with read_write(config):
+            config.hydra.sweep.subdir = subdir
+        return config
+
+
+def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, threads: int) -> list[JobReturn]:
+    """Run all jobs; results in their order.
+
+    Raises:
+        KeyboardInterrupt: After every running job has stopped; with the hints of all of them.
+    """
+    # Forked from a process that has only imported; elsewhere each job imports for itself.
+    fork = sys.platform == "linux"
+    context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
+    context.set_forkserver_preload(["ladder_vae.training.job", "ladder_vae.training.preflight"])
+    results: dict[int, JobReturn] = {}
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    hints: list[str] = []
+    # The deepest first: they take longest, and short jobs fill what is left at the end.
+    waiting = sorted(range(len(configs)), key=lambda i: -int(configs[i].model.get("num_layers") or 0))
+
+    def collect() -> None:
+        for connection in wait(list(running)):
+            assert isinstance(connection, Connection)
+            number, process = running.pop(connection)
+            try:
+                result, printed = connection.recv()
+            except EOFError:
+                process.join()
+                result, printed = _died(configs[number], process.exitcode), ""
+            process.join()
+            print(printed, end="", flush=True)
+            if isinstance(result, KeyboardInterrupt):
+                hints.append(str(result))
+            else:
+                results[number] = result
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                number = waiting.pop(0)
+                ours, theirs = context.Pipe(duplex=False)
+                name = str(configs[number].hydra.sweep.subdir)
+                process = context.Process(
+                    target=_job, args=(theirs, task, configs[number], threads), name=name
+                )
+                # A process that is still starting would die of an interrupt, loudly.
+                _hold_interrupts(signal.SIG_BLOCK)
+                process.start()
+                running[ours] = (number, process)
+                _hold_interrupts(signal.SIG_UNBLOCK)
+                theirs.close()  # so that its death ends the pipe
+            collect()
+            if hints:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        for _, process in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGINT)
+        while running:
+            collect()
+        raise KeyboardInterrupt("\n".join(hint for hint in hints if hint)) from None
+    return [results[number] for number in range(len(configs))]
+
+
+def _died(config: DictConfig, code: int | None) -> JobReturn:
+    """What a job left that the system killed."""
+
+    path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+    message = f"the process ended with code {code}" + (", killed, perhaps for its memory" * (code == -9))
+    if is_run(path):
+        write_status(path, "failed", message)
+    result = JobReturn()
+    result.status = JobStatus.FAILED
+    result.return_value = RuntimeError(f"{path.name}: {message}")
+    return result
+
+
+def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads: int) -> None:
+    """In the process of one job."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on once
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    printed = io.StringIO()
+    result: JobReturn | KeyboardInterrupt
+    try:
+        _hold_interrupts(signal.SIG_UNBLOCK)
+        with contextlib.redirect_stdout(printed):
+            result = _call(task, config, threads)
+    except KeyboardInterrupt as interrupt:
+        result = interrupt
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone
+        connection.send((result, printed.getvalue()))
+
+
+def _call(task: TaskFunction, config: DictConfig, threads: int) -> JobReturn:
+    import torch
+
+    from ladder_vae.system.memory import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    version.setbase("1.3")
+    setup_globals()
+    JobRuntime.instance().set("name", config.hydra.job.name)
+    return run_job(
+        hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _hold_interrupts(how: int) -> None:
+    """Hold Ctrl-C back (SIG_BLOCK), also in processes that are started meanwhile, or let it through."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(how, {signal.SIGINT})
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGINT)

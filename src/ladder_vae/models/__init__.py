@@ -1,4 +1,4 @@
-"""The models. What is exported here can be named in a config and rebuilt by ``load_run``."""
+"""Hierarchies: inference, generation, evaluation, one file a model. What is named here can be configured."""
 
 from ladder_vae.models.bottom_up import BottomUpVAE
 from ladder_vae.models.ladder import LadderVAE

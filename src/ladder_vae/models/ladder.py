@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ladder_vae.gaussian import Gaussian, product
-from ladder_vae.hierarchy import Rung, TopDown
+from ladder_vae.maths.gaussian import Gaussian, product
+from ladder_vae.models.hierarchy import Rung, TopDown
 from ladder_vae.models.markov import mirrored_generator, recognition
 from ladder_vae.models.sizes import image_shape, published_sizes
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from ladder_vae.hierarchy import ImageShape, Rung
-from ladder_vae.nets import MLP, ImageDecoder, SoftplusHead
+from ladder_vae.models.hierarchy import ImageShape, Rung
+from ladder_vae.models.layers import MLP, ImageDecoder, SoftplusHead
 
 
 def mirrored_generator(

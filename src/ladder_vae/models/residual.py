@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ladder_vae.gaussian import Gaussian, product
-from ladder_vae.hierarchy import Rung, TopDown
+from ladder_vae.maths.gaussian import Gaussian, product
+from ladder_vae.models.hierarchy import Rung, TopDown
+from ladder_vae.models.layers import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
 from ladder_vae.models.sizes import image_shape, level_sizes
-from ladder_vae.nets import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
 
 
 class StreamRung(Rung):

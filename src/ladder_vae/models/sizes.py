@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ladder_vae.hierarchy import ImageShape
+from ladder_vae.models.hierarchy import ImageShape
 
 MAX_LAYERS = 64
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ladder_vae.gaussian import Gaussian
-from ladder_vae.hierarchy import Rung, TopDown
+from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.models.hierarchy import Rung, TopDown
+from ladder_vae.models.layers import GaussianHead, ImageDecoder
 from ladder_vae.models.sizes import image_shape, level_sizes
-from ladder_vae.nets import GaussianHead, ImageDecoder
 
 
 class ConcatRung(Rung):

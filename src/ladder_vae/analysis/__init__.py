@@ -1,0 +1,1 @@
+"""What each level of a run encodes: probes, influence, manipulations, sentences, a page."""

@@ -1,0 +1,274 @@
+"""Analyze a run: figures first, then pictures, then a page of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ladder_vae.analysis import level_tables, manipulations, sentences
+from ladder_vae.analysis.classifier import trained_classifier
+from ladder_vae.analysis.influence import measure_influence
+from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
+from ladder_vae.data.data_sets import MNIST, spaced
+from ladder_vae.drawing import charts
+from ladder_vae.drawing.pages import Picture, Section, write_html, write_markdown
+from ladder_vae.runs.opened import Subject
+from ladder_vae.system.errors import UserError
+
+MAX_LEVELS = 8  # that are drawn, unless they are named
+SHOWN, MAX_SHOWN = 10, 12  # images a row
+
+
+LEAST_POINTS = 10  # in a plane
+PICTURES = Path("figures") / "levels"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn, and how much is measured.
+
+    Args:
+        levels: Indices of the levels to draw; None: all, of many those with the highest rates.
+        show: Indices of the test images in the pictures; None: the first of each class.
+        draws: An image, when a level is drawn anew.
+        probe_images: Training images that probes are fitted on.
+        embedded: Test images in the plane.
+        seed: Of all draws.
+        classifier_dir: Keeps the judge.
+    """
+
+    levels: tuple[int, ...] | None
+    show: tuple[int, ...] | None
+    draws: int
+    probe_images: int
+    embedded: int
+    seed: int
+    classifier_dir: Path
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Args:
+        figures: See :func:`~ladder_vae.analysis.readings.level_metrics`.
+        readings: Of the test images.
+        labels: Their classes, ``(N,)``, or None.
+    """
+
+    figures: dict[str, float]
+    readings: Readings
+    labels: Tensor | None
+
+
+def check(subject: Subject, settings: Settings) -> None:
+    """Raises UserError if a level or an image is named that the run does not have."""
+    depth, total = subject.run.model.num_layers, len(subject.data.split("test"))
+    for level in settings.levels or ():
+        if not 0 <= level < depth:
+            has = "one level, z1" if depth == 1 else f"the levels 1 to {depth}"
+            raise UserError(f"levels names {level + 1}, but {subject.run.path} has {has}")
+    for index in settings.show or ():
+        if not 0 <= index < total:
+            raise UserError(
+                f"show names test image {index}, but {subject.run.path} has images 0 to {total - 1}"
+            )
+
+
+def analyze(
+    subject: Subject, settings: Settings, device: torch.device, on_step: Callable[[str], None]
+) -> Analysis:
+    """Measure what each level holds.
+
+    Args:
+        on_step: Told what comes next.
+
+    Raises:
+        UserError: If the judge cannot be kept, or the model has diverged.
+    """
+    data, index = subject.data, subject.indices
+    model = subject.run.model.to(device)
+    train = data.sample("train", settings.probe_images)
+    judge = trained_classifier(data, settings.classifier_dir, on_step)
+    on_step(f"inferring {len(index):,} test and {len(train):,} training images")
+    tested = read_levels(model, data, "test", index, settings.seed)
+    trained = read_levels(model, data, "train", train, settings.seed)
+    _check_finite(subject, tested.rates)
+    for readings in (tested, trained):
+        _check_finite(subject, *readings.means, *readings.samples, *readings.innovations)
+    on_step("fitting linear probes")
+    probes = probe_levels(data, train, trained, index, tested)
+    on_step("drawing each level anew")
+    influence = measure_influence(model, data, index, judge, settings.draws, settings.seed)
+    _check_finite(subject, *influence.changes.values())
+    labels = data.labels("test")
+    return Analysis(
+        level_metrics(tested, influence, probes, judge, settings.draws),
+        tested,
+        None if labels is None else labels[list(index)],
+    )
+
+
+def _check_finite(subject: Subject, *values: Tensor) -> None:
+    if not all(value.isfinite().all() for value in values):
+        raise UserError(f"what {subject.run.path} infers is not finite; the model has diverged")
+
+
+def write(
+    subject: Subject, analysis: Analysis, settings: Settings, on_step: Callable[[str], None]
+) -> list[Path]:
+    """Draw, and write ``analysis.html`` and ``analysis.md`` into the run directory.
+
+    Returns:
+        The files of the pictures.
+
+    Raises:
+        OSError: If the run directory cannot be written.
+    """
+    run, directory = subject.run, subject.run.path / PICTURES
+    levels = _chosen_levels(analysis.readings, settings.levels)
+    on_step("drawing pictures")
+    sections = _sections(subject, analysis, settings, levels, directory, on_step)
+    depth = run.model.num_layers
+    each, kind = "each" if depth > 1 else "the", type(run.model).__name__
+    title = f"What {each} level of a {depth}-level {kind} encodes"
+    write_markdown(run.path / "analysis.md", title, sections, PICTURES.as_posix())
+    write_html(run.path / "analysis.html", title, sections, directory)
+    drawn = [directory / picture.file for section in sections for picture in section.pictures]
+    if directory.resolve().is_relative_to(run.path.resolve()):  # and not a link to somewhere else
+        for earlier in set(directory.glob("*.png")) - set(drawn):  # of other levels, maybe
+            earlier.unlink()
+    return drawn
+
+
+def _chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:
+    """Indices of the levels to draw, ascending."""
+    if named is not None:
+        return sorted(set(named))
+    rates = readings.rates.mean(0)
+    return sorted(rates.argsort(descending=True)[:MAX_LEVELS].tolist())
+
+
+def _sections(
+    subject: Subject,
+    analysis: Analysis,
+    settings: Settings,
+    levels: Sequence[int],
+    directory: Path,
+    on_step: Callable[[str], None],
+) -> list[Section]:
+    model, data, readings = subject.run.model, subject.data, analysis.readings
+    noun = "digit" if isinstance(data, MNIST) else "class"
+    shown = list(settings.show) if settings.show else data.gallery(SHOWN)
+    x = data.binary("test", shown).to(next(model.parameters()).device)
+    gallery = manipulations.open_gallery(model, x, settings.seed, directory)
+
+    units, depth = readings.unit_rates, model.num_layers
+    sections = [
+        Section(
+            "At a glance",
+            [sentences.headline(analysis.figures, depth, noun)],
+            None,
+            [manipulations.glance(gallery, levels)],
+        ),
+        Section(
+            "The figures",
+            sentences.describe(analysis.figures, units, noun, model.closed_form_rates),
+            level_tables.numbers(analysis.figures, units, noun),
+            [_chart(directory, analysis, noun)],
+        ),
+        Section(
+            "All levels",
+            ["A single image is shown; there is none to interpolate with."] if len(shown) < 2 else [],
+            pictures=[
+                manipulations.fewer_levels(gallery, levels),
+                *([] if len(shown) < 2 else [manipulations.interpolated(gallery, levels)]),
+            ],
+        ),
+    ]
+    points = spaced(len(readings.rates), settings.embedded)
+    for level in reversed(levels):
+        drawn = [
+            manipulations.resampled(gallery, level),
+            manipulations.swapped(gallery, level),
+            manipulations.traversed(gallery, level, units[level]),
+            manipulations.heated(gallery, level),
+        ]
+        paragraphs = []
+        if len(points) >= LEAST_POINTS:
+            on_step(f"embedding z{level + 1}")
+            drawn.append(manipulations.embedded(gallery, level, readings, analysis.labels, points))
+        else:
+            paragraphs.append(f"{len(points)} test images are too few for an embedding.")
+        sections.append(Section(f"Level z{level + 1}", paragraphs, None, drawn))
+    return [*sections, _method(subject, analysis, settings, levels)]
+
+
+def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
+    """The table as bars."""
+    figures, depth = analysis.figures, len(analysis.readings.means)
+    kinds: list[tuple[str, str, float, tuple[str, ...]]] = [
+        ("rate", "rate (nats)", 1, ()),
+        ("pixel_change", "drawn anew: pixel change", 1, ("all", "posterior")),
+        ("ink_change", "drawn anew: ink change (%)", 100, ("all", "posterior")),
+        ("slant_change", "drawn anew: slant change (degrees)", 1, ("all", "posterior")),
+        ("class_change", f"drawn anew: changed {noun}s (%)", 100, ("all", "posterior")),
+        ("probe_mean", f"{noun} read off the posterior mean (%)", 100, ("probe_pixels", "probe_none")),
+        ("probe_sample", f"{noun} read off a sample (%)", 100, ("probe_pixels", "probe_none")),
+        ("probe_innovation", f"{noun} read off its innovation (%)", 100, ("probe_pixels", "probe_none")),
+    ]
+    panels = {}
+    for kind, label, scale, references in kinds:
+        bars = {f"{kind}/z{level}": (f"z{level}", level) for level in range(depth, 0, -1)}
+        bars |= {
+            place if place in figures else f"{kind}/{place}": (level_tables.REFERENCES[place], 0)
+            for place in references
+        }
+        found = [
+            charts.Estimate(
+                of.format(noun=noun),
+                scale * figures[name],
+                scale * figures.get(f"{name}_stderr", 0.0),
+                reference=level == 0,
+                shade=max(level - 1, 0),
+            )
+            for name, (of, level) in bars.items()
+            if name in figures
+        ]
+        if found:
+            panels[label] = found
+    title = (
+        f"{int(figures['images']):,} test images, {int(figures['draws'])} draws each; bars: standard error"
+    )
+    charts.save_estimates(directory / "numbers.png", panels, title=title)
+    caption = "The table as bars, the top level first. Gray is what to hold the levels against."
+    return Picture("numbers.png", "The figures of each level", caption)
+
+
+def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Sequence[int]) -> Section:
+    """How all this was made, and what was left out."""
+    run, depth = subject.run, subject.run.model.num_layers
+    paragraphs = [
+        f"A {type(run.model).__name__} of {depth} level{'s' if depth > 1 else ''}, z1 next to the image, "
+        f"z{depth} at the top; {subject.checkpoint}.ckpt of {run.path}, data "
+        f"{type(subject.data).__name__}.",
+        "The innovation of a level is e = (z - μp) / σp, what it adds to what the levels above expect. "
+        "Manipulations change the innovations of the levels named, keep those of the others, and "
+        "recompute every latent from the top down: in a hierarchy where each level sees the next one "
+        "only, a changed latent above z1 would move no pixel while the latents below it are held.",
+        f"Numbers are of {int(analysis.figures['images']):,} images of the test split, levels drawn anew "
+        f"{settings.draws} times each, seed {settings.seed}. Errors are standard errors over test images.",
+    ]
+    if "probe_pixels" in analysis.figures:
+        paragraphs.append(
+            f"Probes are logistic regressions fitted on up to {settings.probe_images:,} training images, "
+            "features in their own units. How they and the judging classifier would come out from other "
+            "training images is in no error."
+        )
+    if len(levels) < depth:
+        paragraphs.append(f"Drawn are {', '.join(f'z{level + 1}' for level in levels)} of {depth} levels.")
+    return Section("How it was made", paragraphs, level_tables.sleeping_units(analysis.readings.unit_rates))

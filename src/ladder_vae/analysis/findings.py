@@ -1,0 +1,91 @@
+"""What becomes of a finished analysis: printed, entered into the record, shown by TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from ladder_vae.analysis import level_tables
+from ladder_vae.analysis.analysis import Analysis, Settings
+from ladder_vae.drawing import image_grids
+from ladder_vae.runs.metrics import LEVELS
+from ladder_vae.runs.opened import Subject, why_not_final
+from ladder_vae.runs.record import read_record, write_metrics
+from ladder_vae.system.errors import warn
+
+PROJECTOR = "projector_config.pbtxt"  # TensorBoard's, to which every embedding is appended
+SPRITE = 8192  # pixels: side of the largest picture of all images that it can show
+
+
+def print_table(subject: Subject, analysis: Analysis) -> None:
+    """The figures of each level, to the terminal."""
+    cells = level_tables.numbers(analysis.figures, analysis.readings.unit_rates, "class")
+    images = f"{int(analysis.figures['images']):,} test images"
+    table = Table(*cells.headings, title=escape(f"{subject.run.path}: {images}"))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in cells.rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
+
+
+def keep(
+    subject: Subject,
+    analysis: Analysis,
+    settings: Settings,
+    drawn: list[Path],
+    on_step: Callable[[str], None],
+) -> None:
+    """Figures into ``metrics.json``, everything to TensorBoard, if they belong there."""
+    path, prefix = subject.run.path, f"{subject.split}/{LEVELS}/"
+    reason = why_not_final(subject)
+    earlier = read_record(path).metrics
+    if not reason and earlier.get(f"{prefix}draws", 0) > settings.draws:
+        reason = "it keeps an analysis with more draws"
+    if reason:
+        warn(f"the figures are in {path / 'analysis.md'}, not in metrics.json and TensorBoard: {reason}")
+        return
+    metrics = {prefix + name: value for name, value in analysis.figures.items()}
+    kept = {name: value for name, value in earlier.items() if not name.startswith(prefix)}
+    write_metrics(path, kept | metrics)
+    if subject.run.config.get("logger"):
+        on_step("writing to TensorBoard")
+        _show_in_tensorboard(subject, analysis, metrics, drawn)
+
+
+def _show_in_tensorboard(
+    subject: Subject, analysis: Analysis, metrics: dict[str, float], drawn: list[Path]
+) -> None:
+    path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
+    (path / PROJECTOR).unlink(missing_ok=True)
+    for pattern in ("[0-9]*", "[0-9]*/z[0-9]*"):  # links in a run that somebody sent lead elsewhere
+        for link in filter(Path.is_symlink, list(path.glob(pattern))):
+            link.unlink()
+    for earlier in path.glob("[0-9]*/z[0-9]*"):  # which would stay beside the new
+        shutil.rmtree(earlier)
+    x = 1 - subject.data.binary("test", subject.indices)  # dark on light, to be told from the background
+    size = max(x.shape[2:])
+    x = F.pad(x, (0, size - x.shape[3], 0, size - x.shape[2]), value=1.0)  # it takes square ones only
+    images = x if math.ceil(math.sqrt(len(x))) * size <= SPRITE else None
+    labels = None if analysis.labels is None else analysis.labels.tolist()
+    with SummaryWriter(str(path)) as writer:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        for picture in drawn:
+            writer.add_image(f"{LEVELS}/{picture.stem}", image_grids.read(picture), step, dataformats="HWC")
+        for level, means in enumerate(analysis.readings.means, start=1):
+            # three decimals: the file is text, and the picture needs no more
+            coordinates = torch.round(means.double(), decimals=3)
+            writer.add_embedding(
+                coordinates, metadata=labels, label_img=images, global_step=step, tag=f"z{level}"
+            )

@@ -1,0 +1,110 @@
+"""What drawing a level anew does to images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladder_vae.analysis.classifier import Classifier
+from ladder_vae.data.data_sets import ImageData
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.innovations import innovations, render, resample
+from ladder_vae.system.randomness import stream_seed
+
+CHUNK = 1000  # images a forward pass
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What becomes of M reconstructions when a part of their code is drawn anew.
+
+    Args:
+        changes: By name, means over draws, ``(M, L + 2)``. Columns: each level alone, z_1 first; all
+            levels, so that nothing of the image is left; another posterior sample, so that all of it is.
+            ``pixel_change`` is the mean absolute change of a pixel of the decoder's mean, ``ink_change`` that
+            of the sum of its pixels, as a share of it, ``slant_change`` that of its :func:`slant`, degrees,
+            ``class_change`` (with a judge) how often the judge names another class.
+        kept: How often the judge names the unchanged reconstruction as the image is labeled, ``(M,)``; None
+            without a judge or labels.
+    """
+
+    changes: dict[str, Tensor]
+    kept: Tensor | None
+
+
+@torch.inference_mode()
+def measure_influence(
+    model: Hierarchy, data: ImageData, index: Sequence[int], judge: Classifier | None, draws: int, seed: int
+) -> Influence:
+    """Draw each level of test images anew, all other innovations kept. Meant for a model in eval mode.
+
+    Args:
+        index: Which images of the test split.
+        draws: How often an image; each time from another posterior sample.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(stream_seed(seed, "influence"))
+    labels = data.labels("test")
+    parts, kept = [], []
+    for start in range(0, len(index), CHUNK):
+        chosen = list(index[start : start + CHUNK])
+        x = data.binary("test", chosen).to(device)
+        features = model.encode(x)
+        drawn = [_draw(model, x, features, judge, generator) for _ in range(draws)]
+        parts.append(
+            {name: torch.stack([changes[name] for changes, _ in drawn]).mean(0) for name in drawn[0][0]}
+        )
+        if judge and labels is not None:
+            right = [torch.eq(named, labels[chosen]) for _, named in drawn]
+            kept.append(torch.stack(right).float().mean(0))
+    changes = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Influence(changes, torch.cat(kept) if kept else None)
+
+
+def _draw(
+    model: Hierarchy, x: Tensor, features: Any, judge: Classifier | None, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Changes of one draw, ``(B, L + 2)``, and the classes of the unchanged reconstructions, on the CPU."""
+    one, other = (
+        model.infer(x, noise=model.draw_noise(1, len(x), like=x, generator=generator), features=features)
+        for _ in range(2)
+    )
+    code, every = innovations(one), range(model.num_layers)
+    base = render(model, code)  # and not from params: what changes nothing is then 0, not 1e-9
+    anew = [render(model, resample(code, level, generator=generator)) for level in every]
+    anew.append(render(model, resample(code, *every, generator=generator)))
+    anew.append(model.likelihood.mean(other.params[0]))
+    named = judge.predict(base) if judge else torch.empty(0)
+    weight = base.flatten(1).sum(1)
+    found: dict[str, list[Tensor]] = {"pixel_change": [], "ink_change": [], "slant_change": []}
+    if judge:
+        found["class_change"] = []
+    for image in anew:
+        found["pixel_change"].append((image - base).abs().flatten(1).mean(1))
+        found["ink_change"].append((image.flatten(1).sum(1) - weight).abs() / weight.clamp(min=1.0))
+        found["slant_change"].append((slant(image) - slant(base)).abs())
+        if judge:
+            found["class_change"].append(torch.ne(judge.predict(image), named).float())
+    return {name: torch.stack(columns, 1).cpu() for name, columns in found.items()}, named.cpu()
+
+
+def slant(images: Tensor) -> Tensor:
+    """Lean of what is bright, degrees from the vertical, ``(n,)``; positive to the lower right.
+
+    The slope of columns over rows, by moments of the pixels: 0 for what is round, upright or lies flat.
+
+    Args:
+        images: Intensities, ``(n, C, H, W)``.
+    """
+    weight = images.sum(1)  # (n, H, W)
+    total = weight.sum((1, 2)).clamp(min=1e-6)
+    rows = torch.arange(weight.shape[1], device=images.device, dtype=images.dtype)[:, None]
+    columns = torch.arange(weight.shape[2], device=images.device, dtype=images.dtype)[None]
+    row, column = ((weight * grid).sum((1, 2)) / total for grid in (rows, columns))
+    off_row, off_column = rows - row[:, None, None], columns - column[:, None, None]
+    together = (weight * off_row * off_column).sum((1, 2))
+    return torch.rad2deg(torch.atan2(together, (weight * off_row**2).sum((1, 2)).clamp(min=1e-6)))

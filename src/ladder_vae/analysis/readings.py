@@ -1,0 +1,134 @@
+"""What each level holds, in numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladder_vae.analysis.classifier import Classifier
+from ladder_vae.analysis.influence import CHUNK, Influence
+from ladder_vae.analysis.probes import probe_accuracy
+from ladder_vae.data.data_sets import ImageData
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.innovations import innovations
+from ladder_vae.system.randomness import stream_seed
+
+PROBED = ("mean", "sample", "innovation")  # of each level
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What inference says of N images on each level; lists are by level, z_1 first.
+
+    Args:
+        means: Posterior means, the levels that a posterior is conditioned on at their means, ``(N, units)``.
+        samples: One posterior sample, ``(N, units)``.
+        innovations: Of that sample, ``(N, units)``; at the top, the sample itself.
+        unit_rates: Rate of each unit under that sample, mean over images, nats, ``(units,)``.
+        rates: Rate of each level, nats, ``(N, L)``.
+    """
+
+    means: list[Tensor]
+    samples: list[Tensor]
+    innovations: list[Tensor]
+    unit_rates: list[Tensor]
+    rates: Tensor
+
+
+@torch.inference_mode()
+def read_levels(model: Hierarchy, data: ImageData, split: str, index: Sequence[int], seed: int) -> Readings:
+    """Infer images of a split, on the CPU when done. Meant for a model in eval mode."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(stream_seed(seed, "levels", split))
+    means, samples, added, units, rates = [], [], [], [], []
+    for batch in data.binary(split, index).split(CHUNK):
+        x = batch.to(device)
+        features = model.encode(x)
+        noise = model.draw_noise(1, len(x), like=x, generator=generator)
+        inference = model.infer(x, noise=noise, features=features)
+        central = model.infer(x, noise=[torch.zeros_like(e) for e in noise], features=features)
+        means.append([level.q.mean.expand_as(level.z)[0].flatten(1).cpu() for level in central.levels])
+        samples.append([level.z[0].flatten(1).cpu() for level in inference.levels])
+        added.append([e.flatten(1).cpu() for e in innovations(inference)])
+        units.append([level.unit_rate()[0].flatten(1).cpu() for level in inference.levels])
+        rates.append(inference.rates()[:, 0].T.cpu())
+
+    def joined(chunks: list[list[Tensor]]) -> list[Tensor]:
+        return [torch.cat(level) for level in zip(*chunks, strict=True)]
+
+    unit_rates = [u.mean(0) for u in joined(units)]
+    return Readings(joined(means), joined(samples), joined(added), unit_rates, torch.cat(rates))
+
+
+def level_metrics(
+    readings: Readings,
+    influence: Influence,
+    probes: Mapping[str, float],
+    judge: Classifier | None,
+    draws: int,
+) -> dict[str, float]:
+    """All figures by name, each with its standard error over images under ``..._stderr``.
+
+    Args:
+        probes: Accuracies by name, see :func:`probe_levels`.
+    """
+    images, depth = readings.rates.shape
+    places = [*(f"z{level}" for level in range(1, depth + 1)), "all", "posterior"]
+    metrics: dict[str, float] = {"images": images, "draws": draws}
+    for name, values in {"rate": readings.rates, **influence.changes}.items():
+        for place, column in zip(places, values.T.double(), strict=False):
+            metrics |= _estimate(f"{name}/{place}", column)
+    if judge and influence.kept is not None:
+        metrics |= _estimate("class_kept", influence.kept.double())
+        metrics |= _share("judge_accuracy", judge.accuracy, judge.test_images)
+    for name, accuracy in probes.items():
+        metrics |= _share(name, accuracy, images)
+    return metrics
+
+
+def probe_levels(
+    data: ImageData, train: Sequence[int], trained: Readings, test: Sequence[int], tested: Readings
+) -> dict[str, float]:
+    """Accuracy of a linear probe for the class on each of ``PROBED`` of each level.
+
+    ``probe_pixels`` is of the binarized image itself, ``probe_none`` of always naming the commonest class.
+    Empty where the images have no classes, or all the same.
+
+    Args:
+        train: Images of the training split that the probes are fitted on, with their readings.
+        test: Images of the test split that they are scored on, with theirs.
+    """
+    y, y_test = (data.labels(name) for name in ("train", "test"))
+    if y is None or y_test is None:
+        return {}
+    y, y_test = y[list(train)], y_test[list(test)]
+    if len(y.unique()) < 2:
+        return {}
+
+    def accuracy(features: Tensor, test_features: Tensor) -> float:
+        return probe_accuracy(features.numpy(), y.numpy(), test_features.numpy(), y_test.numpy())
+
+    pixels = [data.binary(name, index).flatten(1) for name, index in (("train", train), ("test", test))]
+    probes = {
+        "probe_pixels": accuracy(*pixels),
+        "probe_none": float((y_test == y.mode().values).double().mean()),
+    }
+    for kind in PROBED:
+        levels = zip(getattr(trained, f"{kind}s"), getattr(tested, f"{kind}s"), strict=True)
+        for level, (features, test_features) in enumerate(levels, start=1):
+            probes[f"probe_{kind}/z{level}"] = accuracy(features, test_features)
+    return probes
+
+
+def _estimate(name: str, values: Tensor) -> dict[str, float]:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return {name: float(values.mean())} | ({f"{name}_stderr": error} if math.isfinite(error) else {})
+
+
+def _share(name: str, share: float, count: int) -> dict[str, float]:
+    error = {f"{name}_stderr": math.sqrt(share * (1 - share) / count)} if count > 1 else {}
+    return {name: share, **error}

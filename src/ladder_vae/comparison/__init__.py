@@ -1,0 +1,1 @@
+"""Groups of runs: tables, charts, a report."""

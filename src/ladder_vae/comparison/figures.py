@@ -1,0 +1,141 @@
+"""The figures of a report: what is drawn of which groups of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, sample_sizes
+from ladder_vae.comparison.tables import LEVEL_COLUMNS, depth_columns
+from ladder_vae.drawing import charts, image_grids
+from ladder_vae.runs.metrics import LEVELS, images_of
+from ladder_vae.runs.record import read_images
+
+UNITS = {
+    "active_units": "with a rate above 0.01 nats",
+    "active_units_var": "whose posterior mean has a variance above 0.01",
+}
+
+
+def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Draw what the runs allow. Returns file names with captions, in reading order."""
+
+    def series(metric: str) -> list[charts.Series]:
+        names = list(dict.fromkeys(group.series for group in groups))
+        members = {name: [g for g in groups if g.series == name and g.values(metric)] for name in names}
+        return [
+            charts.Series(
+                name,
+                [g.depth for g in gs],
+                [g.mean(metric) for g in gs],
+                [_spread(g, metric) for g in gs],
+            )
+            for name, gs in members.items()
+            if gs
+        ]
+
+    drawn = []
+    panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
+    charts.save_against_depth(directory / "against_depth.png", panels)
+    drawn.append(
+        ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
+    )
+    if rates := _by_level(groups, groups, "test/rate"):  # unknown of a release that was not evaluated
+        charts.save_by_level(
+            directory / "rates.png",
+            rates,
+            label="rate (nats)",
+            title="What each level adds to the rate; z1 is next to the image",
+        )
+        drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
+    drawn += _write_evaluated(directory, groups)
+    drawn += _write_analyzed(directory, groups)
+
+    pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
+    if pictured:
+        first = pictured[0][1]["originals"]
+        # rows share their originals only where the runs saw the same test images
+        same = [(g, i) for g, i in pictured if i["originals"].tobytes() == first.tobytes()]
+        image_grids.save_strips(
+            directory / "reconstructions.png",
+            {"test image": first, **{_short(g, groups): i["reconstructions"] for g, i in same}},
+            columns=len(first),
+            title="Reconstructions: the decoder's mean for one posterior sample",
+        )
+        drawn.append(("reconstructions.png", "The same test images reconstructed by every model"))
+        image_grids.save_strips(
+            directory / "samples.png",
+            {_short(g, groups): i["samples"] for g, i in pictured},
+            columns=len(first),
+            title="Samples: the decoder's mean for latents from the prior",
+        )
+        drawn.append(("samples.png", "Samples from every model's prior"))
+    return drawn
+
+
+def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Bounds and active units of the groups that were evaluated, if any."""
+    split = evaluated_split(groups)
+    kept = evaluated(groups, split)
+    if not kept:
+        return []
+
+    curves = []
+    for group in kept:
+        sizes = sample_sizes(group, split)
+        names = [f"{split}/log_px/K={k}" for k in sizes]
+        values = [group.mean(name) for name in names]
+        spreads = [_spread(group, name) for name in names]
+        curves.append(charts.BoundCurve(_short(group, groups), sizes, values, spreads))
+    images = images_of(split)
+    title = f"Importance-weighted bounds, {images}\nbars: standard deviation over seeds"
+    charts.save_bounds(directory / "log_px.png", curves, title=title)
+    drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
+    for metric, what in UNITS.items():
+        if units := _by_level(kept, groups, f"{split}/{metric}"):  # one image has no variance over images
+            charts.save_by_level(
+                directory / f"{metric}.png",
+                units,
+                label="active units",
+                title=f"Units {what}\n{images}; z1 is next to the image",
+            )
+            drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
+    return drawn
+
+
+def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """The figures of each level, of the groups whose levels were analyzed, if any."""
+    split, kept = analyzed(groups)
+    panels: dict[str, list[charts.Estimate]] = {}
+    for metric, heading, factor, _ in LEVEL_COLUMNS:
+        for group in kept:
+            for level in range(group.depth, 0, -1):
+                name = f"{split}/{LEVELS}/{metric}/z{level}"
+                if group.values(name):
+                    value, spread = factor * group.mean(name), factor * _spread(group, name)
+                    bar = charts.Estimate(
+                        f"{_short(group, groups)}: z{level}", value, spread, shade=level - 1
+                    )
+                    panels.setdefault(heading, []).append(bar)
+    if not panels:
+        return []
+    title = f"What each level holds, {images_of(split)}; bars: standard deviation over seeds"
+    charts.save_estimates(directory / "levels.png", panels, title=title)
+    return [("levels.png", "What each level holds: read off by a probe, and changed when it is drawn anew")]
+
+
+def _by_level(kept: Sequence[Group], groups: Sequence[Group], metric: str) -> dict[str, list[float]]:
+    """The metric of each level, of those groups that have it."""
+    return {_short(g, groups): g.by_level(metric) for g in kept if g.values(f"{metric}/z1")}
+
+
+def _short(group: Group, groups: Sequence[Group]) -> str:
+    if len({g.series for g in groups}) > 1:
+        return group.label
+    return f"{group.depth} level{'s' if group.depth > 1 else ''}"
+
+
+def _spread(group: Group, metric: str) -> float:
+    """Standard deviation over seeds, as the length of an error bar."""
+    return 0.0 if math.isnan(group.std(metric)) else group.std(metric)

@@ -1,0 +1,195 @@
+"""Runs side by side: which belong together, and how much seeds alone make them differ."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladder_vae.runs.metrics import LEVELS
+from ladder_vae.runs.record import (
+    PLAN,
+    Record,
+    class_name,
+    flat,
+    not_started,
+)
+
+# Settings in which runs of one group may differ: the seed, and what changes no result.
+NOT_A_SETTING = (
+    "seed",
+    "data.seed",
+    "name",
+    "logger",
+    "callbacks.pictures",
+    "callbacks.progress",
+    "trainer.accelerator",
+    "trainer.compile",
+    "trainer.profiler",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in nothing but their seed.
+
+    Args:
+        settings: What distinguishes the group from the others, setting to value.
+        runs: Its runs.
+    """
+
+    settings: dict[str, Any]
+    runs: list[Record]
+
+    @property
+    def depth(self) -> int:
+        """Number of latent levels."""
+        return int(self.runs[0].config["model"].get("num_layers") or 0)
+
+    @property
+    def series(self) -> str:
+        """What distinguishes it apart from its depth."""
+        others = {k: v for k, v in self.settings.items() if k != "model.num_layers"}
+        words = [class_name(str(others.pop("model._target_", self.runs[0].model_name)))]
+        named = [f"{k.rpartition('.')[2]}={v}" for k, v in others.items() if v is not None]
+        return " ".join([*words, *named])
+
+    @property
+    def label(self) -> str:
+        """Name in tables and figures."""
+        return f"{self.series}, L={self.depth}"
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds; NaN if no run has the metric."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else math.nan
+
+    def std(self, metric: str) -> float:
+        """Standard deviation over seeds (n - 1); NaN below two runs."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each run that has it."""
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+    def by_level(self, metric: str) -> list[float]:
+        """Mean over seeds of ``metric`` of each level, z_1 first."""
+        return [self.mean(f"{metric}/z{level}") for level in range(1, self.depth + 1)]
+
+
+def group_runs(records: Sequence[Record]) -> list[Group]:
+    """Finished runs by the settings in which they differ, seeds aside; by series, then depth.
+
+    Of runs that repeat settings and seed only the last counts: a repetition says nothing of the noise.
+    """
+    finished = [record for record in records if record.finished]
+    settings = [_settings(record) for record in finished]
+    keys = sorted({key for s in settings for key in s})
+    differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
+    differing = [key for key in differing if not _goes_without_saying(key, finished)]
+    by_seed: dict[str, dict[tuple, Record]] = {}
+    distinguishing: dict[str, dict[str, Any]] = {}
+    for record, s in zip(finished, settings, strict=True):
+        mine = {key: s.get(key) for key in differing}
+        distinguishing[repr(mine)] = mine
+        seeds = (record.config.get("seed"), record.config.get("data", {}).get("seed"))
+        by_seed.setdefault(repr(mine), {})[seeds] = record
+    groups = [Group(distinguishing[key], list(runs.values())) for key, runs in by_seed.items()]
+    return sorted(groups, key=lambda g: (g.series, g.depth))
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """The settings that set a run apart; of those that follow from its depth by a rule, the rule."""
+    by_depth = (record.config.get("by_depth") or {}).get("values", {})
+    ignored = (*NOT_A_SETTING, "by_depth.values")
+    settings = {k: v for k, v in flat(record.config).items() if not k.startswith(ignored)}
+    return {k: v for k, v in settings.items() if not (k in by_depth and by_depth[k] == v)}
+
+
+def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:
+    """Whether runs differ in a model's setting only in that some of their models do not have it."""
+    section, _, name = key.partition(".")
+    values = [repr(r.config["model"][name]) for r in records if name in r.config["model"]]
+    return section == "model" and len(values) < len(records) and len(set(values)) == 1
+
+
+def left_out(
+    directories: Sequence[Path], records: Sequence[Record], groups: Sequence[Group]
+) -> list[tuple[Path, str]]:
+    """What no average holds, and why: unfinished and failed runs, repetitions, jobs that never started."""
+    counted = {run.path for group in groups for run in group.runs}
+    reasons = [
+        (
+            r.path,
+            "repeats settings and seed of a later run" if r.finished else f"{r.status} {r.message}".strip(),
+        )
+        for r in records
+        if r.path not in counted
+    ]
+    sweeps = {plan.parent for directory in directories for plan in directory.rglob(PLAN)}
+    return reasons + [(s, f"never started: {job}") for s in sorted(sweeps) for job in not_started(s)]
+
+
+def seed_noise(groups: Sequence[Group], metric: str) -> float:
+    """Standard deviation between seeds, pooled over groups; NaN if no group has two runs."""
+    spreads = [(len(g.values(metric)) - 1, g.std(metric)) for g in groups if len(g.values(metric)) > 1]
+    freedom = sum(n for n, _ in spreads)
+    return math.sqrt(sum(n * std**2 for n, std in spreads) / freedom) if freedom else math.nan
+
+
+def evaluated(groups: Sequence[Group], split: str) -> list[Group]:
+    """The groups with those of their runs that were evaluated on ``split``; without any, it is left out."""
+    kept = [Group(g.settings, [run for run in g.runs if _sample_sizes(run, split)]) for g in groups]
+    return [group for group in kept if group.runs]
+
+
+def evaluated_split(groups: Sequence[Group]) -> str:
+    """The split on which most runs were evaluated, of several that with the largest comparable K.
+
+    It is ``test``, or ``test_2000`` for 2,000 of its images; or the same of ``val`` or, where there is
+    nothing else, of ``train``.
+    """
+    names = {name for group in groups for run in group.runs for name in run.metrics}
+    splits = {name.partition("/")[0] for name in names if "/log_px/" in name} | {"test"}
+
+    def worth(split: str) -> tuple[bool, int, int, bool]:
+        runs = sum(len(group.runs) for group in evaluated(groups, split))
+        new = runs > 0 and not split.startswith("train")
+        return new, runs, comparable(groups, split) or 0, split == "test"
+
+    return max(sorted(splits), key=worth)
+
+
+def analyzed(groups: Sequence[Group]) -> tuple[str, list[Group]]:
+    """The split on which most runs had their levels analyzed, and the groups with those runs."""
+
+    def kept(split: str) -> list[Group]:
+        name = f"{split}/{LEVELS}/pixel_change/z1"
+        found = [Group(g.settings, [run for run in g.runs if name in run.metrics]) for g in groups]
+        return [group for group in found if group.runs]
+
+    names = {name for group in groups for run in group.runs for name in run.metrics}
+    splits = {name.partition("/")[0] for name in names if f"/{LEVELS}/" in name} | {"test"}
+    split = max(sorted(splits), key=lambda s: (sum(len(g.runs) for g in kept(s)), s == "test"))
+    return split, kept(split)
+
+
+def sample_sizes(group: Group, split: str) -> list[int]:
+    """Each K for which every run of an evaluated group has L_K, ascending."""
+    return sorted(set.intersection(*(_sample_sizes(run, split) for run in group.runs)))
+
+
+def _sample_sizes(run: Record, split: str) -> set[int]:
+    matches = [re.fullmatch(rf"{split}/log_px/K=(\d+)", name) for name in run.metrics]
+    return {int(match[1]) for match in matches if match}
+
+
+def comparable(groups: Sequence[Group], split: str) -> int | None:
+    """The largest K above 1 for which every evaluated run has L_K; None if there is none."""
+    sizes = [_sample_sizes(run, split) for group in evaluated(groups, split) for run in group.runs]
+    return max(set.intersection(*sizes) - {1}, default=None) if sizes else None

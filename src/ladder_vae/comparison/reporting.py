@@ -1,0 +1,198 @@
+"""Write and print a comparison of runs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ladder_vae.comparison.figures import write_figures
+from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, group_runs, left_out
+from ladder_vae.comparison.tables import COLUMNS, Cells, difference_rows, noise_line, paired_rows, tables
+from ladder_vae.drawing.pages import Table as PageTable
+from ladder_vae.runs.metrics import images_of, level_keys
+from ladder_vae.runs.record import Record, class_name, find_runs, flat
+from ladder_vae.system.errors import UserError
+from ladder_vae.system.files import write_text
+
+
+def write_csv(path: Path, records: Sequence[Record]) -> None:
+    """``report.csv``: every run, finished or not, with its settings in short and its metrics."""
+    known = [metric for metric, *_ in COLUMNS]
+    found = {key for record in records for key in record.metrics}
+    keys = [k for k in known if k in found] + sorted(found - set(known), key=level_keys)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "status", "model", "num_layers", "seed", *keys])
+        for record in records:
+            head = [
+                os.path.relpath(record.path, path.parent),
+                record.status,
+                record.model_name,
+                record.config["model"].get("num_layers"),
+                record.config.get("seed"),
+            ]
+            writer.writerow([*head, *(record.metrics.get(key, "") for key in keys)])
+
+
+def write_markdown(
+    path: Path,
+    groups: Sequence[Group],
+    missing: Sequence[tuple[Path, str]],
+    drawn: Sequence[tuple[str, str]],
+) -> None:
+    """``report.md``: what was compared, the tables, what is missing, the figures."""
+    lines = ["# Comparison of runs", ""]
+    if groups:
+        lines += [shared_settings(groups), "", READING, ""]
+        for cells in tables(groups):
+            lines += [PageTable(*cells).markdown(), ""]
+        split = evaluated_split(groups)
+        if evaluated(groups, split):
+            lines += [f"Bounds and units are of {images_of(split)}. {READING_BOUNDS}", ""]
+        split, kept = analyzed(groups)
+        if kept:
+            lines += [READING_LEVELS, ""]
+        headings, rows = difference_rows(groups)
+        if len(headings) > 2:
+            lines += [PageTable(headings, rows).markdown(), "", noise_line(groups), ""]
+        headings, rows = paired_rows(groups)
+        if rows:
+            lines += [PageTable(headings, rows).markdown(), "", READING_PAIRS, ""]
+    else:
+        lines += ["No run has finished.", ""]
+    if missing:
+        lines += ["## Not finished, and in no number or figure here", ""]
+        lines += [f"- `{os.path.relpath(where, path.parent)}`: {why}" for where, why in missing] + [""]
+    for name, caption in drawn:
+        lines += [f"## {caption}", "", f"![{caption}](figures/{name})", ""]
+    write_text(path, "\n".join(lines))
+
+
+READING = (
+    "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the "
+    "image. MSE and SSIM hold one reconstruction of each image (the decoder's mean for one posterior draw) "
+    "against the binarized image. The ELBO of training images (train_eval/elbo) is measured as that of test "
+    "images: by the same weights, in the same mode, of unwarped images. ± is the standard deviation over "
+    "seeds."
+)
+READING_BOUNDS = (
+    "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K; the ELBO beside "
+    "it is of the same draws. A unit is active (KL) where its rate is above 0.01 nats; bottom-up, below "
+    "the top, that rate is no divergence. It is active (variance) where its posterior mean, averaged "
+    "over draws of the other levels, has a variance over images above 0.01; below the top, that counts "
+    "units, too, which the level above predicts. σ²q / σ²p is 1 where the posterior is as wide as the "
+    "prior. Pareto k-hat tells how heavy the tail of an image's weights is; above 0.7 a few draws carry the "
+    "sum: the error over draws is then too small, and a larger K may raise the bound by far more."
+)
+READING_PAIRS = (
+    "± is the error over images of the difference, taken image by image: what other test images would "
+    "change. Unpaired stands what it would be had the two been evaluated on different images. Other seeds "
+    "change a difference, too."
+)
+READING_LEVELS = (
+    "Of each level: its rate; how often a linear probe names the class from its posterior mean, from one "
+    "posterior sample z, and from that sample's innovation (z - μp) / σp, what it adds to what the levels "
+    "above expect. Then what becomes of a reconstruction when the innovation of this level alone is drawn "
+    "anew: the change of a pixel, of the amount of ink, of the slant, and how often a classifier names "
+    "another class. ± is the standard deviation over seeds; `python -m ladder_vae.analyze` explains and "
+    "draws all this for each run."
+)
+SHARED = {  # setting: its name in a sentence
+    "data._target_": "data",
+    "data.binarization": "binarization",
+    "data.val_size": "validation images",
+    "data.batch_size": "batch",
+    "trainer.max_epochs": "epochs",
+    "optimizer.lr": "learning rate",
+    "objective.beta_warmup_epochs": "beta warm-up epochs",
+    "objective.free_bits": "free bits",
+}
+
+
+def shared_settings(groups: Sequence[Group]) -> str:
+    """A sentence on the settings that all groups share, and one on those that a rule gives them by depth."""
+    configs = [flat(group.runs[0].config) for group in groups]
+    shared, following = [], []
+    for key, name in SHARED.items():
+        if key not in configs[0] or key in groups[0].settings:
+            continue
+        values = [str(config[key]) for config in configs if key in config]
+        if key == "data._target_":
+            values = [class_name(value) for value in values]
+        if len(set(values)) == 1:
+            shared.append(f"{name} {values[0]}")
+        else:  # a rule that says them by depth tells rows apart, not they
+            following.append(f"{name} {', '.join(values)}")
+    sentence = "Shared by all rows: " + ", ".join(shared) + "."
+    if following:
+        sentence += " From row to row: " + "; ".join(following) + "."
+    if configs[0].get("data.binarization") == "static":
+        sentence += " The static draw is this package's own, not the files of Larochelle and Murray (2011)."
+    return sentence
+
+
+def report(directories: Sequence[Path], output: Path) -> list[Group]:
+    """Compare the runs below ``directories``; write ``report.md``, ``report.csv``, ``figures/``; print.
+
+    Returns:
+        The groups that were compared; empty if no run has finished.
+
+    Raises:
+        UserError: If there is no run, or ``output`` cannot be written.
+    """
+    records = find_runs(directories)
+    groups = group_runs(records)
+    missing = left_out(directories, records, groups)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_csv(output / "report.csv", records)
+        drawn = write_figures(output / "figures", groups) if groups else []
+        write_markdown(output / "report.md", groups, missing, drawn)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or output} cannot be written ({error.strerror}); choose another --output"
+        ) from None
+    _print(groups, missing)
+    return groups
+
+
+def _print(groups: Sequence[Group], missing: Sequence[tuple[Path, str]]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a file has room for every column
+    if groups:
+        for headings, rows in tables(groups):
+            if len(rows) < len(headings):
+                _print_turned(console, (headings, rows))
+            else:
+                _print_table(console, headings, rows)
+        headings, rows = difference_rows(groups)
+        if len(headings) > 2:
+            _print_table(console, headings, rows)
+            console.print(noise_line(groups))
+        headings, rows = paired_rows(groups)
+        if rows:
+            _print_table(console, headings, rows)
+            console.print(READING_PAIRS)
+    for where, why in missing:
+        console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
+
+
+def _print_turned(console: Console, cells: Cells) -> None:
+    """A column a group, so that it fits a terminal."""
+    headings, rows = cells
+    turned = [[heading, *(row[i] for row in rows)] for i, heading in enumerate(headings) if i > 1]
+    _print_table(console, ["", *(f"{row[0]}\nL={row[1]}" for row in rows)], turned)
+
+
+def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*headings)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

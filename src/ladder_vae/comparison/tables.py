@@ -1,0 +1,225 @@
+"""Groups of runs as tables: columns, rows, differences from depth to depth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+from ladder_vae.comparison.groups import (
+    Group,
+    analyzed,
+    comparable,
+    evaluated,
+    evaluated_split,
+    sample_sizes,
+    seed_noise,
+)
+from ladder_vae.comparison.paired import paired_differences
+from ladder_vae.runs.metrics import LEVELS, images_of
+
+# metric, heading, format; each is also plotted against depth
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("test/elbo", "ELBO (nats)", ".2f"),
+    ("test/distortion", "distortion (nats)", ".2f"),
+    ("test/rate", "rate (nats)", ".2f"),
+    ("test/mse", "MSE", ".5f"),
+    ("test/ssim", "SSIM", ".4f"),
+    ("train_eval/elbo", "ELBO, training images (nats)", ".2f"),
+    ("model/parameters", "parameters", ",.0f"),
+    ("train/images_per_second", "images/s", ",.0f"),
+    ("train/seconds", "training (s)", ",.0f"),
+)
+LEVELS_IN_COLUMNS = 10  # beyond, a row names the rates of all levels in one cell
+QUALITY = 6  # the first columns say how good a model is; the rest, what it costs
+# of runs that were evaluated: metric (by level, too), heading, format
+UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("active_units", "active units (KL)", ".1f"),
+    ("active_units_var", "active units (variance)", ".1f"),
+    ("variance_ratio", "σ²q / σ²p", ".2f"),
+)
+# of runs whose levels were analyzed: metric (by level), heading, factor, format
+LEVEL_COLUMNS: tuple[tuple[str, str, float, str], ...] = (
+    ("rate", "rate (nats)", 1, ".2f"),
+    ("probe_mean", "probe: mean (%)", 100, ".1f"),
+    ("probe_sample", "probe: sample (%)", 100, ".1f"),
+    ("probe_innovation", "probe: innovation (%)", 100, ".1f"),
+    ("pixel_change", "pixel change", 1, ".4f"),
+    ("ink_change", "ink change (%)", 100, ".1f"),
+    ("slant_change", "slant change (°)", 1, ".2f"),
+    ("class_change", "changed class (%)", 100, ".1f"),
+)
+Columns = Sequence[tuple[str, str, str]]
+Cells = tuple[list[str], list[list[str]]]
+
+
+def deepest(groups: Sequence[Group]) -> int:
+    """The largest number of levels."""
+    return max((group.depth for group in groups), default=0)
+
+
+def run_columns(groups: Sequence[Group]) -> Columns:
+    """What training leaves of every run, with the rate of each level, if they are not too many."""
+    columns = list(COLUMNS)
+    if deepest(groups) <= LEVELS_IN_COLUMNS:
+        at = 1 + [metric for metric, *_ in columns].index("test/rate")
+        columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest(groups) + 1)]
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
+
+
+def bound_columns(groups: Sequence[Group], split: str) -> Columns:
+    """Importance-weighted bounds, of evaluated groups."""
+    sizes = sorted({k for group in groups for k in sample_sizes(group, split)} - {1})  # L_1 is the ELBO
+    bounds = [(f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
+    columns = [(f"{split}/elbo", "ELBO (nats)", ".2f"), *bounds]
+    if k := comparable(groups, split):
+        columns += [
+            (f"{split}/log_px/K={k}_stderr", "error over images", ".2f"),
+            (f"{split}/log_px/K={k}_mc_stderr", "error over draws", ".4f"),
+            (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats)", ".2f"),
+            (f"{split}/ess/K={k}", f"effective of {k} draws", ".1f"),
+        ]
+    draws = [value for group in groups for value in group.values(f"{split}/draws")]
+    tail = f"{split}/khat/K={statistics.mode(draws):.0f}" if draws else ""
+    columns += [
+        (f"{tail}/median", "Pareto k-hat, median", ".2f"),
+        (f"{tail}/above_0.7", "images with k-hat above 0.7", ".0%"),
+    ]
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
+
+
+def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
+    """Headings and cells: a row a group, mean ± standard deviation over seeds where there are several."""
+    rows = []
+    for group in groups:
+        cells = [group.series, str(group.depth), str(len(group.runs))]
+        for metric, _, form in columns:
+            values = group.values(metric)
+            cell = format(group.mean(metric), form) if values else "–"
+            varies = len(set(values)) > 1
+            cells.append(cell + (f" ± {format(group.std(metric), form)}" if varies else ""))
+        rows.append(cells)
+    return ["model", "levels", "runs", *(heading for _, heading, _ in columns)], rows
+
+
+def by_level_rows(groups: Sequence[Group], split: str, columns: Columns) -> Cells:
+    """Headings and cells: a row a group, means over seeds, each total with its levels, z_1's first."""
+    rows = []
+    for group in groups:
+        cells = [group.series, str(group.depth), str(len(group.runs))]
+        for metric, _, form in columns:
+            total, levels = group.values(f"{split}/{metric}"), group.by_level(f"{split}/{metric}")
+            start = f"{_short(group.mean(f'{split}/{metric}'), form)}: " if total else ""
+            cells.append(start + ", ".join(_short(value, form) for value in levels))
+        rows.append(cells)
+    return ["model", "levels", "runs", *(f"{heading} of z1, z2, ..." for _, heading, _ in columns)], rows
+
+
+def level_rows(groups: Sequence[Group], split: str) -> Cells:
+    """Headings and cells: a row a group and level, the top first; mean ± standard deviation over seeds."""
+    columns = [c for c in LEVEL_COLUMNS if any(g.values(f"{split}/{LEVELS}/{c[0]}/z1") for g in groups)]
+    rows = []
+    for group in groups:
+        for level in range(group.depth, 0, -1):
+            cells = [group.series, str(group.depth), str(len(group.runs)), f"z{level}"]
+            for metric, _, factor, form in columns:
+                name = f"{split}/{LEVELS}/{metric}/z{level}"
+                if not group.values(name):
+                    cells.append("–")
+                    continue
+                varies = len(group.values(name)) > 1
+                std = f" ± {format(factor * group.std(name), form)}" if varies else ""
+                cells.append(format(factor * group.mean(name), form) + std)
+            rows.append(cells)
+    return ["model", "levels", "runs", "level", *(heading for _, heading, *_ in columns)], rows
+
+
+def _short(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form).removesuffix(".0")
+
+
+def tables(groups: Sequence[Group]) -> list[Cells]:
+    """All that the runs have to show, a row a group."""
+    shown = [table_rows(groups, run_columns(groups))]
+    if deepest(groups) > LEVELS_IN_COLUMNS:
+        shown.append(by_level_rows(groups, "test", [("rate", "rate (nats)", ".2f")]))
+    split = evaluated_split(groups)
+    if kept := evaluated(groups, split):
+        shown += [table_rows(kept, bound_columns(kept, split)), by_level_rows(kept, split, UNIT_COLUMNS)]
+    split, kept = analyzed(groups)
+    if kept:
+        shown.append(level_rows(kept, split))
+    return shown
+
+
+def depth_columns(groups: Sequence[Group]) -> Columns:
+    """What is held against depth: quality first, then cost."""
+    columns = list(COLUMNS)
+    split = evaluated_split(groups)
+    if k := comparable(groups, split):
+        of = "" if split == "test" else f", {images_of(split).removesuffix(', evenly spaced')}"
+        columns[QUALITY:QUALITY] = [
+            (f"{split}/{metric}", heading + of, form) for metric, heading, form in UNIT_COLUMNS[:2]
+        ]
+        columns[1:1] = [
+            (f"{split}/log_px/K={k}", f"L_{k} (nats{of})", ".2f"),
+            (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats{of})", ".2f"),
+        ]
+    return [column for column in columns if any(group.values(column[0]) for group in groups)]
+
+
+def difference_rows(groups: Sequence[Group]) -> Cells:
+    """A row a metric: the noise between seeds, then the change from each depth to the next of its series."""
+    steps = [(a, b) for a, b in itertools.pairwise(groups) if a.series == b.series and a.depth != b.depth]
+    alone = len({group.series for group in groups}) == 1
+    names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
+    rows = []
+    costs = {metric for metric, *_ in COLUMNS[QUALITY:]}
+    for metric, heading, form in depth_columns(groups):
+        if metric in costs:
+            continue
+        noise = seed_noise(groups, metric)
+        changes = [_change(b.mean(metric) - a.mean(metric), form) for a, b in steps]
+        rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
+    return ["change of", "noise between seeds", *names], rows
+
+
+def paired_rows(groups: Sequence[Group]) -> Cells:
+    """A row a pair of groups evaluated on the same images: the change from the first to the second."""
+    split = evaluated_split(groups)
+    k = comparable(groups, split)
+    found = paired_differences(evaluated(groups, split), split, k) if k else []
+    rows = [
+        [
+            f"{d.first.label} → {d.second.label}",
+            f"{d.images:,}",
+            f"{d.elbo:+.2f} ± {d.elbo_error:.2f}",
+            f"{d.log_px:+.2f} ± {d.log_px_error:.2f}",
+            f"{d.unpaired_error:.2f}",
+        ]
+        for d in found
+    ]
+    return [
+        "on the same images",
+        "images",
+        "change of ELBO (nats)",
+        f"change of L_{k} (nats)",
+        "± unpaired",
+    ], rows
+
+
+def _change(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, "+" + form)
+
+
+def noise_line(groups: Sequence[Group]) -> str:
+    """How to read the differences, in words."""
+    if math.isnan(seed_noise(groups, "test/elbo")):
+        return (
+            "One seed each: the noise between seeds is unknown; trust no small difference (try seed=1,2,3)."
+        )
+    return (
+        "The noise between seeds is the standard deviation of a single run, pooled over all rows; "
+        "a difference of two means over n seeds has about sqrt(2 / n) of it as standard error."
+    )

@@ -1,0 +1,275 @@
+"""Data sets: how byte images become splits, and splits become binary batches."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladder_vae.data.batches import Batches, draw_binary
+from ladder_vae.data.sources import FINGERPRINT, Images, load_mnist, load_npz, load_torchvision
+from ladder_vae.system.errors import UserError
+from ladder_vae.system.randomness import stream_seed
+
+BINARIZATIONS = ("dynamic", "static", "threshold")
+# The draws of validation and test images, and of `static`, are the same in every run.
+FIXED_DRAW_SEED = 0
+MAX_WARP = 0.5  # images are beyond recognition at less
+
+
+def spaced(total: int, count: int) -> Sequence[int]:
+    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
+    return range(total) if count >= total else [i * total // count for i in range(count)]
+
+
+class ImageData(ABC):
+    """Binary images with an official test split, which neither training nor selection ever sees.
+
+    Args:
+        batch_size: Training images a step.
+        val_size: Validation images, taken from the end of the training split; 0 trains on all of it.
+        binarization: ``dynamic`` draws training pixels anew each time an image is served; ``static``
+            is one seeded draw of this package (*not* the files of Larochelle and Murray 2011);
+            ``threshold`` sets pixels of 128 and more. Validation and test images are drawn once,
+            the same in every run.
+        seed: Seed of the order and draws of training images.
+        eval_batch_size: Validation or test images a step.
+        warp: How much training images are sheared and bent, anew each time (see
+            :func:`~ladder_vae.data.warping.warp`); 0: not at all.
+        warp_epochs: Epochs in which they do, from the first; None: all.
+
+    Raises:
+        UserError: If a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 512,
+        val_size: int = 10_000,
+        binarization: str = "dynamic",
+        seed: int = 0,
+        eval_batch_size: int = 1_000,
+        warp: float = 0.0,
+        warp_epochs: int | None = None,
+    ) -> None:
+        if binarization not in BINARIZATIONS:
+            raise UserError(f"data.binarization={binarization} is unknown; choose {', '.join(BINARIZATIONS)}")
+        if batch_size < 2:  # batch norm needs two images
+            raise UserError(f"data.batch_size={batch_size} must be at least 2")
+        if eval_batch_size < 1:
+            raise UserError(f"data.eval_batch_size={eval_batch_size} must be at least 1")
+        if val_size < 0:
+            raise UserError(f"data.val_size={val_size} must be at least 0")
+        if not 0 <= warp <= MAX_WARP:
+            raise UserError(f"data.warp={warp:g} must lie between 0 and {MAX_WARP}")
+        if warp and binarization != "dynamic":
+            raise UserError(f"data.warp={warp:g} needs gray levels to warp; set data.binarization=dynamic")
+        if warp_epochs is not None and warp_epochs < 0:
+            raise UserError(f"data.warp_epochs={warp_epochs} must be at least 0, or null for all")
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.binarization = binarization
+        self.seed = seed
+        self.eval_batch_size = eval_batch_size
+        self.warp = warp
+        self.warp_epochs = warp_epochs
+        self._splits: dict[str, Tensor] | None = None
+        self._latest_draw: tuple[tuple[str, int], Tensor] = ("", 0), torch.empty(0)
+
+    @abstractmethod
+    def load(self) -> Images:
+        """The gray-level images. Raises UserError if they cannot be had."""
+
+    def setup(self) -> None:
+        """Load and split; validation and test pixels are drawn here, once."""
+        if self._splits is not None:
+            return
+        self.source = self.load()
+        total = len(self.source.train)
+        if self.val_size > total - 2:
+            raise UserError(
+                f"data.val_size={self.val_size} leaves too few of {total} training images; lower it"
+            )
+        train = self.source.train
+        if self.binarization != "dynamic":
+            train = self._fixed(train, "train")  # before the split: val_size moves no pixel
+        cut = total - self.val_size
+        val = train[cut:] if self.binarization != "dynamic" else self._fixed(train[cut:], "val")
+        self._splits = {"train": train[:cut], "val": val, "test": self._fixed(self.source.test, "test")}
+
+    def _fixed(self, images: Tensor, name: str, draw: int = 0) -> Tensor:
+        """Bytes 0 or 255 that stand for the binarized images, in every run the same for a ``draw``."""
+        if self.binarization == "threshold":
+            return images.ge(128).byte() * 255
+        key = stream_seed(FIXED_DRAW_SEED, name, *([draw] if draw else []))
+        generator = torch.Generator().manual_seed(key)
+        return draw_binary(images, generator).byte() * 255
+
+    def split(self, name: str) -> Tensor:
+        """Bytes of ``train``, ``val`` or ``test``, uint8 ``(N, C, H, W)``."""
+        self.setup()
+        assert self._splits is not None
+        return self._splits[name]
+
+    def binary(self, name: str, index: Sequence[int], draw: int = 0) -> Tensor:
+        """Images of a split, float ``(n, C, H, W)`` in {0, 1}; the same for the same index at every call.
+
+        Args:
+            draw: Which draw of their pixels. 0 is the one that runs are validated and tested on; there are
+                others only with ``binarization="dynamic"``.
+        """
+        if draw and self.binarization != "dynamic":
+            raise ValueError(
+                f"binarization={self.binarization} has one draw of the pixels, number 0; got {draw}"
+            )
+        if draw:
+            return self._redrawn(name, draw)[list(index)].gt(0).float()
+        gray = name == "train" and self.binarization == "dynamic"
+        images = self._binary_train if gray else self.split(name)
+        return images[list(index)].gt(0).float()
+
+    def _redrawn(self, name: str, draw: int) -> Tensor:
+        """Another draw of the pixels of a split, bytes 0 or 255; the last one is kept."""
+        if self._latest_draw[0] != (name, draw):
+            self.setup()
+            train, cut = self.source.train, len(self.source.train) - self.val_size
+            gray = {"train": train[:cut], "val": train[cut:], "test": self.source.test}[name]
+            self._latest_draw = (name, draw), self._fixed(gray, name, draw)
+        return self._latest_draw[1]
+
+    def sample(self, name: str, count: int) -> Sequence[int]:
+        """Indices of ``count`` images of a split, evenly spaced; of all, if it has no more.
+
+        MNIST's training images come from two groups of writers in turn, so that one in six would be of one
+        group alone: where the distance between images is even, every second one gives way to its neighbor.
+        """
+        total = len(self.split(name))
+        index = spaced(total, count)
+        if name != "test" and total % (2 * count) == 0:
+            return [i + place % 2 for place, i in enumerate(index)]
+        return index
+
+    @cached_property
+    def _binary_train(self) -> Tensor:
+        """Training images are drawn anew in training; these draws are for looking at them afterwards."""
+        return self._fixed(self.split("train"), "train")
+
+    def labels(self, name: str) -> Tensor | None:
+        """Classes of the images of a split, int64 ``(N,)``, if the source has them."""
+        self.setup()
+        if name == "test":
+            return self.source.test_labels
+        labels = self.source.train_labels
+        if labels is None:
+            return None
+        cut = len(labels) - self.val_size
+        return labels[:cut] if name == "train" else labels[cut:]
+
+    def gallery(self, count: int) -> list[int]:
+        """Indices of at most ``count`` test images: the first of each class, then the first of all."""
+        total, labels = len(self.split("test")), self.labels("test")
+        firsts = [] if labels is None else [int((labels == c).nonzero()[0, 0]) for c in labels.unique()]
+        return list(dict.fromkeys([*firsts, *range(min(count, total))]))[:count]
+
+    def examples(self, count: int) -> tuple[str, Tensor]:
+        """Binary images to look at while training, float ``(count, C, H, W)``, and the split they are from.
+
+        Validation images, or training images where there are none; the same in every run.
+        """
+        name = "val" if self.val_size else "train"
+        return name, self._fixed(self.split(name)[:count], "examples").gt(0).float()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the gray-level images and of how they are binarized; checkpoints keep it."""
+        self.setup()
+        digest = hashlib.sha256(self.binarization.encode())
+        for images in (self.source.train, self.source.test):
+            digest.update(repr(tuple(images.shape)).encode())
+            digest.update(images.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def check_trained_on(self, checkpoint: Mapping[str, Any], run: Path) -> None:
+        """Raises UserError if the checkpoint of ``run`` was trained on other images than these."""
+        if checkpoint.get(FINGERPRINT, self.fingerprint) != self.fingerprint:
+            raise UserError(
+                f"{run} was trained on other images than {type(self).__name__} holds now; restore the data "
+                "that its config.yaml names"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        c, h, w = self.split("train").shape[1:]
+        return c, h, w
+
+    def training_batches(
+        self, epoch: Callable[[], int] = lambda: 0, device: torch.device | str = "cpu"
+    ) -> Batches:
+        """Training images in the order, and with the draws, of an epoch.
+
+        Args:
+            epoch: Called for the number of the epoch.
+            device: Where images lie and are drawn: all of them, so that nothing is copied in the loop.
+        """
+        return Batches(
+            self.split("train").to(device),
+            self.batch_size,
+            seed=self.seed,
+            draw=self.binarization == "dynamic",
+            strength=lambda epoch: self.warp if self.warp_epochs is None or epoch < self.warp_epochs else 0.0,
+            epoch=epoch,
+        )
+
+    def batches(self, name: str) -> Batches:
+        """Images of a split in order, as they are in every run."""
+        return Batches(self.split(name), self.eval_batch_size)
+
+
+class MNIST(ImageData):
+    """The MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0), 28x28, inside the package."""
+
+    def load(self) -> Images:
+        return load_mnist()
+
+
+class TorchvisionData(ImageData):
+    """A data set that torchvision downloads into ``directory`` on first use."""
+
+    dataset: str
+
+    def __init__(self, directory: str = "~/.cache/ladder_vae", **settings) -> None:
+        super().__init__(**settings)
+        self.directory = Path(directory).expanduser()
+
+    def load(self) -> Images:
+        return load_torchvision(self.dataset, self.directory)
+
+
+class FashionMNIST(TorchvisionData):
+    """Clothing, 28x28 (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747)."""
+
+    dataset = "FashionMNIST"
+
+
+class KMNIST(TorchvisionData):
+    """Cursive Japanese characters, 28x28 (Clanuwat et al. 2018, arXiv 1812.01718)."""
+
+    dataset = "KMNIST"
+
+
+class Npz(ImageData):
+    """A user's own single-channel images; see :func:`~ladder_vae.data.sources.load_npz`."""
+
+    def __init__(self, path: str, **settings) -> None:
+        super().__init__(**settings)
+        self.path = Path(path).expanduser()
+
+    def load(self) -> Images:
+        return load_npz(self.path.absolute())

@@ -1,0 +1,188 @@
+"""Gray-level images from files to bytes in memory: MNIST inside the package, torchvision, ``.npz``."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ladder_vae.system.errors import UserError, one_line
+
+FINGERPRINT = "data_fingerprint"  # key of a checkpoint: which images a run was trained on
+MNIST_DIR = Path(__file__).parents[1] / "assets" / "mnist"
+# Of the unpacked files, as published by LeCun, Cortes and Burges.
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+IDX_IMAGES_HEADER, IDX_LABELS_HEADER = 16, 8  # bytes before the first image or label
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set with its official test split.
+
+    Args:
+        train: Training images, uint8, ``(N, C, H, W)``.
+        test: Test images, uint8, ``(M, C, H, W)``.
+        train_labels: Classes of the training images, int64 ``(N,)``, if the source has them.
+        test_labels: Classes of the test images, int64 ``(M,)``, if the source has them.
+    """
+
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+
+
+@lru_cache(maxsize=1)
+def load_mnist(directory: Path = MNIST_DIR) -> Images:
+    """The 60,000 and 10,000 digits that travel with the package, checked against their SHA-256.
+
+    Raises:
+        UserError: If a file is missing, truncated or altered.
+    """
+
+    def images(name: str) -> Tensor:
+        return _bytes(_read_mnist(directory, name)[IDX_IMAGES_HEADER:]).view(-1, 1, 28, 28)
+
+    def labels(name: str) -> Tensor:
+        return _bytes(_read_mnist(directory, name)[IDX_LABELS_HEADER:]).long()
+
+    return Images(
+        images("train-images-idx3-ubyte"),
+        images("t10k-images-idx3-ubyte"),
+        labels("train-labels-idx1-ubyte"),
+        labels("t10k-labels-idx1-ubyte"),
+    )
+
+
+def _read_mnist(directory: Path, name: str) -> bytes:
+    path = directory / f"{name}.gz"
+    remedy = "restore it with git checkout, or reinstall ladder_vae"
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"data file {path} is missing; {remedy}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data file {path} is truncated or unreadable ({error}); {remedy}") from None
+    if hashlib.sha256(content).hexdigest() != MNIST_SHA256[name]:
+        raise UserError(f"data file {path} was altered: its SHA-256 is not MNIST's; {remedy}")
+    return content
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+@lru_cache(maxsize=2)
+def load_torchvision(name: str, directory: Path) -> Images:
+    """``FashionMNIST`` or ``KMNIST`` through torchvision, downloaded into ``directory`` once.
+
+    Raises:
+        UserError: If the download cannot be reached or its files cannot be read.
+    """
+    import torchvision  # here, because importing it takes longer than loading MNIST
+
+    dataset = getattr(torchvision.datasets, name)
+    try:
+        train = dataset(directory, train=True, download=True)
+        test = dataset(directory, train=False, download=True)
+        if (len(train), len(test)) != (60_000, 10_000):
+            raise ValueError(f"{len(train)} and {len(test)} images instead of 60,000 and 10,000")
+    except (RuntimeError, OSError, EOFError, ValueError, AssertionError, KeyError) as error:
+        raise UserError(
+            f"{name} could not be downloaded to or read from {directory} ({one_line(error)}); "
+            f"check the connection, delete {directory / name} and try again, or use data=mnist, "
+            "which needs no download"
+        ) from None
+    return Images(train.data[:, None], test.data[:, None], train.targets, test.targets)
+
+
+@lru_cache(maxsize=2)
+def load_npz(path: Path) -> Images:
+    """A user's ``.npz`` with ``x_train`` and ``x_test``, optionally ``y_train`` and ``y_test``.
+
+    Images are ``(N, H, W)`` or ``(N, 1, H, W)``: bytes 0 to 255, booleans, or floats from 0 to 1,
+    which are rounded to 1/255.
+
+    Raises:
+        UserError: If the file or an array is not of that form.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"data.path={path} does not exist") from None
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"data.path={path} is not a readable .npz file ({one_line(error)})") from None
+    missing = {"x_train", "x_test"} - arrays.keys()
+    if missing:
+        raise UserError(
+            f"data.path={path} lacks the array {' and '.join(sorted(missing))}; "
+            f"it has {', '.join(sorted(arrays)) or 'none'}"
+        )
+    train, test = (_as_bytes(arrays[key], key, path) for key in ("x_train", "x_test"))
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(
+            f"data.path={path}: x_train has images of {tuple(train.shape[2:])} pixels, "
+            f"x_test of {tuple(test.shape[2:])}; they must agree"
+        )
+    labels = [
+        _as_labels(arrays.get(f"y_{s}"), f"y_{s}", len(x), path)
+        for s, x in (("train", train), ("test", test))
+    ]
+    return Images(train, test, *labels)
+
+
+def _as_bytes(array: np.ndarray, key: str, path: Path) -> Tensor:
+    where = f"data.path={path}: {key}"
+    if array.ndim == 4 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 3 or 0 in array.shape:
+        raise UserError(
+            f"{where} has shape {array.shape}; single-channel images are (N, H, W) or (N, 1, H, W)"
+        )
+    if array.dtype == np.uint8:
+        if array.max() == 1:
+            raise UserError(
+                f"{where} holds bytes 0 and 1, almost black among 0 to 255; "
+                "save it as booleans if these are binary images"
+            )
+        return torch.from_numpy(array.copy())[:, None]
+    if array.dtype == np.bool_:
+        return torch.from_numpy(array.astype(np.uint8) * 255)[:, None]
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise UserError(f"{where} holds floats outside 0 to 1; scale them, or save bytes 0 to 255")
+        return torch.from_numpy(np.rint(array * 255).astype(np.uint8))[:, None]
+    raise UserError(f"{where} has type {array.dtype}; use bytes (uint8), booleans, or floats from 0 to 1")
+
+
+def _as_labels(array: np.ndarray | None, key: str, count: int, path: Path) -> Tensor | None:
+    if array is None:
+        return None
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(
+            f"data.path={path}: {key} must hold {count} integers, one per image; "
+            f"it is {array.dtype} of shape {array.shape}"
+        )
+    return torch.from_numpy(array.astype(np.int64))

@@ -1,0 +1,1 @@
+"""Arrays in, files out: grids of images, charts, pages."""

@@ -1,0 +1,291 @@
+"""Charts: numbers arrive as arrays and leave as PNG files."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
+
+from ladder_vae.drawing.image_grids import DPI, save
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot against depth.
+
+    Args:
+        label: What distinguishes it.
+        x: Numbers of levels, ascending.
+        mean: A value per x.
+        std: Standard deviation over seeds per x; zero for a single run.
+    """
+
+    label: str
+    x: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> None:
+    """One panel a metric, each against the number of levels, with error bars over seeds.
+
+    Args:
+        path: PNG to write.
+        panels: Axis label (metric and unit) to its series.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.1 * columns, 3.1 * rows), dpi=DPI)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    # not every line is in every panel, but its color is the same everywhere
+    labels = list(dict.fromkeys(line.label for series in panels.values() for line in series))
+    handles: dict[str, Any] = {}
+    for ax, (label, series) in zip(grid, panels.items(), strict=False):
+        for line in series:
+            color = f"C{labels.index(line.label)}"
+            drawn = ax.errorbar(line.x, line.mean, yerr=line.std, marker="o", capsize=3, color=color)
+            handles.setdefault(line.label, drawn)
+        _depth_axis(ax, sorted({x for line in series for x in line.x}))
+        ax.set_ylabel(textwrap.fill(label, 28))
+        ax.grid(alpha=0.3)
+        if max(abs(y) for line in series for y in line.mean) >= 1000:
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for ax in grid[len(panels) :]:
+        ax.set_visible(False)
+    if len(labels) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    figure.set_layout_engine("constrained")
+    save(figure, path)
+
+
+def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: str, title: str) -> None:
+    """Stacked bars: how the total of each model splits over its levels.
+
+    A color is a level by its number; if a legend cannot name all, by its place between image and top.
+
+    Args:
+        path: PNG to write.
+        models: Label of a model to a value per level, z_1 first.
+        label: Of the axis: what is counted, in which unit.
+        title: What is to be seen.
+    """
+    deepest = max(len(r) for r in models.values())
+    named = deepest <= 16
+    top = np.array([deepest if named else len(r) for r in models.values()])
+    shades = ScalarMappable(Normalize(-1 / 18, 19 / 18), "viridis")  # the ends are too dark and too light
+    figure = Figure(figsize=(7.6, 0.5 * len(models) + 1.4), dpi=DPI, layout="constrained")
+    ax = figure.subplots()
+    ends, starts = np.zeros(len(models)), np.zeros(len(models))  # bottom-up, a rate may be negative
+    visible = 0.065 * max(sum(abs(x) for x in r) for r in models.values())
+    for level in range(deepest):
+        values = np.array([r[level] if level < len(r) else 0.0 for r in models.values()])
+        base = np.where(values >= 0, ends, starts)
+        place = np.minimum(level / np.maximum(top - 1, 1), 1)
+        style: dict[str, Any] = {"color": shades.to_rgba(place), "edgecolor": "white", "linewidth": 0.4}
+        ax.barh(range(len(models)), values, left=base, label=f"z{level + 1}", **style)
+        for i, (value, start) in enumerate(zip(values, base, strict=True)):
+            if abs(value) > visible:
+                color = "white" if place[i] < 0.6 else "black"
+                ax.text(start + value / 2, i, f"{value:.1f}", ha="center", va="center", color=color)
+        ends, starts = ends + values.clip(0), starts + values.clip(None, 0)
+    ax.set_yticks(range(len(models)), [textwrap.fill(name, 36) for name in models], fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlim(right=1.04 * max(ends.max(), 1e-3))
+    ax.set_xlabel(label)
+    ax.set_title(title, fontsize=10)
+    if named:
+        figure.legend(loc="outside right center")
+    else:
+        bar = figure.colorbar(shades, ax=ax, ticks=[0, 1], format=FixedFormatter(["z1", "the\ntop level"]))
+        bar.ax.set_ylim(0, 1)
+    save(figure, path)
+
+
+@dataclass(frozen=True)
+class BoundCurve:
+    """L_K of one model against K.
+
+    Args:
+        label: What distinguishes it.
+        k: Numbers of samples, ascending.
+        log_px: L_K, nats, a value per K.
+        error: Its standard error, a value per K.
+    """
+
+    label: str
+    k: Sequence[int]
+    log_px: Sequence[float]
+    error: Sequence[float]
+
+
+def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None:
+    """L_K against K, one line a model.
+
+    Args:
+        path: PNG to write.
+        title: What is to be seen, and what the error bars are.
+    """
+    figure = Figure(figsize=(6.4, 4.2 + 0.12 * len(curves)), dpi=DPI)
+    ax = figure.subplots()
+    for curve in curves:
+        ax.errorbar(curve.k, curve.log_px, yerr=curve.error, marker="o", capsize=3, label=curve.label)
+    sizes = sorted({k for curve in curves for k in curve.k})
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{k:,}" for k in sizes], minor=False)
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("samples K")
+    ax.set_ylabel("$L_K$, a lower bound on log p(x) (nats)")
+    ax.set_title(title, fontsize=10)
+    ax.grid(alpha=0.3)
+    if len(curves) > 1:
+        figure.legend(loc="outside lower center", ncols=2)
+    elif curves:
+        for k, value in zip(curves[0].k, curves[0].log_px, strict=True):
+            ax.annotate(f"{value:.2f}", (k, value), xytext=(0, 8), textcoords="offset points", ha="center")
+        ax.margins(0.08, 0.14)
+    figure.set_layout_engine("constrained")
+    save(figure, path)
+
+
+def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> None:
+    """The units of each level by what they carry, most first.
+
+    Args:
+        path: PNG to write.
+        levels: Rate of each unit in nats, one array a level, z_1 first.
+        threshold: Above which a unit counts as active.
+    """
+    figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.4), dpi=DPI)
+    grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
+    for number, (ax, rates) in enumerate(zip(grid, levels, strict=True), start=1):
+        ordered = np.sort(rates)[::-1]
+        active = ordered > threshold
+        # below zero (possible bottom-up) and at zero, a logarithm shows nothing; a stub marks the place
+        heights = ordered.clip(threshold / 10)
+        ax.bar(np.arange(len(rates)), heights, color=np.where(active, "tab:blue", "lightgray"), width=1.0)
+        ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
+        ax.set_yscale("log")
+        ax.set_xlabel("units, by rate")
+        ax.set_title(f"z{number}: {active.sum()} of {len(rates)} active", fontsize=10)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0].set_ylabel("rate (nats)")
+    figure.suptitle(f"What each unit carries; active above the dashed line ({threshold} nats)", fontsize=10)
+    figure.set_layout_engine("constrained")
+    save(figure, path)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its standard error, which may be zero.
+
+    Args:
+        label: What it is of.
+        value: The figure.
+        error: Its standard error.
+        reference: Whether it is there to compare the others with.
+        shade: Number of its color.
+    """
+
+    label: str
+    value: float
+    error: float
+    reference: bool = False
+    shade: int = 0
+
+
+def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, title: str) -> None:
+    """One panel a quantity, in each a bar an estimate, from top to bottom; references are gray.
+
+    Args:
+        path: PNG to write.
+        panels: Axis label (quantity and unit) to its estimates.
+        title: What is to be seen.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    longest = max(len(estimates) for estimates in panels.values())
+    figure = Figure(figsize=(3.9 * columns, (0.28 * longest + 0.7) * rows + 0.3), dpi=DPI)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (label, estimates) in zip(grid, panels.items(), strict=False):
+        values = [estimate.value for estimate in estimates]
+        ax.barh(
+            range(len(values)),
+            values,
+            xerr=[estimate.error for estimate in estimates],
+            color=["silver" if e.reference else f"C{e.shade}" for e in estimates],
+            capsize=2,
+        )
+        limit = max(*(abs(e.value) + e.error for e in estimates), 1e-9)
+        for i, e in enumerate(estimates):
+            ax.text(max(e.value + e.error, 0) + 0.03 * limit, i, f"{e.value:.3g}", va="center", fontsize=8)
+        ax.set_xlim(min(0, *values), 1.25 * limit)
+        ax.set_yticks(range(len(values)), [estimate.label for estimate in estimates], fontsize=9)
+        ax.invert_yaxis()
+        ax.set_xlabel(label, fontsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in grid[len(panels) :]:
+        ax.set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    figure.set_layout_engine("constrained")
+    save(figure, path)
+
+
+def save_embedding(
+    path: Path, panels: Mapping[str, np.ndarray], classes: np.ndarray | None, *, title: str
+) -> None:
+    """Points in the plane, colored by class, one panel a set of points.
+
+    Args:
+        path: PNG to write.
+        panels: Label to points, ``(n, 2)``.
+        classes: Class of each point, ``(n,)``, the same in every panel; None draws them in one color.
+        title: What is to be seen.
+    """
+    figure = Figure(figsize=(4.2 * len(panels) + 0.8, 4.5), dpi=DPI)
+    names = [] if classes is None else sorted(set(classes.tolist()))
+    colors = matplotlib.colormaps["tab10" if len(names) <= 10 else "turbo"]
+    shades = colors(np.arange(len(names)) if len(names) <= 10 else np.linspace(0, 1, len(names)))
+    for ax, (label, points) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        if classes is None:
+            ax.scatter(*points.T, s=4, linewidths=0)
+        for name, shade in zip(names, shades, strict=True):
+            chosen = points[classes == name]
+            ax.scatter(*chosen.T, s=5, linewidths=0, color=shade, label=str(name))
+        centers = {name: np.median(points[classes == name], axis=0) for name in names}
+        apart = np.std(list(centers.values()), axis=0).mean() if names else 0.0
+        for name, center in centers.items():
+            if apart > 0.4 * points.std(axis=0).mean():  # else the names would lie on top of each other
+                ax.text(*center, str(name), ha="center", va="center", fontweight="bold", fontsize=11)
+        ax.set_title(label, fontsize=10)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    if names:
+        handles, labels = ax.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", markerscale=3, title="class")
+    figure.suptitle(title, fontsize=11)
+    figure.set_layout_engine("constrained")
+    save(figure, path)
+
+
+def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
+    ax.set_xlabel("latent levels")
+    if max(depths) > 10 * min(depths):
+        ax.set_xscale("log")
+        ax.set_xticks(depths, [str(depth) for depth in depths])
+        ax.set_xticks([], minor=True)
+    elif len(depths) <= 8:
+        ax.set_xticks(depths)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,139 @@
+"""Images: they arrive as arrays and leave as PNG files."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.image
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # a report needs no PyTorch
+    from torch import Tensor
+
+DPI = 110
+GAP = 2  # pixels between images of a strip
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Intensities in [0, 1], ``(n, 1, H, W)``, as bytes ``(n, H, W)``."""
+    return (images[:, 0] * 255).round().byte().cpu().numpy()
+
+
+def strip(images: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 ``(n, H, W)`` in rows of ``columns``, separated by gray lines, as one ``(H', W')``."""
+    n, h, w = images.shape
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP), 128, np.uint8)
+    for i, image in enumerate(images):
+        r, c = divmod(i, columns)
+        canvas[r * (h + GAP) : r * (h + GAP) + h, c * (w + GAP) : c * (w + GAP) + w] = image
+    return canvas
+
+
+def save_strips(
+    path: Path,
+    rows: Mapping[str, np.ndarray],
+    *,
+    columns: int,
+    title: str,
+    headings: Sequence[str] = (),
+) -> None:
+    """Labeled strips of images below each other.
+
+    Args:
+        path: PNG to write.
+        rows: Label to images, uint8 ``(n, H, W)``.
+        columns: Images a row.
+        title: What is to be seen.
+        headings: What stands above the columns, from the first one on.
+    """
+    strips = {label: strip(images, columns) for label, images in rows.items()}
+    labels = [textwrap.fill(label, 20) for label in strips]
+    letters = max(len(line) for label in labels for line in label.split("\n"))
+    width, margin, gap, top = 7.0, 0.2 + 0.085 * letters, 0.15, 0.65 if headings else 0.45  # inches
+    heights = [width * s.shape[0] / s.shape[1] for s in strips.values()]
+    height = sum(heights) + gap * len(strips) + top
+    figure = Figure(figsize=(width + margin, height), dpi=DPI)
+    y = height - top
+    for label, image, h in zip(labels, strips.values(), heights, strict=True):
+        box = (margin / (width + margin), (y - h) / height, (width - 0.1) / (width + margin), h / height)
+        ax = figure.add_axes(box)
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        y -= h + gap
+    pitch = (next(iter(strips.values())).shape[1] + GAP) / columns
+    first = figure.axes[0]
+    first.xaxis.tick_top()
+    first.set_xticks([(i + 0.5) * pitch - 1 for i in range(len(headings))], headings, fontsize=8)
+    first.tick_params(length=0)
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
+    save(figure, path)
+
+
+def save_cross(
+    path: Path, left: np.ndarray, top: np.ndarray, cells: np.ndarray, *, labels: tuple[str, str], title: str
+) -> None:
+    """A table of images: what is in a cell comes from the image left of its row and that above its column.
+
+    Args:
+        path: PNG to write.
+        left: uint8 ``(n, H, W)``.
+        top: uint8 ``(m, H, W)``.
+        cells: uint8 ``(n * m, H, W)``, row by row.
+        labels: What the left images give, and what those above.
+        title: What is to be seen.
+    """
+    n, m = len(left), len(top)
+    corner = np.full_like(left[:1], 255)
+    rows = [corner, top, *(part for i in range(n) for part in (left[i : i + 1], cells[i * m : (i + 1) * m]))]
+    canvas = strip(np.concatenate(rows), m + 1)
+    h, w = left.shape[1:]
+    canvas[h : h + GAP] = canvas[:, w : w + GAP] = 255  # what is given stands apart from what became of it
+    canvas = np.insert(np.insert(canvas, [h] * GAP * 2, 255, 0), [w] * GAP * 2, 255, 1)
+    figure = Figure(figsize=(7.0, 7.0 * canvas.shape[0] / canvas.shape[1] + 0.6), dpi=DPI)
+    ax = figure.subplots()
+    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    ax.xaxis.set_label_position("top")
+    ax.set_ylabel(labels[0])
+    ax.set_xlabel(labels[1])
+    figure.suptitle(title, fontsize=11)
+    figure.set_layout_engine("constrained")
+    save(figure, path)
+
+
+def save_run(directory: Path, images: Mapping[str, np.ndarray]) -> None:
+    """``reconstructions.png`` and ``samples.png`` of one run, from its ``images.npz``."""
+    columns = len(images["originals"])
+    save_strips(
+        directory / "reconstructions.png",
+        {"test image": images["originals"], "reconstruction": images["reconstructions"]},
+        columns=columns,
+        title="Binarized test images, and the decoder's mean for one posterior sample",
+    )
+    save_strips(
+        directory / "samples.png",
+        {"prior samples": images["samples"]},
+        columns=columns,
+        title="The decoder's mean for latents from the prior",
+    )
+
+
+def read(path: Path) -> np.ndarray:
+    """A picture that was saved, intensities in [0, 1], ``(H, W, 3)``."""
+    return matplotlib.image.imread(path)[..., :3]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

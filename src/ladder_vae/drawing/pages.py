@@ -1,0 +1,101 @@
+"""A page of text, tables and pictures: as Markdown, and as HTML that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from ladder_vae.system.files import write_text
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn file.
+
+    Args:
+        file: Its name in the folder of pictures.
+        title: A few words.
+        caption: What was done.
+    """
+
+    file: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Args:
+        headings: Of the columns; the first column names the row.
+        rows: As many cells each.
+        note: What they mean.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """As a Markdown table, numbers to the right."""
+        ruler = ["---", *["---:"] * (len(self.headings) - 1)]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (self.headings, ruler, *self.rows))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it, in this order.
+
+    Args:
+        title: The heading.
+        paragraphs: Plain text.
+        table: Or none.
+        pictures: With their captions.
+    """
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    table: Table | None = None
+    pictures: Sequence[Picture] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        """Name of the place on the page."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
+
+
+def write_markdown(path: Path, title: str, sections: Sequence[Section], pictures: str) -> None:
+    """Write a Markdown page.
+
+    Args:
+        pictures: Folder of the pictures, relative to the page.
+    """
+    parts = [f"# {title}"]
+    for section in sections:
+        parts += [f"## {section.title}", *section.paragraphs]
+        if section.table:
+            parts += [part for part in (section.table.markdown(), section.table.note) if part]
+        for picture in section.pictures:
+            parts += [
+                f"![{picture.title}]({pictures}/{picture.file})",
+                f"*{picture.title}.* {picture.caption}",
+            ]
+    write_text(path, "\n\n".join(parts) + "\n")
+
+
+def write_html(path: Path, title: str, sections: Sequence[Section], pictures: Path) -> None:
+    """Write an HTML page that holds its pictures itself.
+
+    Args:
+        pictures: Folder of the pictures.
+    """
+    template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["embedded"] = lambda file: base64.b64encode((pictures / file).read_bytes()).decode()
+    write_text(path, environment.from_string(template).render(title=title, sections=sections))

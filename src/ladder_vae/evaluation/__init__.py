@@ -1,0 +1,1 @@
+"""Bounds of a run, part by part, and what becomes of them."""

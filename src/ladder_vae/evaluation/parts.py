@@ -1,0 +1,272 @@
+"""Evaluate a run on its test or validation split, part by part, so that an interruption costs one part.
+
+A run directory keeps ``evaluation/<plan>/``, a plan being everything that a result depends on: while it
+lasts ``part-NNNNN.npz`` with what was found of so many images, afterwards ``images.npz`` with all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from ladder_vae.models.evaluator import (
+    ImageStatistics,
+    Settings,
+    Weigher,
+    image_statistics,
+    unit_counts,
+    weigher,
+)
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.summary import summarize
+from ladder_vae.runs.opened import Subject
+from ladder_vae.system.compilation import compiled
+from ladder_vae.system.devices import fast_products
+from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.self_check import pass_doubt
+
+SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
+IMAGES = "images.npz"
+PART = 250  # images a file
+VERSION = 3  # of what is computed; another one makes nothing of what was kept
+
+
+def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
+    """Each K of the bounds, ascending: ``given``, or those of the usual ones that divide ``num_samples``.
+
+    Raises:
+        UserError: If a number is below 1, or a given K does not divide ``num_samples``.
+    """
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples} must be at least 1")
+    if given is None:
+        return tuple(sorted({k for k in (*SAMPLE_SIZES, num_samples) if num_samples % k == 0}))
+    for k in given:
+        if k < 1:
+            raise UserError(f"k={given} asks for K={k}; every K must be at least 1")
+        if num_samples % k:
+            raise UserError(
+                f"num_samples={num_samples} is not a multiple of K={k}; L_K is the mean over whole "
+                f"blocks of K draws: choose num_samples={-(-num_samples // k) * k}, or another k"
+            )
+    if not given:
+        raise UserError("k=[] names no bound; leave it out, or name some: 'k=[1,50]'")
+    return tuple(sorted(set(given)))
+
+
+def plan(subject: Subject, settings: Settings) -> Path:
+    """Directory of an evaluation, named by all that its result depends on beyond rounding."""
+    identity = [
+        VERSION,
+        PART,
+        subject.run.checkpoint["sha256"],
+        subject.run.config["model"],
+        subject.data.fingerprint,
+        settings.sample_sizes,
+        settings.seed,
+        *([] if subject.split == "test" else [subject.split]),
+        *([f"binarization {settings.binarization}"] if settings.binarization else []),
+        *([f"{settings.binarizations} binarizations"] if settings.binarizations > 1 else []),
+    ]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    name = f"{subject.checkpoint}_{settings.num_samples}_{digest[:12]}"
+    return subject.run.path / "evaluation" / name
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Args:
+        metrics: By the names of ``metrics.json``.
+        statistics: Of each image.
+    """
+
+    metrics: dict[str, float]
+    statistics: ImageStatistics
+
+
+def evaluate(
+    subject: Subject,
+    settings: Settings,
+    device: torch.device,
+    on_progress: Callable[[int, bool], None] = lambda images, kept: None,
+    *,
+    compile: bool = False,
+) -> Evaluation:
+    """Evaluate the images; those that an earlier call with the same settings has finished are kept.
+
+    Args:
+        on_progress: Called with a number of images that are done, and whether they were before.
+        compile: Whether to compile the inner loop.
+
+    Raises:
+        UserError: If the run directory cannot be written, or an image has no finite likelihood.
+    """
+    model = subject.run.model.to(device)
+    weigh = cache(lambda: compiled_weigher(model) if compile else weigher(model))  # if anything is left to do
+    found = [
+        _evaluate_once(subject, replace(settings, binarizations=1, binarization=draw), weigh, on_progress)
+        for draw in range(settings.binarizations)
+    ]
+    each, seconds = [statistics for statistics, _ in found], sum(seconds for _, seconds in found)
+    statistics, split = each[0], subject.split
+    more = {}
+    if len(each) > 1:
+        statistics = ImageStatistics.mean(each)
+        with _writing(plan(subject, settings)) as directory:
+            _write(directory / IMAGES, statistics, seconds, _identity(subject, settings))
+        spread = torch.stack([one.log_px.mean(0) for one in each]).std(0)
+        more = {
+            f"log_px/K={k}_binarization_std": float(s)
+            for k, s in zip(settings.sample_sizes, spread, strict=True)
+        }
+    more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
+    more |= {"binarizations": settings.binarizations}
+    units = unit_counts(model)
+    metrics = dict(summarize(statistics, settings, units, split))
+    # Shares and quantiles are of single images, not of their means over binarizations, which differ less.
+    singly = [summarize(one, settings, units, split) for one in each]
+    for name in metrics:
+        if name.startswith((f"{split}/khat/", f"{split}/ess/")):
+            metrics[name] = sum(one[name] for one in singly) / len(singly)
+    return Evaluation({**metrics, **{f"{split}/{name}": n for name, n in more.items()}}, statistics)
+
+
+def _evaluate_once(
+    subject: Subject,
+    settings: Settings,
+    weigh: Callable[[], Weigher],
+    on_progress: Callable[[int, bool], None],
+) -> tuple[ImageStatistics, float]:
+    """Statistics of all images, binarized once, and the seconds that they took."""
+    with _writing(plan(subject, settings)) as directory:
+        finished = _read(directory / IMAGES, len(subject.indices))
+        if finished is None:
+            with fast_products():
+                finished = _evaluate_parts(subject, settings, weigh(), on_progress)
+            _write(directory / IMAGES, *finished, _identity(subject, settings))
+        else:
+            on_progress(len(subject.indices), True)
+        for path in directory.glob("part-*.npz"):
+            path.unlink(missing_ok=True)
+    return finished
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[Path]:
+    """The directory, made if need be. Raises UserError if it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror or one_line(error)})") from None
+
+
+def _identity(subject: Subject, settings: Settings) -> dict[str, np.ndarray]:
+    """Which images, and which draw of their pixels: where equal, runs are compared image by image."""
+    words = [
+        subject.data.fingerprint,
+        subject.source,
+        str(settings.binarizations),
+        str(settings.binarization),
+    ]
+    numbers = {"indices": subject.indices, "sample_sizes": settings.sample_sizes}
+    return {"identity": np.asarray(" ".join(words)), **{name: np.asarray(n) for name, n in numbers.items()}}
+
+
+def compiled_weigher(model: Hierarchy) -> Weigher:
+    """:func:`~ladder_vae.models.evaluator.weigher`, compiled, once it has given what the plain one does."""
+
+    def anew(model: Hierarchy) -> Weigher:
+        # of its own features: a copy in float64 has others
+        return lambda x, features, *noise: weigher(model)(x, model.encode(x), *noise)
+
+    return compiled(weigher(model), pass_doubt(model, anew))
+
+
+def _evaluate_parts(
+    subject: Subject, settings: Settings, weigh: Weigher, on_progress: Callable[[int, bool], None]
+) -> tuple[ImageStatistics, float]:
+    """Statistics of all images, and the seconds that they took."""
+    parts = []
+    for start in range(0, len(subject.indices), PART):
+        path = plan(subject, settings) / f"part-{start // PART:05d}.npz"
+        indices = subject.indices[start : start + PART]
+        part = _read(path, len(indices))
+        if part is None:
+            part = _evaluate_part(weigh, subject, indices, settings, on_progress)
+            _write(path, *part)
+        else:
+            on_progress(len(indices), True)
+        parts.append(part)
+    return ImageStatistics.concatenate([part for part, _ in parts]), sum(seconds for _, seconds in parts)
+
+
+def _evaluate_part(
+    weigh: Weigher,
+    subject: Subject,
+    indices: Sequence[int],
+    settings: Settings,
+    on_progress: Callable[[int, bool], None],
+) -> tuple[ImageStatistics, float]:
+    began = time.perf_counter()
+    model = subject.run.model
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, len(indices), settings.images_per_pass):
+        batch = indices[start : start + settings.images_per_pass]
+        x = subject.data.binary(subject.source, batch, settings.binarization).to(device)
+        try:
+            statistics = image_statistics(model, x, batch, settings, weigh)
+        except torch.OutOfMemoryError:
+            raise UserError(f"out of memory with chunk_size={settings.chunk_size}; lower it") from None
+        finite = statistics.elbo.isfinite() & statistics.log_px.isfinite().all(1)
+        if not finite.all():
+            first = batch[int((~finite).nonzero()[0])]
+            raise UserError(
+                f"the weights of {subject.source} image {first} are not finite; the model has diverged"
+            )
+        parts.append(statistics)
+        on_progress(len(batch), False)
+    return ImageStatistics.concatenate(parts), time.perf_counter() - began
+
+
+def _write(
+    path: Path,
+    statistics: ImageStatistics,
+    seconds: float,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
+    arrays = {name: value.numpy() for name, value in vars(statistics).items()}
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, seconds=np.float64(seconds), **arrays, **more)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:
+    """What was written of so many images; None where it is missing or damaged, and has to be computed."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ImageStatistics.__dataclass_fields__}
+            seconds = float(archive["seconds"])
+        statistics = ImageStatistics(**{name: torch.from_numpy(a) for name, a in arrays.items()})
+        return (statistics, seconds) if len(statistics.elbo) == images else None
+    except Exception:  # damage takes any form: zip, deflate, header, a missing array, another shape
+        return None

@@ -1,0 +1,1 @@
+"""Densities, likelihoods, bounds, measures of quality: tensors in, tensors out."""

@@ -1,0 +1,94 @@
+"""Deterministic building blocks. Leading axes are free: a net maps ``(*, in)`` to ``(*, out)``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladder_vae.maths.gaussian import Gaussian, bounded_log_var, full_precision
+
+# A floor under softplus variances: exp underflows below about -88 in float32, log(0) would follow.
+MIN_VARIANCE = 1e-6
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalization over all leading axes at once: ``(*, features)``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(0, -2)).view_as(input)
+
+
+class MLP(nn.Sequential):
+    """Two dense layers of ``hidden`` units, each with batch norm and leaky ReLU of slope 0.1.
+
+    The deterministic block of the Ladder VAE (Sønderby et al. 2016, arXiv 1602.02282).
+    A layer that is normalized needs no bias of its own.
+    """
+
+    def __init__(self, in_features: int, hidden: int, *, batch_norm: bool = True) -> None:
+        layers: list[nn.Module] = []
+        for width in (in_features, hidden):
+            layers.append(nn.Linear(width, hidden, bias=not batch_norm))
+            if batch_norm:
+                layers.append(BatchNorm(hidden))
+            layers.append(nn.LeakyReLU(0.1))
+        super().__init__(*layers)
+
+
+#: Normalizations by name: each makes a module for so many features.
+NORMS: dict[str, type[nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm, "none": nn.Identity}
+
+
+class ResidualBlock(nn.Module):
+    """h + Linear(dropout(SiLU(norm(Linear(h))))), ``(*, width)`` to the same."""
+
+    def __init__(self, width: int, norm: type[nn.Module], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, width), norm(width), nn.SiLU(), nn.Dropout(dropout))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        # The sum is kept in float32, whatever autocast makes of the layers: many levels add to it.
+        return full_precision(h) + self.out(self.body(h))
+
+
+@torch.no_grad()
+def scale(layer: nn.Linear, factor: float) -> None:
+    """Multiply the first weights and biases of a layer by ``factor``."""
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor)
+
+
+class GaussianHead(nn.Linear):
+    """Features ``(*, in)`` to a diagonal Gaussian over ``latents``; rows: means first, then spreads.
+
+    Its log-variance is bounded far out (:func:`~ladder_vae.maths.gaussian.bounded_log_var`), whatever a
+    subclass makes of the spread.
+    """
+
+    def __init__(self, in_features: int, latents: int) -> None:
+        super().__init__(in_features, 2 * latents)
+
+    def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]
+        mean, spread = full_precision(super().forward(input)).chunk(2, dim=-1)
+        return Gaussian(mean, bounded_log_var(self.log_var(spread)))
+
+    def log_var(self, spread: Tensor) -> Tensor:
+        """The log-variance is linear in the features."""
+        return spread
+
+
+class SoftplusHead(GaussianHead):
+    """A Gaussian head whose *variance* is the softplus of a linear map."""
+
+    def log_var(self, spread: Tensor) -> Tensor:
+        return torch.log(F.softplus(spread) + MIN_VARIANCE)
+
+
+class ImageDecoder(nn.Sequential):
+    """A body that maps ``(*, in)`` to ``(*, width)``, then one linear layer to pixels ``(*, C, H, W)``."""
+
+    def __init__(self, body: nn.Module, width: int, image_shape: tuple[int, int, int]) -> None:
+        pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        super().__init__(body, nn.Linear(width, pixels), nn.Unflatten(-1, image_shape))

@@ -1,0 +1,106 @@
+"""An evaluation in numbers: means over images, their errors, and which latent units are active."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ladder_vae.models.evaluator import ImageStatistics, Settings
+from ladder_vae.models.hierarchy import Hierarchy
+
+ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
+ACTIVE_VARIANCE = 0.01  # Burda et al. 2015
+KHAT_LIMITS = (0.7, 1.0)  # above the first an error is not to be trusted, above the second no mean shows
+ESS_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+
+def unit_variances(statistics: ImageStatistics) -> Tensor:
+    r"""$Var_x(E_{q(z|x)}[z_u])$ of each unit, ``(U,)`` (Burda et al. 2015, arXiv 1509.00519, sec. 4.2).
+
+    Where the posterior mean of a unit moves with the draws of other levels, the mean over draws stands for
+    the expectation, and what a finite number of draws adds to the variance is taken off.
+    """
+    return statistics.unit_mean.var(0) - statistics.unit_mean_var.mean(0)
+
+
+def summarize(
+    statistics: ImageStatistics, settings: Settings, units: Sequence[int], split: str = "test"
+) -> Mapping[str, float]:
+    """Means over images, by the names of ``metrics.json``.
+
+    Left out is what cannot be told: errors over a single image or draw, variance over a single image.
+
+    Args:
+        settings: What was drawn.
+        units: Number of units of each level.
+        split: First part of every name.
+    """
+    images = len(statistics.elbo)
+    elbo, rates = statistics.elbo, statistics.rates.mean(0)
+    metrics = {
+        f"{split}/elbo": elbo.mean(),
+        f"{split}/elbo_stderr": _stderr(elbo),
+        f"{split}/rate": rates.sum(),
+        f"{split}/distortion": statistics.distortion.mean(),
+        **{f"{split}/rate/z{level}": rate for level, rate in enumerate(rates, start=1)},
+        f"{split}/mse": statistics.mse.mean(),
+        f"{split}/ssim": statistics.ssim.mean(),
+    }
+    for i, k in enumerate(settings.sample_sizes):
+        log_px = statistics.log_px[:, i]
+        metrics[f"{split}/log_px/K={k}"] = log_px.mean()
+        metrics[f"{split}/log_px/K={k}_stderr"] = _stderr(log_px)
+        metrics[f"{split}/log_px/K={k}_mc_stderr"] = statistics.draw_var[:, i].sum().sqrt() / images
+        metrics[f"{split}/ess/K={k}"] = statistics.ess[:, i].mean()
+        if k > 1:
+            at = torch.tensor(list(ESS_QUANTILES.values()), dtype=torch.float64)
+            quantiles = statistics.ess[:, i].quantile(at)
+            metrics |= {
+                f"{split}/ess/K={k}/{name}": q for name, q in zip(ESS_QUANTILES, quantiles, strict=True)
+            }
+            metrics[f"{split}/gap/K={k}"] = (log_px - elbo).mean()
+            metrics[f"{split}/gap/K={k}_stderr"] = _stderr(log_px - elbo)
+    tail = f"{split}/khat/K={settings.num_samples}"
+    metrics[f"{tail}/median"] = statistics.khat.quantile(0.5)
+    if statistics.khat.isfinite().all():
+        metrics |= {
+            f"{tail}/above_{limit:g}": (statistics.khat > limit).double().mean() for limit in KHAT_LIMITS
+        }
+    active = {"active_units": statistics.unit_rate.mean(0) > ACTIVE_KL}
+    if images > 1:
+        active["active_units_var"] = unit_variances(statistics) > ACTIVE_VARIANCE
+    for name, which in active.items():
+        metrics[f"{split}/{name}"] = which.sum()
+        by_level = enumerate(which.split(list(units)), start=1)
+        metrics |= {f"{split}/{name}/z{level}": a.sum() for level, a in by_level}
+    ratios = statistics.unit_log_ratio.mean(0).split(list(units))
+    metrics |= {f"{split}/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+@torch.no_grad()
+def mean_elbo(model: Hierarchy, batches: Iterable[Tensor], stage: str) -> dict[str, float]:
+    """ELBO, rate and distortion of images by one posterior draw each, with their errors over images; nats.
+
+    Args:
+        model: In eval mode.
+        batches: Images ``(B, C, H, W)``, on the model's device.
+        stage: First part of every name.
+    """
+    found = []
+    for x in batches:
+        inference = model.infer(x)
+        distortion, rate = -inference.log_px[0], inference.rates().sum(0)[0]  # (B,) each
+        found.append(torch.stack([-(distortion + rate), rate, distortion]).cpu().double())
+    terms = dict(zip(("elbo", "rate", "distortion"), torch.cat(found, 1), strict=True))
+    means = {f"{stage}/{name}": float(values.mean()) for name, values in terms.items()}
+    errors = {f"{stage}/{name}_stderr": float(_stderr(values)) for name, values in terms.items()}
+    return means | {name: error for name, error in errors.items() if math.isfinite(error)}
+
+
+def _stderr(values: Tensor) -> Tensor:
+    """Standard error of the mean over images; NaN for a single one."""
+    return values.std() / math.sqrt(len(values)) if len(values) > 1 else values.new_tensor(math.nan)

@@ -1,0 +1,115 @@
+"""Weights of a run: how they are read, and how its model is built anew."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+import ladder_vae.models
+from ladder_vae.data.sources import FINGERPRINT
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.record import CONFIG, WEIGHTS, checkpoint_path, read_config
+from ladder_vae.runs.releases import run_directory
+from ladder_vae.system.errors import UserError, one_line
+
+MODELS_PREFIX = "ladder_vae.models."
+RELEASED_FACTS = ("global_step", FINGERPRINT)  # what it keeps of a checkpoint beside the weights
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model: in eval mode, on the CPU, with the averaged weights where the run kept them.
+
+    Args:
+        model: The model.
+        config: The run's ``config.yaml``.
+        path: The run directory.
+        checkpoint: Plain values beside the weights: ``global_step``, ``sha256`` of the file, ...
+    """
+
+    model: Hierarchy
+    config: dict[str, Any]
+    path: Path
+    checkpoint: dict[str, Any]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, tensors and plain values only; under ``sha256`` the digest of its file.
+
+    Raises:
+        UserError: If it is missing, damaged, or carries anything that is not a plain value.
+    """
+    try:
+        content = path.read_bytes()  # at once: training may put another in its place
+        if path.suffix == ".safetensors":
+            checkpoint = _released_checkpoint(path)
+        else:
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        if (path.parents[1] / WEIGHTS).exists():
+            raise UserError(f"{path.parents[1]} is a release, which has its best weights only") from None
+        raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)[:200]})") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
+    return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _released_checkpoint(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+        facts = file.metadata() or {}
+    # Half precision is for the file alone.
+    state = {f"model.{n}": w.float() if w.is_floating_point() else w for n, w in weights.items()}
+    return {"state_dict": state, **facts}
+
+
+def load_run(path: str | Path, checkpoint: str = "best") -> Run:
+    """Rebuild a run's model from its directory alone.
+
+    Only classes of ``ladder_vae.models`` are built, so that opening a run that somebody sent is safe.
+
+    Args:
+        path: The run directory; or the name of a model that comes with the package (:func:`released`).
+        checkpoint: ``best`` or ``last``.
+
+    Raises:
+        UserError: If the directory, its config or its checkpoint cannot be used.
+
+    Example::
+
+        run = load_run("runs/train/2026-11-22_10-00-00")
+        images = run.model.generate(16).params.sigmoid()
+    """
+    path = run_directory(path)
+    config = read_config(path)
+    settings = dict(config["model"])
+    target = str(settings.pop("_target_", ""))
+    name = target.removeprefix(MODELS_PREFIX)
+    if not target.startswith(MODELS_PREFIX) or name not in ladder_vae.models.__all__:
+        raise UserError(
+            f"{path / CONFIG} names model._target_={target!r}; only models of ladder_vae are built: "
+            + ", ".join(ladder_vae.models.__all__)
+        )
+    saved = read_checkpoint(checkpoint_path(path, checkpoint))
+    plain = {key: value for key, value in saved.items() if isinstance(value, (str, int, float))}
+    try:
+        state = saved["state_dict"]
+        weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
+        model = getattr(ladder_vae.models, name)(**settings)
+        model.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: the weights or the config do not make a {name} ({one_line(error)[:200]})"
+        ) from None
+    return Run(model.eval(), config, path, plain)

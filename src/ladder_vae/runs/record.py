@@ -1,0 +1,215 @@
+"""The record that a run leaves on disk, and how to read it back.
+
+config.yaml                every setting, interpolations resolved; all that ``load_run`` needs
+checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
+status.json                running, finished, interrupted or failed, and why
+metrics.json               the final numbers by name; written when the run has finished, refined by evaluation
+evaluation/                what ``ladder_vae.evaluate`` found, image by image
+analysis.html              and analysis.md: what each level encodes, by ``ladder_vae.analyze``
+images.npz                 test images, their reconstructions, prior samples
+figures/                   the same as pictures; those of an analysis in levels/
+events.out.tfevents.*      TensorBoard; projector_config.pbtxt and <step>/ are of its projector
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.files import write_text
+
+CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
+PLAN = "jobs.json"  # of a sweep, beside its runs
+WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ckpt
+# Runs of earlier versions name these places; whoever reads a config.yaml sees the names of today.
+OLD_NAMES = {
+    "ladder_vae.averaging.ExponentialMovingAverage": "ladder_vae.training.ExponentialMovingAverage",
+    "ladder_vae.callbacks.EarlyStopping": "ladder_vae.training.EarlyStopping",
+    "ladder_vae.callbacks.ProgressBar": "ladder_vae.training.ProgressBar",
+    "ladder_vae.dashboards.Pictures": "ladder_vae.training.Pictures",
+    "ladder_vae.schedules.constant": "ladder_vae.training.constant",
+    "ladder_vae.schedules.warmup_cosine": "ladder_vae.training.warmup_cosine",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left behind, read without building anything.
+
+    Args:
+        path: The run directory.
+        config: Its ``config.yaml``.
+        status: ``finished``, ``running``, ``interrupted`` or ``failed``.
+        message: Why it failed, else empty.
+        metrics: Its ``metrics.json``; empty unless finished.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    status: str
+    message: str
+    metrics: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the metrics are final."""
+        return self.status == "finished"
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's class."""
+        return class_name(self.config["model"].get("_target_", "?"))
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run directory."""
+    return (path / CONFIG).is_file() and (path / STATUS).is_file()
+
+
+def checkpoint_path(path: str | Path, checkpoint: str) -> Path:
+    """Where a run keeps its ``best`` and ``last`` checkpoint."""
+    if checkpoint == "best" and (Path(path) / WEIGHTS).is_file():
+        return Path(path) / WEIGHTS
+    return Path(path) / "checkpoints" / f"{checkpoint}.ckpt"
+
+
+def last_checkpoint(path: str | Path) -> Path:
+    """Where a run keeps the checkpoint that it resumes from."""
+    return checkpoint_path(path, "last")
+
+
+def write_plan(path: Path, jobs: Sequence[str]) -> None:
+    """Write what a sweep is going to run: the overrides of each job, in order."""
+    write_text(path / PLAN, json.dumps(list(jobs), indent=2) + "\n")
+
+
+def not_started(path: Path) -> list[str]:
+    """Overrides of those jobs of the sweep ``path`` that left no run; none where there is no plan."""
+    try:
+        jobs = json.loads((path / PLAN).read_text())
+    except (OSError, ValueError):
+        return []
+    started = {run.name.partition("_")[0] for run in path.iterdir() if is_run(run)}
+    return [job for number, job in enumerate(jobs) if str(number) not in started]
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write ``config.yaml``: plain values only."""
+    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def write_status(path: Path, status: str, message: str = "") -> None:
+    """Write ``status.json``."""
+    write_text(path / STATUS, json.dumps({"status": status, "message": message}) + "\n")
+
+
+def write_metrics(path: Path, metrics: dict[str, float]) -> None:
+    """Write ``metrics.json``."""
+    write_text(path / METRICS, json.dumps(metrics, indent=2) + "\n")
+
+
+def write_images(path: Path, **images: np.ndarray) -> None:
+    """Write ``images.npz``: bytes ``(n, H, W)``."""
+    np.savez_compressed(path / IMAGES, **images)  # type: ignore[arg-type]
+
+
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of ``images.npz``, uint8 ``(n, H, W)``; empty if there are none."""
+    try:
+        with np.load(path / IMAGES, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.yaml`` of a run, names of earlier versions replaced (:data:`OLD_NAMES`).
+
+    Raises:
+        UserError: If ``path`` is not a run directory, or the file cannot be read.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory; name a run directory, one that holds {CONFIG}")
+    if not is_run(path):
+        raise UserError(
+            f"{path} is not a run directory: it lacks {CONFIG} or {STATUS}; training prints the right one"
+        )
+    try:
+        config = yaml.safe_load((path / CONFIG).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path / CONFIG} cannot be read ({one_line(error)})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{path / CONFIG} is not the configuration of a run: it has no model")
+    return _renamed(config)
+
+
+def _renamed(value: Any) -> Any:
+    """A configuration with today's names in place of old ones."""
+    if isinstance(value, dict):
+        return {key: OLD_NAMES.get(v, v) if key == "_target_" else _renamed(v) for key, v in value.items()}
+    return value
+
+
+def read_record(path: Path) -> Record:
+    """The record of a run; one that cannot be read counts as failed."""
+    config: dict[str, Any] = {"model": {}}
+    try:
+        config = read_config(path)
+        status = json.loads((path / STATUS).read_text())
+        metrics = json.loads((path / METRICS).read_text()) if status["status"] == "finished" else {}
+        return Record(path, config, status["status"], status["message"], dict(metrics))
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        return Record(path, config, "failed", f"unreadable record: {one_line(error)}", {})
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``a.b.c`` -> number, word or boolean; lists become words, None is left out."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float, str)):
+            items[f"{prefix}{key}"] = value
+        elif value is not None:
+            items[f"{prefix}{key}"] = str(value)
+    return items
+
+
+def class_name(target: str) -> str:
+    """``LadderVAE`` of ``ladder_vae.models.LadderVAE``."""
+    return target.rpartition(".")[2]
+
+
+def find_runs(directories: Sequence[Path]) -> list[Record]:
+    """Records of all runs in or below the directories, each once, by path.
+
+    Raises:
+        UserError: If a directory does not exist or holds no run.
+    """
+    found: dict[Path, Record] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is not a directory; name run directories, or a folder of them")
+        paths = sorted(config.parent for config in directory.rglob(CONFIG) if is_run(config.parent))
+        if not paths:
+            raise UserError(f"{directory} holds no run (no {CONFIG} beside a status.json)")
+        found |= {path.resolve(): read_record(path) for path in paths}
+    return list(found.values())
+
+
+def newest(directory: str | Path, num_layers: int) -> str:
+    """Path of the finished run of so many levels that was finished last; empty if there is none."""
+    root = Path(directory)
+    records = [read_record(config.parent) for config in root.rglob(CONFIG) if is_run(config.parent)]
+    fitting = [r for r in records if r.finished and r.config["model"].get("num_layers") == num_layers]
+    latest = max(fitting, key=lambda r: (r.path / STATUS).stat().st_mtime, default=None)
+    return os.path.relpath(latest.path) if latest else ""

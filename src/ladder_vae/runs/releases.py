@@ -1,0 +1,55 @@
+"""Trained models that come with the package, opened by name; see ``ladder_vae.release``."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ladder_vae.runs.record import WEIGHTS, is_run
+from ladder_vae.system.errors import UserError
+
+RELEASES = Path(__file__).parents[1] / "assets" / "models"  # run directories, opened by name; see release.py
+COPIES = Path("runs/released")
+
+
+def released() -> list[str]:
+    """Names of the trained models that come with the package."""
+    return sorted(path.name for path in RELEASES.glob("*") if is_run(path))
+
+
+def is_release(path: str | Path) -> bool:
+    """Whether ``path`` is the name of one of them, and of no directory here."""
+    return str(path) in released() and not Path(path).exists()
+
+
+def run_directory(run: str | Path) -> Path:
+    """``run`` itself, or the directory of the release of that name."""
+    return RELEASES / str(run) if is_release(run) else Path(run)
+
+
+def own_copy(run: str | Path) -> Path:
+    """The run directory that is meant: ``run`` itself, or a copy of the release of that name.
+
+    Commands that write beside what they read work on the copy, in ``runs/released``.
+
+    Raises:
+        UserError: If the copy is of another version of the package, whose weights differ.
+    """
+    if not is_release(run):
+        return Path(run)
+    source, copy = RELEASES / str(run), COPIES / str(run)
+    if not copy.exists():
+        COPIES.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=COPIES) as part:  # a copy is whole, or is not there
+            shutil.copytree(source, Path(part) / "copy")
+            os.replace(Path(part) / "copy", copy)
+    elif not _same(source / WEIGHTS, copy / WEIGHTS):
+        raise UserError(f"{copy} holds other weights than the package has now; move it away")
+    return copy
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.is_file() and filecmp.cmp(a, b, shallow=False)

@@ -1,0 +1,1 @@
+"""What a setting is: schema, command line, composition."""

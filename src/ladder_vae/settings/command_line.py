@@ -1,0 +1,101 @@
+"""One ``error:`` line for whatever goes wrong, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from ladder_vae.system.errors import Refusal, UserError, one_line
+from ladder_vae.system.memory import keep_freed_memory
+
+DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Call ``main`` and exit: 0, 130 after Ctrl-C, else 1 after one ``error:`` line on stderr.
+
+    ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback.
+    """
+    keep_freed_memory()
+    asked = os.environ.get(DETAIL)
+    os.environ[DETAIL] = "1"  # else Hydra prints and exits by itself
+    try:
+        main()
+    except KeyboardInterrupt as interrupt:
+        hint = f": {interrupt}" if str(interrupt) else ""
+        print(f"\ninterrupted{hint}", file=sys.stderr)  # a progress bar may stand on the line
+        sys.exit(130)
+    except (Exception, Refusal) as raised:
+        error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised
+        if asked not in (None, "", "0"):
+            traceback.print_exception(error)
+        if not getattr(error, "reported", False):
+            print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        if asked is None:
+            del os.environ[DETAIL]
+        else:
+            os.environ[DETAIL] = asked
+    sys.exit(0)
+
+
+TAKES = {  # what OmegaConf calls a type, in the words of a command line
+    "Integer": "a whole number",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "ListConfig": "a list, as in 'key=[1,2]'",
+}
+
+
+def explain(error: BaseException) -> str:
+    """One line that says what is wrong."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error.__cause__, UserError):  # OmegaConf, of a value that could not be looked up
+        return str(error.__cause__)
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        return _explain_hydra(error)
+    if str(error).startswith("Config group override must be"):  # Hydra, of GROUP=null
+        return "a configuration group cannot be null; choose one of its files (logger=none)"
+    return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
+
+
+def _explain_hydra(error: BaseException) -> str:
+    """Hydra's messages span lines and paragraphs; what a user needs of the common ones is this."""
+    from ladder_vae.settings.schema import known_keys
+
+    text = str(error)
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        key = unknown.group(1)
+        close = difflib.get_close_matches(key, set(known_keys()) - {key}, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"there is no setting {key}; {hint}--cfg job lists all settings"
+    if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):
+        options = re.search(r"Available options in '.*':\n((?:\t.*\n?)+)", text)
+        choices = f"; choose {', '.join(options.group(1).split())}" if options else ""
+        return f"there is no {missing.group(1).rstrip('.')}{choices}"
+    if text.startswith("Error merging override") and error.__cause__ is not None:
+        override = text.removeprefix("Error merging override").split("\n")[0].strip()
+        said = str(error.__cause__).splitlines()[0].rstrip(".")
+        takes = [what for kind, what in TAKES.items() if re.search(rf"(to|not a) {kind}\b", said)]
+        return f"{override}: {said}" + "".join(f"; it takes {what}" for what in takes)
+    if type(error).__name__ == "OverrideParseException":
+        return f"{text.splitlines()[0]}; settings are written key=value, lists 'key=[1,2]' in quotes"
+    return one_line(error)
+
+
+def strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser, but bad arguments raise UserError instead of printing the usage and exiting."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; --help explains the usage")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser

@@ -1,0 +1,1 @@
+"""The machine: errors, randomness, devices, memory, compilation, files. Knows nothing of models."""

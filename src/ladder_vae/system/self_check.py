@@ -1,0 +1,167 @@
+"""Whether what was compiled computes what the plain function does; torch 2.11 got gradients wrong in silence.
+
+Two ways to compute the same differ by rounding. How much of that to expect is measured on the spot: it is
+what sets the plain function apart from itself in a higher precision.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from ladder_vae.system.errors import one_line
+
+MARGIN = 5.0  # how many times the rounding error of the plain function is let pass
+FLOOR = 4.0  # roundings of a gradient that are let pass besides, and typical errors of a single number
+VALUE_FLOOR = 8.0  # roundings of a value, or of 1 where it is smaller
+Function = Callable[..., Any]
+Doubt = Callable[[Function, Sequence[Any]], str]
+Numbers = dict[str, Tensor]  # what is compared, by what it is called in a warning
+
+
+def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
+    """Doubt of a compiled training step: of each of its values, and of the gradient of each weight.
+
+    Rates are given their full weight, beta = 1, whatever the step begins with. Dropout is off meanwhile.
+
+    Args:
+        model: The model that the compiled step trains.
+        make: Gives the plain step of a model: a function of images, beta and noise. Its result is a vector of
+            loss, distortion and the rate of each level.
+
+    Returns:
+        A function of what was compiled and of the arguments of its first call. It says in words what
+        differs by more than rounding explains, and nothing (an empty string) if all is well. It leaves no
+        trace: buffers, gradients and random state of the model are as before.
+    """
+
+    def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> tuple[Numbers, Numbers]:
+        x, beta, *noise = arguments
+        values = function(x, torch.ones_like(beta), *noise)
+        weights = {name: weight for name, weight in of.named_parameters() if weight.requires_grad}
+        found = torch.autograd.grad(values[0], list(weights.values()), allow_unused=True)
+        named = {"the loss": values[0], "the distortion": values[1]}
+        named |= {f"the rate of z{level}": rate for level, rate in enumerate(values[2:], start=1)}
+        return named, {
+            f"the gradient of {name}": torch.zeros_like(weight) if gradient is None else gradient
+            for (name, weight), gradient in zip(weights.items(), found, strict=True)
+        }
+
+    return _doubt(model, make, numbers)
+
+
+def pass_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
+    """Doubt of a compiled pass of evaluation, as :func:`step_doubt`.
+
+    Args:
+        model: The model that is evaluated.
+        make: Gives the plain pass of a model, which returns log p(x | z) and rates.
+    """
+
+    def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> tuple[Numbers, Numbers]:
+        log_px, rates = function(*arguments)
+        return {}, {"log p(x | z)": log_px, "the rates": rates}
+
+    return _doubt(model, make, numbers)
+
+
+def _doubt(
+    model: nn.Module,
+    make: Callable[[Any], Function],
+    numbers: Callable[[Function, nn.Module, Sequence[Any]], tuple[Numbers, Numbers]],
+) -> Doubt:
+    def doubt(fast: Function, arguments: Sequence[Any]) -> str:
+        x: Tensor = arguments[0]
+        half = torch.is_autocast_enabled(x.device.type)
+        with _undisturbed(model, x.device):
+            try:
+                twin = copy.deepcopy(model)
+                plain = numbers(make(twin), twin, arguments)
+                with torch.autocast(x.device.type, enabled=False):
+                    exact = numbers(*_more_exactly(model, make, arguments, half))
+            except (RuntimeError, TypeError, ValueError) as error:  # of memory, of a constant's type
+                return f"it could not be compared with the plain one ({one_line(error)[:200]})"
+            found = numbers(fast, model, arguments)
+        rounding = torch.finfo(torch.bfloat16 if half else x.dtype).eps
+        return _difference(found, plain, exact, rounding)
+
+    return doubt
+
+
+def _more_exactly(
+    model: nn.Module, make: Callable[[Any], Function], arguments: Sequence[Any], half: bool
+) -> tuple[Function, nn.Module, list[Any]]:
+    """The plain function of a copy of the model, in float64; in float32 if it computes in half precision."""
+    dtype = torch.float32 if half else torch.float64
+    where = arguments[0].device
+    device = torch.device("cpu") if where.type == "mps" else where  # MPS has no float64
+    twin = copy.deepcopy(model).to(device, dtype)
+    given = [a.to(device, dtype) if isinstance(a, Tensor) else a for a in arguments]
+    return make(twin), twin, given
+
+
+def _difference(
+    found: tuple[Numbers, Numbers],
+    plain: tuple[Numbers, Numbers],
+    exact: tuple[Numbers, Numbers],
+    rounding: float,
+) -> str:
+    """What is off by most, if by more than rounding explains, and by what share of itself."""
+    values, arrays = (
+        {name: tuple(_flat(each[part][name]) for each in (found, plain, exact)) for name in plain[part]}
+        for part in (0, 1)
+    )
+    if not all(p.isfinite().all() for _, p, _ in (*values.values(), *arrays.values())):
+        return ""  # the run ends anyway, and says why
+    # A single number may be near its exact value by chance, so the error that is typical of all counts, too.
+    squares = sum(float((p - e).square().sum()) for _, p, e in arrays.values())
+    typical = math.sqrt(squares / sum(len(p) for _, p, _ in arrays.values()))
+    floors = {name: VALUE_FLOOR * rounding * max(float(p.norm()), 1.0) for name, (_, p, _) in values.items()}
+    floors |= {name: FLOOR * (rounding * float(p.norm()) + typical) for name, (_, p, _) in arrays.items()}
+    worst, said = 1.0, ""
+    for name, (f, p, e) in (values | arrays).items():
+        off, allowed = float((f - p).norm()), MARGIN * float((p - e).norm()) + floors[name]
+        if off == 0:
+            continue
+        ratio = off / allowed if allowed > 0 and math.isfinite(off) else math.inf
+        if ratio > worst:
+            worst, size = ratio, float(p.norm())
+            said = (
+                f"{name} is off by {off / size:.2g} of its size" if size else f"{name} is {off:.2g} and not 0"
+            )
+    return said
+
+
+def _flat(value: Tensor) -> Tensor:
+    return value.detach().cpu().double().flatten()
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Dropout is off within; afterwards it is as before, as are buffers and random state."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    dropout = [
+        module
+        for module in model.modules()
+        if isinstance(module, _DropoutNd) and module.training and module.p
+    ]
+    for module in dropout:
+        module.eval()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module in dropout:
+            module.train()
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        if dropout:
+            torch.compiler.reset()  # what was compiled is without dropout; it is compiled anew, with it

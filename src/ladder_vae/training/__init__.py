@@ -1,0 +1,15 @@
+"""Training: build, fit, record, watch. What is named here can be configured."""
+
+from ladder_vae.training.averaging import ExponentialMovingAverage
+from ladder_vae.training.callbacks import EarlyStopping, ProgressBar
+from ladder_vae.training.schedules import constant, warmup_cosine
+from ladder_vae.training.tensorboard import Pictures
+
+__all__ = [
+    "EarlyStopping",
+    "ExponentialMovingAverage",
+    "Pictures",
+    "ProgressBar",
+    "constant",
+    "warmup_cosine",
+]

@@ -1,0 +1,104 @@
+"""Train, test, and leave the run directory complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from ladder_vae.drawing import image_grids
+from ladder_vae.drawing.image_grids import to_bytes
+from ladder_vae.models.summary import mean_elbo
+from ladder_vae.runs.checkpoints import read_checkpoint
+from ladder_vae.runs.record import (
+    last_checkpoint,
+    read_images,
+    write_config,
+    write_images,
+    write_metrics,
+    write_status,
+)
+from ladder_vae.system.randomness import stream_seed
+from ladder_vae.training.build import Assembly, assemble, make_trainer
+from ladder_vae.training.callbacks import Totals
+from ladder_vae.training.data_module import ImageDataModule
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+from ladder_vae.training.interruption import Interruption, interruptible
+from ladder_vae.training.tensorboard import Dashboards, draw_pictures
+
+TRAINING_IMAGES = 10_000  # evenly spaced, of which the ELBO is measured as of test images
+PICTURED = 10  # test images in a run's figures, and as many samples
+
+
+def train(cfg: DictConfig, path: Path) -> dict[str, float]:
+    """Train, test what ``best.ckpt`` holds, and leave the run directory complete.
+
+    Args:
+        cfg: The configuration; ``resume`` set continues from ``last.ckpt``.
+        path: The run directory, which exists.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    cfg.run_dir = str(path)
+    assembly = assemble(cfg)
+    write_config(path, assembly.config)
+    write_status(path, "running")
+    logger = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
+    checkpoints, totals = EpochCheckpoints(path / "checkpoints"), Totals()
+    parts = [*assembly.callbacks, Interruption(), totals, Dashboards(assembly.config), checkpoints]
+    trainer = make_trainer(assembly.config, path, parts, logger)
+    resume_from = last_checkpoint(path) if cfg.resume is not None else None
+    module, data = assembly.module, ImageDataModule(assembly.data)
+    interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+
+    best = read_checkpoint(path / "checkpoints" / "best.ckpt")
+    module.load_state_dict(best["state_dict"])
+    (tested,) = interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
+    metrics = {
+        **{name: float(value) for name, value in tested.items()},
+        **_like_for_like(assembly, trainer.strategy.root_device),
+        "model/parameters": sum(p.numel() for p in module.model.parameters()),
+        **totals.metrics(),
+    }
+    write_metrics(path, metrics)
+    for writer in trainer.loggers:
+        writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
+        writer.finalize("success")
+    _draw(assembly, path)
+    write_status(path, "finished")
+    return metrics
+
+
+def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]:
+    """``train_eval/elbo`` and its parts: of training images what ``test/elbo`` is of test images.
+
+    The curve ``train/elbo`` is no such figure: it is of raw weights, in training mode, of warped images if
+    there are any, and of an epoch during which the weights changed.
+    """
+    data, module = assembly.data, assembly.module.eval().to(device)
+    limit = assembly.config["trainer"].get("limit_test_batches")  # where test images are few, so are these
+    count = min(TRAINING_IMAGES, (limit or TRAINING_IMAGES) * data.eval_batch_size)
+    index = data.sample("train", count)
+    cuts = range(0, len(index), data.eval_batch_size)
+    torch.manual_seed(stream_seed(module.seed, "train_eval"))
+    batches = (data.binary("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
+    metrics = mean_elbo(module.model, batches, "train_eval")
+    module.cpu()  # where Lightning left it
+    return metrics
+
+
+def _draw(assembly: Assembly, path: Path) -> None:
+    """``images.npz`` and ``figures/``: test images of all classes, and samples."""
+    x = assembly.data.binary("test", assembly.data.gallery(PICTURED)).to(assembly.module.device)
+    torch.manual_seed(0)  # the same posterior noise for every run: what differs is the model
+    originals, reconstructions, samples = draw_pictures(assembly.module.model, x, 2 * PICTURED)
+    write_images(
+        path,
+        originals=to_bytes(originals),
+        reconstructions=to_bytes(reconstructions),
+        samples=to_bytes(samples),
+    )
+    image_grids.save_run(path / "figures", read_images(path))

@@ -1,0 +1,86 @@
+"""One job, as Hydra calls it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from ladder_vae.runs.record import is_run, last_checkpoint, read_record, write_config, write_status
+from ladder_vae.settings import command_line, schema
+from ladder_vae.training.build import plain
+from ladder_vae.training.fit import train
+from ladder_vae.training.preflight import resumed
+
+
+def job(cfg: DictConfig) -> None:
+    """One job as Hydra calls it: train, test, record."""
+    prepare()
+    hydra_config = HydraConfig.get()
+    path = Path(hydra_config.runtime.output_dir)
+    if cfg.resume is not None:
+        cfg = resumed(cfg, list(hydra_config.overrides.task))
+    try:
+        metrics = train(cfg, path)
+    except KeyboardInterrupt:
+        _leave(path, "interrupted")
+        if not last_checkpoint(path).exists():
+            raise
+        hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
+        raise KeyboardInterrupt(hint) from None
+    except Exception as error:
+        if not is_run(path):  # so that the report lists it
+            write_config(path, plain(cfg))
+        _leave(path, "failed", command_line.explain(error))
+        if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
+            print(f"error: {path.name}: {command_line.explain(error)}", file=sys.stderr)
+            error.reported = True  # type: ignore[attr-defined]
+        raise
+    _print_summary(metrics)
+    print(_shown(path))
+
+
+def _leave(path: Path, status: str, message: str = "") -> None:
+    """Write how a run ended; one that was to be resumed and never got under way stays what it was."""
+    if not is_run(path) or read_record(path).status == "running":
+        write_status(path, status, message)
+
+
+def _print_summary(metrics: dict[str, float]) -> None:
+    table = Table("metric", "value", title="test split, nats per image")
+    table.columns[1].justify = "right"
+    for name, value in metrics.items():
+        table.add_row(
+            name,
+            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}",
+        )
+    Console().print(table)
+
+
+def _shown(path: Path) -> str:
+    """Relative to where the user is, if it lies there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def prepare() -> None:
+    """What a process needs before it builds or trains anything. Harmless to repeat."""
+    schema.register()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    # Ctrl-C while a step is being compiled: what was interrupted is no error.
+    warnings.filterwarnings("ignore", "Error detected in .*Backward")
+    if not torch.cuda.is_available():
+        # Lightning has PyTorch load NVIDIA's library whenever it is asked for GPUs, as every step does.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -1,0 +1,227 @@
+"""What Lightning drives: a training step, validation, test, and what of them is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ladder_vae.data.sources import FINGERPRINT
+from ladder_vae.maths.bounds import mean_bound
+from ladder_vae.maths.image_quality import reconstruction_quality
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.inference import Elbo, elbo
+from ladder_vae.runs.metrics import named_terms
+from ladder_vae.system.compilation import compiled
+from ladder_vae.system.errors import UserError
+from ladder_vae.system.randomness import stream_seed
+from ladder_vae.system.self_check import step_doubt
+from ladder_vae.training.importance import GRADIENTS
+from ladder_vae.training.objective import Objective
+
+REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
+STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
+
+
+class HierarchicalVAE(L.LightningModule):
+    """Trains any :class:`~ladder_vae.models.hierarchy.Hierarchy`.
+
+    Args:
+        model: The hierarchy.
+        objective: What training minimizes.
+        optimizer: Called with the parameters.
+        scheduler: Called with ``(optimizer, total_steps=N)`` and stepped every step; None: constant.
+        seed: Seed of the latent noise. Every epoch reseeds from (seed, epoch), so that a run resumed
+            at an epoch boundary is the run that was never stopped.
+        compile: Whether to compile the step.
+
+    Raises:
+        UserError: If free bits are asked of a model whose rates may be negative.
+    """
+
+    def __init__(
+        self,
+        model: Hierarchy,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if objective.free_bits > 0 and not model.closed_form_rates:
+            raise UserError(
+                f"objective.free_bits={objective.free_bits} needs rates that cannot be negative, which "
+                f"{type(model).__name__} does not have below its top level; set objective.free_bits=0"
+            )
+        self.model = model
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.seed = seed
+        self.compile_step = compile
+        self._values = self._plain_values(model)
+        self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
+
+    def _plain_values(self, model: Hierarchy) -> Callable[..., Tensor]:
+        return batch_values(model, self.objective)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_scheduler(optimizer, total_steps=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        if self.compile_step:
+            self._values = compiled(
+                self._plain_values(self.model), step_doubt(self.model, self._plain_values)
+            )
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
+        if self.objective.importance_samples > 1:
+            self.model.eval()  # a log-weight is a function of one sample, not of the batch
+
+    def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
+        steps = int(self.trainer.num_training_batches)
+        beta = self.objective.beta(self.current_epoch + batch_idx / steps)
+        # The noise is drawn outside, so that the compiled step sees the same as the plain one.
+        noise = self.model.draw_noise(self.objective.importance_samples, len(x), like=x)
+        values = self._values(x, x.new_full((), beta), *noise)  # (2 + L,)
+        self._recent.append(values.detach())
+        if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
+            self._read_recent(beta)
+        return values[0]
+
+    def _read_recent(self, beta: float) -> None:
+        """Bring the values of the last steps to the host: check that they are finite, log their means."""
+        recent = torch.stack(self._recent).cpu()  # (steps, 2 + L)
+        losses, values = recent[:, 0], recent[:, 1:]
+        self._recent.clear()
+        if not values.isfinite().all():
+            first = int((~values.isfinite()).any(1).nonzero()[0])
+            step = self.global_step + 1 - len(values) + first  # zero-based, this step is not counted yet
+            raise _diverged(f"at step {step}", values[first])
+        terms = Elbo(values[:, 0].mean(), values[:, 1:].mean(0))
+        metrics = named_terms("train", terms)
+        metrics["train/loss"] = losses.mean()
+        metrics["train/beta"] = beta
+        metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.loggers:
+            logger.log_metrics({name: float(value) for name, value in metrics.items()}, self.global_step)
+        self.log("elbo", terms.elbo, prog_bar=True, logger=False)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # so that the next batch finds this memory free, and still in the cache
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        pass  # it was done
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers under mixed precision, for the sake of a scaler of float16
+        # gradients. bfloat16 needs none.
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+
+    def on_validation_epoch_start(self) -> None:
+        # The next training epoch reseeds; here every epoch and run gets the same noise.
+        torch.manual_seed(stream_seed(self.seed, "val"))
+
+    def validation_step(self, x: Tensor, batch_idx: int) -> None:
+        with torch.autocast(x.device.type, enabled=False):  # half precision flatters
+            inference = self.model.infer(x, self.objective.importance_samples)
+        terms = elbo(inference)
+        values = torch.cat([terms.distortion[None], terms.rates])
+        if not values.isfinite().all():
+            raise _diverged(f"in validation after step {self.global_step}", values)
+        self.log_dict(named_terms("val", terms), batch_size=len(x))
+        self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
+        # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
+        weighted = self.objective.importance_samples > 1
+        bound = mean_bound(inference.log_weights()) if weighted else terms.elbo
+        self.log("val/bound", bound, batch_size=len(x), logger=weighted)
+
+    def on_train_epoch_end(self) -> None:
+        # A checkpoint follows. The loss was finite, but the last step may have broken the weights.
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise UserError(
+                    f"the weights {name} are no longer finite after step {self.global_step}; {REMEDY}"
+                )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FINGERPRINT] = self.trainer.datamodule.data.fingerprint  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self) -> None:
+        torch.manual_seed(stream_seed(self.seed, "test"))
+
+    def test_step(self, x: Tensor, batch_idx: int) -> None:
+        with torch.autocast(x.device.type, enabled=False):
+            inference = self.model.infer(x)
+        mse, ssim = reconstruction_quality(self.model.likelihood.mean(inference.params[0]), x)
+        metrics = {**named_terms("test", elbo(inference)), "test/mse": mse.mean(), "test/ssim": ssim.mean()}
+        self.log_dict(metrics, batch_size=len(x))
+
+
+def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., Tensor]:
+    """The objective as a function of images, beta and noise: loss, distortion, then rates, ``(2 + L,)``."""
+
+    def values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
+        terms = elbo(model.infer(x, noise=noise), monte_carlo=objective.monte_carlo_rates)
+        return torch.cat([objective.loss(terms, beta)[None], terms.distortion[None], terms.rates])
+
+    def importance_values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
+        inference, loss = GRADIENTS[objective.importance_gradient](model, x, noise)
+        terms = elbo(inference, monte_carlo=True)
+        return torch.cat([loss[None], terms.distortion.detach()[None], terms.rates.detach()])
+
+    return importance_values if objective.importance_samples > 1 else values
+
+
+def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
+    """Bytes that a training step takes: weights, gradients, moments, average, and what backward needs.
+
+    Args:
+        model: On the ``meta`` device, where nothing is computed or stored.
+        batch: Shape of a batch of images, ``(B, C, H, W)``.
+        width: Bytes of a number between layers.
+    """
+    storages: dict[int, Any] = {}  # kept alive meanwhile, so that no other gets its key
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        storages[storage._cdata] = storage
+        return value
+
+    x = torch.empty(batch, device="meta")
+    noise = model.draw_noise(objective.importance_samples, len(x), like=x)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        batch_values(model, objective)(x, x.new_full((), 1.0), *noise)
+    weights = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
+    saved = sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
+    return 5 * sum(weights.values()) + saved * width // 4
+
+
+def _diverged(where: str, values: Tensor) -> UserError:
+    names = ["the distortion", *(f"the rate of z{level}" for level in range(1, len(values)))]
+    broken = [name for name, value in zip(names, values, strict=True) if not value.isfinite()]
+    return UserError(f"the loss is not finite {where}: {', '.join(broken)}; {REMEDY}")

@@ -1,0 +1,139 @@
+"""Everything that can be known before training starts is checked here, before a directory is made.
+
+A multirun is checked job by job before its first job. Hydra calls this through
+``hydra.callbacks.preflight``; it turns exceptions of callbacks into warnings, so they leave as
+:class:`~ladder_vae.system.errors.Refusal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ladder_vae.runs.checkpoints import read_checkpoint
+from ladder_vae.runs.record import is_run, last_checkpoint, read_config, read_record, write_plan
+from ladder_vae.settings import command_line
+from ladder_vae.settings.hydra_internals import jobs_of
+from ladder_vae.settings.schema import Config
+from ladder_vae.system.errors import Refusal, UserError, one_line
+from ladder_vae.training.build import assemble, prepare_directory
+
+
+class Preflight(Callback):
+    """Hydra callback: refuses a run or a multirun that cannot succeed."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the run directory is made."""
+        _refuse_on_error(check_run, config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the first job."""
+        _refuse_on_error(check_sweep, config)
+
+
+def _refuse_on_error(check: Callable[[DictConfig], None], config: DictConfig) -> None:
+    try:
+        check(config)
+    except Exception as error:
+        raise Refusal from error
+
+
+def check_run(config: DictConfig) -> None:
+    """Raises UserError if the run cannot start."""
+    config.run_dir  # noqa: B018  resolves its time stamp once, for this copy and for the run itself
+    cfg = without_hydra(config)
+    if cfg.resume is not None:
+        cfg = resumed(cfg, list(config.hydra.overrides.task))
+    elif is_run(Path(cfg.run_dir)):
+        how = (
+            "remove it" if not last_checkpoint(cfg.run_dir).exists() else f"resume={cfg.run_dir} continues it"
+        )
+        raise UserError(f"run_dir={cfg.run_dir} already holds a run; {how}, another run_dir starts anew")
+    assembly = assemble(cfg)
+    if cfg.resume is not None:
+        last = read_checkpoint(last_checkpoint(cfg.resume))
+        assembly.data.check_trained_on(last, Path(cfg.resume))
+    prepare_directory(Path(cfg.run_dir))
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raises UserError if a job of the sweep cannot start, naming the job."""
+    if OmegaConf.select(config, "resume") is not None:
+        raise UserError(
+            "resume= continues one run; leave out --multirun, or name an experiment without a sweep"
+        )
+    run_dir = Path(config.hydra.sweep.dir)
+    if run_dir.exists() and any(is_run(path) for path in run_dir.iterdir()):
+        raise UserError(f"run_dir={run_dir} already holds runs; choose another for this sweep")
+    jobs = jobs_of(config.hydra)
+    if jobs is None:
+        return
+    name = config.hydra.job.config_name
+    for job in jobs:
+        try:
+            # run_dir may hold Hydra's time stamp, which only the sweep itself resolves
+            assemble(compose(name, overrides=[*job, f"++run_dir={_quoted(str(run_dir))}"]))
+        except (UserError, OmegaConfBaseException) as error:
+            raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
+    prepare_directory(run_dir)
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
+    if str(subdir).startswith("${hydra.job.num}_"):  # the report tells the jobs by this number
+        write_plan(run_dir, [" ".join(job) for job in jobs])
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The part of a composed configuration that a run sees."""
+    cfg = config.copy()
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The configuration that ``cfg.resume`` was run with, with ``trainer.*`` overrides on top.
+
+    Raises:
+        UserError: If it is not a run that can go on, or if other settings are to change.
+    """
+    path = Path(cfg.resume)
+    for override in overrides:
+        if not override.startswith(("resume=", "trainer.")):
+            raise UserError(
+                f"resume= keeps the configuration of the run, except trainer.*; leave out {override}"
+            )
+    saved = read_config(path)
+    last = last_checkpoint(path)
+    if not last.is_file():
+        raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
+    states = read_checkpoint(last)["callbacks"]
+    done, finished = states["Totals"]["epochs"], read_record(path).finished
+    if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
+        raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
+    merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
+    changes = [override for override in overrides if override.startswith("trainer.")]
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(changes))
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from None
+    assert isinstance(merged, DictConfig)
+    merged.resume = merged.run_dir = cfg.resume
+    if merged.logger:
+        merged.logger.save_dir = cfg.resume
+    if merged.trainer.max_epochs < done + finished:
+        raise UserError(
+            f"resume={path} has finished its {done} epochs; trainer.max_epochs=N trains it for longer, "
+            "on the schedule of a run of N epochs from there on"
+        )
+    return merged
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

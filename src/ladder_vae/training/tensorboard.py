@@ -1,0 +1,145 @@
+"""What TensorBoard shows beside curves: pictures, a chart of all levels, a row of hyperparameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams as hparams_summary
+from torchvision.utils import make_grid
+
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.record import class_name, flat
+from ladder_vae.system.errors import UserError
+from ladder_vae.training.averaging import ExponentialMovingAverage
+from ladder_vae.training.lightning_module import HierarchicalVAE
+
+COLUMNS = 8  # of images in TensorBoard
+HPARAM_METRICS = (  # no rates of single levels: the columns have to fit runs of every depth
+    "test/elbo",
+    "test/log_px/K=1000",  # these two where the run was evaluated
+    "test/log_px/K=5000",
+    "test/rate",
+    "test/distortion",
+    "test/mse",
+    "test/ssim",
+    "train_eval/elbo",
+    "model/parameters",
+    "train/epochs",
+    "train/seconds",
+    "train/images_per_second",
+)
+
+
+class Pictures(Callback):
+    """Reconstructions beside their originals, and prior samples, to TensorBoard, by the averaged weights.
+
+    Args:
+        every_n_epochs: How often; the last epoch always.
+        count: How many images.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, count: int = 16) -> None:
+        if every_n_epochs < 1 or count < 1:
+            raise UserError(
+                f"callbacks.pictures: every_n_epochs={every_n_epochs} and count={count} must be at least 1"
+            )
+        self.every_n_epochs = every_n_epochs
+        self.count = count
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not loggers or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
+            return
+        data: Any = trainer.datamodule.data  # type: ignore[attr-defined]
+        stage, x = data.examples(self.count)
+        model = averaged_model(trainer, pl_module)
+        originals, reconstructions, samples = draw_pictures(model, x.to(pl_module.device), len(x))
+        # a row of originals above a row of their reconstructions, again and again
+        pairs = zip(originals.split(COLUMNS), reconstructions.split(COLUMNS), strict=True)
+        rows = torch.cat([torch.cat(pair) for pair in pairs])
+        for logger in loggers:
+            write = logger.experiment.add_image
+            write(f"{stage}/reconstructions", _grid(rows), trainer.global_step)
+            write(f"{stage}/samples", _grid(samples), trainer.global_step)
+
+
+def _grid(images: Tensor) -> Tensor:
+    return make_grid(images, nrow=COLUMNS, pad_value=0.5)
+
+
+def averaged_model(trainer: L.Trainer, pl_module: L.LightningModule) -> Hierarchy:
+    """The model that validation uses: with averaged weights where they are kept."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage) and callback.averaged is not None:
+            pl_module = callback.averaged  # type: ignore[assignment]
+    assert isinstance(pl_module, HierarchicalVAE)
+    return pl_module.model
+
+
+@torch.no_grad()
+def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals, the decoder's mean for one posterior sample, and ``samples`` means from the prior.
+
+    Each ``(n, C, H, W)`` on the CPU. The model is in eval mode meanwhile, then as it was.
+    """
+    was_training = model.training
+    model.eval()
+    reconstructions = model.likelihood.mean(model.infer(x).params[0])
+    generated = model.likelihood.mean(model.generate(samples).params)
+    model.train(was_training)
+    return x.cpu(), reconstructions.cpu(), generated.cpu()
+
+
+class Dashboards(Callback):
+    """TensorBoard's HParams row of the run, and one custom chart with the rates of all its levels.
+
+    Args:
+        config: The run's configuration, plain values.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        averaged = any(isinstance(c, ExponentialMovingAverage) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        assert isinstance(pl_module, HierarchicalVAE)
+        weighted = pl_module.objective.importance_samples > 1  # where batch norm keeps its statistics
+        stages = {"train": f"raw weights, {'evaluation' if weighted else 'training'} mode"}
+        if trainer.enable_validation:
+            stages["val"] = f"{'averaged' if averaged else 'raw'} weights, evaluation mode"
+        charts = {
+            "Levels": ("rate of each level", r"rate/z\d+"),
+            "ELBO and its parts": ("ELBO, rate, distortion", "(elbo|rate|distortion)"),
+        }
+        layout = {  # one anchored pattern for all levels, so that z1 is not z10's
+            title: {
+                f"{stage}: {what} (nats; {how})": ["Multiline", [f"^{stage}/{tags}$"]]
+                for stage, how in stages.items()
+            }
+            for title, (what, tags) in charts.items()
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                for summary in hparams_summary(self.hparams(), dict.fromkeys(HPARAM_METRICS, 0)):
+                    writer.file_writer.add_summary(summary)
+                writer.add_custom_scalars(layout)
+
+    def hparams(self) -> dict[str, Any]:
+        """Settings by name. TensorBoard sorts the names and shows five: what people compare comes first."""
+        settings = flat(self.config)
+        settings = {k: v for k, v in settings.items() if not k.startswith(("callbacks.p", "logger", "name"))}
+        first = {
+            "data": class_name(settings.pop("data._target_")),
+            "levels": settings.pop("model.num_layers", 0),
+            "lr": settings.pop("optimizer.lr", 0.0),
+            "model": class_name(settings.pop("model._target_")),
+            "seed": settings.pop("seed"),
+        }
+        return first | {f"setting {name}": value for name, value in settings.items()}
