@@ -6,12 +6,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
@@ -23,14 +21,12 @@ from ladder_vae.settings import schema
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.devices import choose_precision
 from ladder_vae.system.self_check import step_doubt
-from ladder_vae.training.build import assemble, make_trainer
-from ladder_vae.training.callbacks import Totals
+from ladder_vae.training.build import build
 from ladder_vae.training.data_module import ImageDataModule
-from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.job import prepare
 from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
-from ladder_vae.training.tensorboard import Dashboards
+from ladder_vae.training.settle import settle
 
 BATCH = 256
 HIDDEN = [512, 256, 128, 64, 64]
@@ -104,12 +100,9 @@ def measure(repetitions: int) -> Speeds:
             run_dir, "trainer.compile=true", f"trainer.max_epochs={epochs}", "callbacks.progress=null"
         )
         prepare()
-        assembly = assemble(cfg)
+        assembly = build(settle(cfg), run_dir)
         usual = usual_training(run_dir, five_levels(), BATCH, workers=0)
         turns = InTurn({"usual": lambda: usual(60), "bare": bare_training(five_levels())})
-        parts: list[Any] = [turns, *assembly.callbacks, Totals(), Dashboards(assembly.config)]
-        parts.append(EpochCheckpoints(run_dir / "checkpoints"))
-        logger = instantiate(cfg.logger, _convert_="all")
-        trainer = make_trainer(assembly.config, run_dir, parts, logger)
-        trainer.fit(assembly.module, datamodule=ImageDataModule(assembly.data))
+        assembly.trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
+        assembly.trainer.fit(assembly.module, datamodule=ImageDataModule(assembly.data))
     return turns.speeds

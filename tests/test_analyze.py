@@ -13,6 +13,7 @@ from test_errors import only_line
 from ladder_vae import analyze as entry
 from ladder_vae.analysis import manipulations
 from ladder_vae.analysis.classifier import VERSION
+from ladder_vae.analysis.embedding import _in_two_dimensions
 from ladder_vae.runs.record import read_record
 
 QUICK = ["classifier_dir=judge", "draws=1"]
@@ -315,6 +316,6 @@ def test_the_version_of_the_judge_is_in_its_name(analyze, run_copy):
 
 def test_a_level_that_never_moves_can_be_embedded():
     """Deep and collapsed, its posterior means may be the same to the last bit."""
-    points = manipulations._in_two_dimensions(np.zeros((20, 4), np.float32), seed=0)
+    points = _in_two_dimensions(np.zeros((20, 4), np.float32), seed=0)
     assert points.shape == (20, 2)
     assert np.isfinite(points).all()

@@ -159,7 +159,7 @@ def test_a_strangers_config_runs_no_code(untouched, target):
 def test_another_data_set_than_trained_on(untouched):
     run, refuse = untouched
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"]["_target_"] = "ladder_vae.data.data_sets.MNIST"
+    config["data"]["_target_"] = "ladder_vae.data.MNIST"
     del config["data"]["path"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert "was trained on other images than MNIST holds now" in refuse()

@@ -107,7 +107,7 @@ def test_fast_products_end_with_their_block():
 
 COUNT_FAULTS = """
 import resource, torch
-from ladder_vae.hardware import keep_freed_memory
+from ladder_vae.system.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -205,6 +205,6 @@ def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(tr
     before = read_record(run)
     for failure in (interrupted, lambda *args: 1 / 0):
         with monkeypatch.context() as patched:
-            patched.setattr("ladder_vae.training.fit.assemble", failure)
+            patched.setattr("ladder_vae.training.job.build", failure)
             assert command("train", f"resume={run}", "trainer.max_epochs=3")[0] != 0
         assert read_record(run) == before

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ladder_vae.analysis import level_tables, manipulations, sentences
 from ladder_vae.analysis.classifier import trained_classifier
+from ladder_vae.analysis.embedding import embedded
 from ladder_vae.analysis.influence import measure_influence
 from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.data.data_sets import MNIST, spaced
@@ -21,8 +22,6 @@ from ladder_vae.system.errors import UserError
 
 MAX_LEVELS = 8  # that are drawn, unless they are named
 SHOWN, MAX_SHOWN = 10, 12  # images a row
-
-
 LEAST_POINTS = 10  # in a plane
 PICTURES = Path("figures") / "levels"
 
@@ -201,7 +200,7 @@ def _sections(
         paragraphs = []
         if len(points) >= LEAST_POINTS:
             on_step(f"embedding z{level + 1}")
-            drawn.append(manipulations.embedded(gallery, level, readings, analysis.labels, points))
+            drawn.append(embedded(directory, level, readings, analysis.labels, points, settings.seed))
         else:
             paragraphs.append(f"{len(points)} test images are too few for an embedding.")
         sections.append(Section(f"Level z{level + 1}", paragraphs, None, drawn))

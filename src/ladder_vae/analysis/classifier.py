@@ -19,8 +19,6 @@ from ladder_vae.system.randomness import stream_seed
 
 VERSION = 1  # of the network and its training; another one makes nothing of what was kept
 EPOCHS, LEAST_STEPS = 4, 300
-
-
 BATCH = 256
 LEARNING_RATE = 2e-3
 CHUNK = 1000  # images a forward pass

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE
 from torch import Tensor
 
-from ladder_vae.analysis.readings import Readings
-from ladder_vae.drawing import charts, image_grids
+from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.drawing.pages import Picture
 from ladder_vae.models.hierarchy import Hierarchy
@@ -27,22 +25,15 @@ from ladder_vae.models.innovations import (
     swap,
     traverse,
 )
+from ladder_vae.runs.metrics import z_name
 from ladder_vae.system.randomness import stream_seed
 
 DRAWS = 5  # of a level, for the same images
 GLANCE_IMAGES, GLANCE_DRAWS = 4, 8
-
-
 SWAPPED = 8  # images that give, and images that take
 TRAVERSED_IMAGES, TRAVERSED_UNITS = 2, 6
-
-
 TRAVERSE_TO, TRAVERSE_STEPS = 3.0, 7
-
-
 INTERPOLATED_PAIRS, INTERPOLATION_STEPS = 3, 10
-
-
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0)
 SAMPLES = 10
 
@@ -82,11 +73,6 @@ def open_gallery(model: Hierarchy, x: Tensor, seed: int, directory: Path) -> Gal
     return Gallery(model, x, innovations(model.infer(x, noise=noise)), seed, directory)
 
 
-def name(level: int) -> str:
-    """``z3`` for level index 2."""
-    return f"z{level + 1}"
-
-
 def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
     """Every level drawn anew, for the same few images."""
     some = [e[:GLANCE_IMAGES] for e in gallery.code]
@@ -95,7 +81,7 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
     for level in reversed(levels):
         draws = _draws(gallery, some, level, GLANCE_DRAWS)  # (draws, n, H, W)
         cells = np.concatenate([x[None], reconstruction[None], draws])
-        rows[f"{name(level)} drawn anew"] = cells.swapaxes(0, 1).reshape(-1, *x.shape[1:])
+        rows[f"{z_name(level)} drawn anew"] = cells.swapaxes(0, 1).reshape(-1, *x.shape[1:])
     image_grids.save_strips(
         gallery.directory / "glance.png",
         rows,
@@ -118,7 +104,11 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
     rows = {"test image": to_bytes(gallery.x), "all levels kept": gallery.render(gallery.code)}
     drawn = resample(gallery.code, *range(depth), generator=gallery.generator("fewer"))
     for lowest in [level + 1 for level in levels]:
-        kept = f"{name(lowest)} to {name(depth - 1)} kept" if lowest < depth - 1 else f"{name(lowest)} kept"
+        kept = (
+            f"{z_name(lowest)} to {z_name(depth - 1)} kept"
+            if lowest < depth - 1
+            else f"{z_name(lowest)} kept"
+        )
         kept = "nothing kept" if lowest == depth else kept
         below = "" if lowest == depth else " below"
         rows[f"{kept}, prior's mean{below}"] = gallery.render(keep_above(gallery.code, lowest))
@@ -143,44 +133,44 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
 def resampled(gallery: Gallery, level: int) -> Picture:
     """One level drawn anew, for all shown images."""
     draws = _draws(gallery, gallery.code, level, DRAWS)
-    file = f"resample_{name(level)}.png"
+    file = f"resample_{z_name(level)}.png"
     image_grids.save_strips(
         gallery.directory / file,
         {
             "test image": to_bytes(gallery.x),
             "reconstruction": gallery.render(gallery.code),
-            f"{name(level)} drawn anew": draws.reshape(-1, *draws.shape[2:]),
+            f"{z_name(level)} drawn anew": draws.reshape(-1, *draws.shape[2:]),
         },
         columns=len(gallery.x),
-        title=f"{name(level)} drawn anew, all other innovations kept",
+        title=f"{z_name(level)} drawn anew, all other innovations kept",
     )
     caption = (
-        f"The innovation of {name(level)} was drawn anew from N(0, 1), {DRAWS} times; those of all "
+        f"The innovation of {z_name(level)} was drawn anew from N(0, 1), {DRAWS} times; those of all "
         "other levels are the test image's. Levels above keep their latents, levels below follow."
     )
-    return Picture(file, f"Resample {name(level)}", caption)
+    return Picture(file, f"Resample {z_name(level)}", caption)
 
 
 def swapped(gallery: Gallery, level: int) -> Picture:
     """One level from B, the rest from A, for every pair."""
     some = [e[:SWAPPED] for e in gallery.code]
     rest, given = pairs(some, some)
-    images, file = gallery.render(some), f"swap_{name(level)}.png"
+    images, file = gallery.render(some), f"swap_{z_name(level)}.png"
     image_grids.save_cross(
         gallery.directory / file,
         images,
         images,
         gallery.render(swap(rest, given, level)),
-        labels=("A: all other levels", f"B: {name(level)}"),
-        title=f"{name(level)} from the image above, the rest from the image to the left",
+        labels=("A: all other levels", f"B: {z_name(level)}"),
+        title=f"{z_name(level)} from the image above, the rest from the image to the left",
     )
     caption = (
-        f"In each cell, the innovation of {name(level)} comes from the reconstruction above its column "
+        f"In each cell, the innovation of {z_name(level)} comes from the reconstruction above its column "
         "(B), those of all other levels from the reconstruction left of its row (A). On the diagonal "
         "A and B are the same. Where a column repeats the image above it, the level makes the image; "
         "where a row repeats the image left of it, the level hardly matters."
     )
-    return Picture(file, f"Swap {name(level)}", caption)
+    return Picture(file, f"Swap {z_name(level)}", caption)
 
 
 def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
@@ -188,7 +178,7 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
     values = torch.linspace(-TRAVERSE_TO, TRAVERSE_TO, TRAVERSE_STEPS)
     units = unit_rates.argsort(descending=True)[:TRAVERSED_UNITS].tolist()
     shown = range(len(gallery.x))[2::3][:TRAVERSED_IMAGES] or range(1)
-    rows, file = {}, f"traverse_{name(level)}.png"
+    rows, file = {}, f"traverse_{z_name(level)}.png"
     blank = np.full((1, *gallery.x.shape[2:]), 255, np.uint8)
     for unit in units:
         walks = [
@@ -200,16 +190,16 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
         gallery.directory / file,
         rows,
         columns=len(rows[next(iter(rows))]),
-        title=f"Units of {name(level)}, innovation from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}",
+        title=f"Units of {z_name(level)}, innovation from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}",
         headings=([*(f"{value:+.0f}" if value else "0" for value in values.tolist()), ""] * len(shown))[:-1],
     )
     second = "; right, of another" if len(shown) > 1 else ""
     caption = (
-        f"The {len(units)} units of {name(level)} with the highest rate, counted from 0. The "
+        f"The {len(units)} units of {z_name(level)} with the highest rate, counted from 0. The "
         f"innovation of that unit alone goes from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}; all else "
         f"is that of one test image{second}."
     )
-    return Picture(file, f"Traverse {name(level)}", caption)
+    return Picture(file, f"Traverse {z_name(level)}", caption)
 
 
 def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
@@ -218,7 +208,8 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
     weights = torch.linspace(0, 1, INTERPOLATION_STEPS)
     a, b = ([e[start : 2 * count : 2] for e in gallery.code] for start in (0, 1))
     rows = {
-        f"only {name(level)}": gallery.render(interpolate(a, b, weights, level)) for level in reversed(levels)
+        f"only {z_name(level)}": gallery.render(interpolate(a, b, weights, level))
+        for level in reversed(levels)
     }
     rows["all levels"] = gallery.render(interpolate(a, b, weights, *range(gallery.model.num_layers)))
     image_grids.save_strips(
@@ -238,7 +229,7 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
 
 def heated(gallery: Gallery, level: int) -> Picture:
     """Samples with the prior's standard deviation of one level scaled."""
-    model, file = gallery.model, f"temperature_{name(level)}.png"
+    model, file = gallery.model, f"temperature_{z_name(level)}.png"
     rows = {}
     for t in TEMPERATURES:
         drawn = model.generate(SAMPLES, temperature={level: t}, generator=gallery.generator("temperature"))
@@ -247,61 +238,14 @@ def heated(gallery: Gallery, level: int) -> Picture:
         gallery.directory / file,
         rows,
         columns=SAMPLES,
-        title=f"Samples with the prior of {name(level)} narrowed by a factor t",
+        title=f"Samples with the prior of {z_name(level)} narrowed by a factor t",
     )
     caption = (
         "Samples of the model, from the same draws in each row; the standard deviation of the prior "
-        f"of {name(level)} is multiplied by t: the last row is the model itself, the first has the "
+        f"of {z_name(level)} is multiplied by t: the last row is the model itself, the first has the "
         "level nearly at its mean. What changes down a column is the level's part."
     )
-    return Picture(file, f"Temperature of {name(level)}", caption)
-
-
-def embedded(
-    gallery: Gallery, level: int, readings: Readings, classes: Tensor | None, points: Sequence[int]
-) -> Picture:
-    """Posterior means and innovations in two dimensions.
-
-    Args:
-        classes: Of all images that were read, ``(N,)``, or None.
-        points: Which of the images that were read are drawn; at least 3.
-    """
-    panels = {}
-    for label, features in (("posterior mean", readings.means), ("innovation", readings.innovations)):
-        panels[label] = _in_two_dimensions(features[level][list(points)].numpy(), gallery.seed)
-    file = f"embedding_{name(level)}.png"
-    charts.save_embedding(
-        gallery.directory / file,
-        panels,
-        None if classes is None else classes[list(points)].numpy(),
-        title=f"{name(level)} of {len(points):,} test images in two dimensions",
-    )
-    named = " Colors are classes; a number stands at the median of one." if classes is not None else ""
-    above = (
-        "at the top, that is the sample itself"
-        if level == len(readings.means) - 1
-        else "what it adds to what the levels above expect"
-    )
-    caption = (
-        f"t-SNE (van der Maaten and Hinton 2008) of {name(level)} for {len(points):,} test images, "
-        f"evenly spaced over the split; neighbors stay neighbors, distances mean little.{named} Left, "
-        "the posterior mean, without noise. Right, the innovation of one posterior sample, with its "
-        f"noise; {above}."
-    )
-    return Picture(file, f"Embedding of {name(level)}", caption)
-
-
-def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    # PCA's first component has to have a spread: a level that never moves has none
-    init = "pca" if min(features.shape) >= 2 and np.ptp(features, axis=0).max() > 1e-6 else "random"
-    tsne = TSNE(
-        init=init,
-        perplexity=perplexity,
-        random_state=stream_seed(seed, "embedding") % 2**32,
-        n_jobs=torch.get_num_threads(),
-    )
-    return tsne.fit_transform(features)
+    return Picture(file, f"Temperature of {z_name(level)}", caption)
 
 
 def _draws(gallery: Gallery, code: Sequence[Tensor], level: int, count: int) -> np.ndarray:

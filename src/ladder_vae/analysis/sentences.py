@@ -11,8 +11,6 @@ from ladder_vae.models.summary import ACTIVE_KL
 
 # Of what all levels do together beyond what the posterior leaves open.
 DECIDES, HAS_A_SAY = 0.5, 0.2
-
-
 STILL = 0.02  # of the pixel change of all levels together; below, a level changes nothing to speak of
 # Below these the judge can tell nothing: of reconstructions named as labeled, of samples named otherwise.
 RECOGNIZED, ROOM = 0.5, 0.2

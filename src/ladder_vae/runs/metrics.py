@@ -9,6 +9,11 @@ LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <s
 IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
 
 
+def z_name(level: int) -> str:
+    """``z3`` for level index 2."""
+    return f"z{level + 1}"
+
+
 def named_terms(stage: str, terms: Any) -> dict[str, Any]:
     """ELBO, rate, distortion and the rate of each level, by the names of TensorBoard and ``metrics.json``.
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ladder_vae.settings.command_line import explain
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import write_text
 
@@ -110,6 +112,21 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 def write_status(path: Path, status: str, message: str = "") -> None:
     """Write ``status.json``."""
     write_text(path / STATUS, json.dumps({"status": status, "message": message}) + "\n")
+
+
+@contextmanager
+def recording(path: Path) -> Iterator[None]:
+    """``status.json`` while a run trains, and how it ended."""
+    write_status(path, "running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        write_status(path, "interrupted")
+        raise
+    except Exception as error:
+        write_status(path, "failed", explain(error))
+        raise
+    write_status(path, "finished")
 
 
 def write_metrics(path: Path, metrics: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from ladder_vae.system.errors import Refusal, UserError, one_line
@@ -50,6 +50,7 @@ TAKES = {  # what OmegaConf calls a type, in the words of a command line
     "Integer": "a whole number",
     "Float": "a number",
     "Boolean": "true or false",
+    "valid bool": "true or false",
     "ListConfig": "a list, as in 'key=[1,2]'",
 }
 
@@ -73,22 +74,39 @@ def _explain_hydra(error: BaseException) -> str:
 
     text = str(error)
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        key = unknown.group(1)
-        close = difflib.get_close_matches(key, set(known_keys()) - {key}, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"there is no setting {key}; {hint}--cfg job lists all settings"
+        return no_such_setting(unknown.group(1), known_keys())
     if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):
         options = re.search(r"Available options in '.*':\n((?:\t.*\n?)+)", text)
         choices = f"; choose {', '.join(options.group(1).split())}" if options else ""
         return f"there is no {missing.group(1).rstrip('.')}{choices}"
     if text.startswith("Error merging override") and error.__cause__ is not None:
         override = text.removeprefix("Error merging override").split("\n")[0].strip()
-        said = str(error.__cause__).splitlines()[0].rstrip(".")
-        takes = [what for kind, what in TAKES.items() if re.search(rf"(to|not a) {kind}\b", said)]
-        return f"{override}: {said}" + "".join(f"; it takes {what}" for what in takes)
+        return mistyped(override, str(error.__cause__))
     if type(error).__name__ == "OverrideParseException":
         return f"{text.splitlines()[0]}; settings are written key=value, lists 'key=[1,2]' in quotes"
     return one_line(error)
+
+
+def no_such_setting(key: str, known: Iterable[str]) -> str:
+    """What to say of a setting that does not exist, with the one that may have been meant."""
+    section, _, name = key.rpartition(".")
+    names = {k.rpartition(".")[2]: k for k in sorted(known) if k != key}
+    beside = {n: k for n, k in names.items() if k == f"{section}.{n}"}
+    close = [d[match] for d in (beside, names) for match in difflib.get_close_matches(name, d, n=1)]
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"there is no setting {key}; {hint}--cfg job lists all settings"
+
+
+def mistyped(override: str, said: str) -> str:
+    """What to say of a value of the wrong type.
+
+    Args:
+        override: As in ``key=value``.
+        said: OmegaConf's message.
+    """
+    said = said.splitlines()[0].rstrip(".")
+    takes = [what for kind, what in TAKES.items() if re.search(rf"(to|not a) {kind}\b", said)]
+    return f"{override}: {said}" + "".join(f"; it takes {what}" for what in takes)
 
 
 def strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -1,103 +1,20 @@
-"""Types of the configuration, so that Hydra refuses unknown keys and wrong types before any job starts.
+"""The settings that are ours: names and types, so that Hydra refuses others before any job starts.
 
-Values live in ``conf/``; a file there names the type that it fills under ``/schema/...``.
+What a class takes (a model, a data set, an optimizer) stands in its signature; see
+:mod:`ladder_vae.settings.signatures`. Values live in ``conf/``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from importlib import resources
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from ladder_vae.system.errors import UserError
-
-
-@dataclass
-class Target:
-    """Anything that Hydra instantiates."""
-
-    _target_: str = MISSING
-
-
-@dataclass
-class Factory(Target):
-    """Anything that Hydra turns into a function, to be called later."""
-
-    _partial_: bool = True
-
-
-@dataclass
-class HierarchyConfig(Target):
-    """``model``: what every hierarchy has."""
-
-    input_shape: list[int] | None = None  # (C, H, W), filled in from the data
-    num_layers: int = MISSING
-    latent_sizes: list[int] | None = None
-
-
-@dataclass
-class ResidualHierarchy(HierarchyConfig):
-    """``model``: a residual stream."""
-
-    width: int = MISSING
-    blocks: int = MISSING
-    norm: str = MISSING
-    dropout: float = MISSING
-    posterior: str = MISSING
-
-
-@dataclass
-class MLPHierarchy(HierarchyConfig):
-    """``model``: a hierarchy whose widths follow from ``num_layers``."""
-
-    hidden_sizes: list[int] | None = None
-
-
-@dataclass
-class NormedHierarchy(MLPHierarchy):
-    """``model``: an MLP hierarchy with optional batch norm."""
-
-    batch_norm: bool = MISSING
-
-
-@dataclass
-class Data(Target):
-    """``data``: what every data set has."""
-
-    batch_size: int = MISSING
-    val_size: int = MISSING
-    binarization: str = MISSING
-    seed: int = MISSING
-    eval_batch_size: int = MISSING
-    warp: float = 0.0
-    warp_epochs: int | None = None
-
-
-@dataclass
-class DownloadedData(Data):
-    """``data``: a torchvision data set."""
-
-    directory: str = MISSING
-
-
-@dataclass
-class FileData(Data):
-    """``data``: a user's own file."""
-
-    path: str = MISSING
-
-
-@dataclass
-class ObjectiveConfig:
-    """``objective``: see :class:`ladder_vae.training.objective.Objective`."""
-
-    beta_warmup_epochs: float = MISSING
-    free_bits: float = MISSING
-    monte_carlo_rates: bool = MISSING
-    importance_samples: int = 1
-    importance_gradient: str = "reparameterized"
 
 
 @dataclass
@@ -116,76 +33,6 @@ class TrainerConfig:
     limit_test_batches: int | None = None
     check_val_every_n_epoch: int = 1
     profiler: str | None = None
-
-
-@dataclass
-class Adam(Factory):
-    """``optimizer``: Adam and AdamW."""
-
-    lr: float = MISSING
-    betas: list[float] = MISSING
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    fused: bool | None = None
-
-
-@dataclass
-class Cosine(Factory):
-    """``scheduler``: cosine decay with linear warm-up."""
-
-    warmup_steps: int = MISSING
-
-
-@dataclass
-class TensorBoard(Target):
-    """``logger``: TensorBoard event files in the run directory."""
-
-    save_dir: str = "${run_dir}"
-    name: str = ""
-    version: str = ""
-    default_hp_metric: bool = False
-
-
-@dataclass
-class Averaging(Target):
-    """``callbacks.averaging``."""
-
-    decay: float = MISSING
-
-
-@dataclass
-class PicturesConfig(Target):
-    """``callbacks.pictures``."""
-
-    every_n_epochs: int = MISSING
-    count: int = MISSING
-
-
-@dataclass
-class Progress(Target):
-    """``callbacks.progress``."""
-
-    refresh_rate: int = MISSING
-
-
-@dataclass
-class Stopping(Target):
-    """``callbacks.early_stopping``."""
-
-    monitor: str = MISSING
-    mode: str = MISSING
-    patience: int = MISSING
-    min_delta: float = 0.0
-
-
-@dataclass
-class Callbacks:
-    """``callbacks``: each may be null."""
-
-    averaging: Averaging | None = None
-    pictures: PicturesConfig | None = None
-    progress: Progress | None = None
-    early_stopping: Stopping | None = None
 
 
 @dataclass
@@ -213,7 +60,7 @@ class ByDepth:
 
 @dataclass
 class Config:
-    """The whole configuration of a run."""
+    """The whole configuration of a run. What is ``Any`` names a class, whose signature is its schema."""
 
     name: str = MISSING
     seed: int = MISSING
@@ -223,12 +70,12 @@ class Config:
     by_depth: ByDepth | None = None
     model: Any = MISSING
     data: Any = MISSING
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: Any = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optimizer: Any = MISSING
     scheduler: Any = None
     logger: Any = None
-    callbacks: Callbacks = field(default_factory=Callbacks)
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -265,21 +112,20 @@ class AnalyzeConfig:
     classifier_dir: str = MISSING
 
 
-SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"mlp": MLPHierarchy, "normed_mlp": NormedHierarchy, "residual": ResidualHierarchy},
-    "data": {"packaged": Data, "downloaded": DownloadedData, "file": FileData},
-    "optimizer": {"adam": Adam},
-    "scheduler": {"cosine": Cosine, "constant": Factory},
-    "logger": {"tensorboard": TensorBoard},
-}
-
-
-def known_keys() -> list[str]:
-    """Names of all settings, to suggest one where a name was mistyped."""
-    nested = {"objective": ObjectiveConfig, "trainer": TrainerConfig, "callbacks": Callbacks}
-    nodes = [*nested.items(), *((group, node) for group, types in SCHEMAS.items() for node in types.values())]
-    inner = {f"{group}.{f.name}" for group, node in nodes for f in fields(node)}
-    return sorted(inner | {f.name for node in (Config, EvaluateConfig, AnalyzeConfig) for f in fields(node)})
+def known_keys() -> set[str]:
+    """Names of all settings that ship, to suggest one where a name was mistyped."""
+    keys = {f.name for node in (Config, EvaluateConfig, AnalyzeConfig) for f in fields(node)}
+    keys |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
+    conf = resources.files("ladder_vae.conf")
+    objective = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["objective"]
+    keys |= {f"objective.{key}" for key in objective}
+    for group in ("model", "data", "base", "optimizer", "scheduler", "logger", "callbacks"):
+        for file in (conf / group).iterdir():
+            section = file.name.removesuffix(".yaml") if group == "base" else group
+            for key, value in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).items():
+                keys.add(f"{section}.{key}")
+                keys |= {f"{section}.{key}.{inner}" for inner in value} if isinstance(value, dict) else set()
+    return {key for key in keys if not key.endswith(("_", ".defaults"))}
 
 
 def _at(table: Any, key: Any) -> Any:
@@ -296,9 +142,6 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="analyze_schema", node=AnalyzeConfig)
     store.store(group="hydra/launcher", name="ladder_vae", node=Launcher)
-    for group, nodes in SCHEMAS.items():
-        for name, node in nodes.items():
-            store.store(group=f"schema/{group}", name=name, node=node)
     OmegaConf.register_new_resolver("at", _at, replace=True)
     OmegaConf.register_new_resolver(
         "first", lambda *options: next(o for o in options if o is not None), replace=True

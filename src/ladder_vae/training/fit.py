@@ -5,70 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.models.summary import mean_elbo
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.record import (
-    last_checkpoint,
+    checkpoint_path,
     read_images,
+    recording,
     write_config,
     write_images,
     write_metrics,
-    write_status,
 )
 from ladder_vae.system.randomness import stream_seed
-from ladder_vae.training.build import Assembly, assemble, make_trainer
-from ladder_vae.training.callbacks import Totals
+from ladder_vae.training.build import Assembly
 from ladder_vae.training.data_module import ImageDataModule
-from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
-from ladder_vae.training.interruption import Interruption, interruptible
-from ladder_vae.training.tensorboard import Dashboards, draw_pictures
+from ladder_vae.training.interruption import interruptible
+from ladder_vae.training.tensorboard import draw_pictures
 
 TRAINING_IMAGES = 10_000  # evenly spaced, of which the ELBO is measured as of test images
 PICTURED = 10  # test images in a run's figures, and as many samples
 
 
-def train(cfg: DictConfig, path: Path) -> dict[str, float]:
+def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict[str, float]:
     """Train, test what ``best.ckpt`` holds, and leave the run directory complete.
 
     Args:
-        cfg: The configuration; ``resume`` set continues from ``last.ckpt``.
         path: The run directory, which exists.
+        resume_from: The checkpoint to go on from.
 
     Returns:
         What ``metrics.json`` holds.
     """
-    cfg.run_dir = str(path)
-    assembly = assemble(cfg)
     write_config(path, assembly.config)
-    write_status(path, "running")
-    logger = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
-    checkpoints, totals = EpochCheckpoints(path / "checkpoints"), Totals()
-    parts = [*assembly.callbacks, Interruption(), totals, Dashboards(assembly.config), checkpoints]
-    trainer = make_trainer(assembly.config, path, parts, logger)
-    resume_from = last_checkpoint(path) if cfg.resume is not None else None
-    module, data = assembly.module, ImageDataModule(assembly.data)
-    interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
-
-    best = read_checkpoint(path / "checkpoints" / "best.ckpt")
-    module.load_state_dict(best["state_dict"])
-    (tested,) = interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
-    metrics = {
-        **{name: float(value) for name, value in tested.items()},
-        **_like_for_like(assembly, trainer.strategy.root_device),
-        "model/parameters": sum(p.numel() for p in module.model.parameters()),
-        **totals.metrics(),
-    }
-    write_metrics(path, metrics)
-    for writer in trainer.loggers:
-        writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
-        writer.finalize("success")
-    _draw(assembly, path)
-    write_status(path, "finished")
+    with recording(path):
+        module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
+        interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        best = read_checkpoint(checkpoint_path(path, "best"))
+        module.load_state_dict(best["state_dict"])
+        (tested,) = interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
+        metrics = {
+            **{name: float(value) for name, value in tested.items()},
+            **_like_for_like(assembly, trainer.strategy.root_device),
+            "model/parameters": sum(p.numel() for p in module.model.parameters()),
+            **assembly.totals.metrics(),
+        }
+        write_metrics(path, metrics)
+        for writer in trainer.loggers:
+            writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
+            writer.finalize("success")
+        _draw(assembly, path)
     return metrics
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -15,44 +16,48 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from ladder_vae.runs.record import is_run, last_checkpoint, read_record, write_config, write_status
+from ladder_vae.runs.record import is_run, last_checkpoint, write_config, write_status
 from ladder_vae.settings import command_line, schema
-from ladder_vae.training.build import plain
-from ladder_vae.training.fit import train
+from ladder_vae.training.build import build
+from ladder_vae.training.fit import fit
 from ladder_vae.training.preflight import resumed
+from ladder_vae.training.settle import plain, settle
 
 
-def job(cfg: DictConfig) -> None:
-    """One job as Hydra calls it: train, test, record."""
+def job(cfg: DictConfig) -> float | None:
+    """One job as Hydra calls it: build, train, test, record.
+
+    Returns:
+        The bound on validation images that the best checkpoint was chosen by, nats, higher is better; None
+        without validation. A sweeper may maximize it.
+    """
     prepare()
     hydra_config = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
-    if cfg.resume is not None:
+    goes_on = cfg.resume is not None
+    if goes_on:
         cfg = resumed(cfg, list(hydra_config.overrides.task))
     try:
-        metrics = train(cfg, path)
+        assembly = build(settle(cfg), path, resumed=goes_on)
+        metrics = fit(assembly, path, last_checkpoint(path) if goes_on else None)
     except KeyboardInterrupt:
-        _leave(path, "interrupted")
         if not last_checkpoint(path).exists():
             raise
         hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
         raise KeyboardInterrupt(hint) from None
     except Exception as error:
+        said = command_line.explain(error)
         if not is_run(path):  # so that the report lists it
             write_config(path, plain(cfg))
-        _leave(path, "failed", command_line.explain(error))
+            write_status(path, "failed", said)
         if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
-            print(f"error: {path.name}: {command_line.explain(error)}", file=sys.stderr)
+            print(f"error: {path.name}: {said}", file=sys.stderr)
             error.reported = True  # type: ignore[attr-defined]
         raise
     _print_summary(metrics)
     print(_shown(path))
-
-
-def _leave(path: Path, status: str, message: str = "") -> None:
-    """Write how a run ended; one that was to be resumed and never got under way stays what it was."""
-    if not is_run(path) or read_record(path).status == "running":
-        write_status(path, status, message)
+    bound = assembly.checkpoints.best
+    return bound if math.isfinite(bound) else None
 
 
 def _print_summary(metrics: dict[str, float]) -> None:

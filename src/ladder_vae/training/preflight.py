@@ -7,6 +7,7 @@ A multirun is checked job by job before its first job. Hydra calls this through
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from ladder_vae.settings import command_line
 from ladder_vae.settings.hydra_internals import jobs_of
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
-from ladder_vae.training.build import assemble, prepare_directory
+from ladder_vae.training.build import build
+from ladder_vae.training.settle import settle
 
 
 class Preflight(Callback):
@@ -55,10 +57,11 @@ def check_run(config: DictConfig) -> None:
             "remove it" if not last_checkpoint(cfg.run_dir).exists() else f"resume={cfg.run_dir} continues it"
         )
         raise UserError(f"run_dir={cfg.run_dir} already holds a run; {how}, another run_dir starts anew")
-    assembly = assemble(cfg)
+    settled = settle(cfg)
+    build(settled, cfg.run_dir, resumed=cfg.resume is not None)
     if cfg.resume is not None:
         last = read_checkpoint(last_checkpoint(cfg.resume))
-        assembly.data.check_trained_on(last, Path(cfg.resume))
+        settled.data.check_trained_on(last, Path(cfg.resume))
     prepare_directory(Path(cfg.run_dir))
 
 
@@ -77,14 +80,25 @@ def check_sweep(config: DictConfig) -> None:
     name = config.hydra.job.config_name
     for job in jobs:
         try:
-            # run_dir may hold Hydra's time stamp, which only the sweep itself resolves
-            assemble(compose(name, overrides=[*job, f"++run_dir={_quoted(str(run_dir))}"]))
+            build(settle(compose(name, overrides=job)), run_dir)
         except (UserError, OmegaConfBaseException) as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     prepare_directory(run_dir)
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
     if str(subdir).startswith("${hydra.job.num}_"):  # the report tells the jobs by this number
         write_plan(run_dir, [" ".join(job) for job in jobs])
+
+
+def prepare_directory(path: Path) -> None:
+    """Make the directory and try to write to it. Raises UserError if that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"run_dir={path} cannot be written ({error.strerror}: {error.filename}); choose another run_dir"
+        ) from None
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -125,15 +139,9 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         raise UserError(one_line(error)) from None
     assert isinstance(merged, DictConfig)
     merged.resume = merged.run_dir = cfg.resume
-    if merged.logger:
-        merged.logger.save_dir = cfg.resume
     if merged.trainer.max_epochs < done + finished:
         raise UserError(
             f"resume={path} has finished its {done} epochs; trainer.max_epochs=N trains it for longer, "
             "on the schedule of a run of N epochs from there on"
         )
     return merged
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,71 @@
+"""Where the images lie on a level, in two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from ladder_vae.analysis.readings import Readings
+from ladder_vae.drawing import charts
+from ladder_vae.drawing.pages import Picture
+from ladder_vae.runs.metrics import z_name
+from ladder_vae.system.randomness import stream_seed
+
+
+def embedded(
+    directory: Path,
+    level: int,
+    readings: Readings,
+    classes: Tensor | None,
+    points: Sequence[int],
+    seed: int,
+) -> Picture:
+    """Posterior means and innovations in two dimensions.
+
+    Args:
+        directory: Where the file goes.
+        classes: Of all images that were read, ``(N,)``, or None.
+        points: Which of the images that were read are drawn; at least 3.
+        seed: Of the embedding.
+    """
+    panels = {}
+    for label, features in (("posterior mean", readings.means), ("innovation", readings.innovations)):
+        panels[label] = _in_two_dimensions(features[level][list(points)].numpy(), seed)
+    file = f"embedding_{z_name(level)}.png"
+    charts.save_embedding(
+        directory / file,
+        panels,
+        None if classes is None else classes[list(points)].numpy(),
+        title=f"{z_name(level)} of {len(points):,} test images in two dimensions",
+    )
+    named = " Colors are classes; a number stands at the median of one." if classes is not None else ""
+    above = (
+        "at the top, that is the sample itself"
+        if level == len(readings.means) - 1
+        else "what it adds to what the levels above expect"
+    )
+    caption = (
+        f"t-SNE (van der Maaten and Hinton 2008) of {z_name(level)} for {len(points):,} test images, "
+        f"evenly spaced over the split; neighbors stay neighbors, distances mean little.{named} Left, "
+        "the posterior mean, without noise. Right, the innovation of one posterior sample, with its "
+        f"noise; {above}."
+    )
+    return Picture(file, f"Embedding of {z_name(level)}", caption)
+
+
+def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    # PCA's first component has to have a spread: a level that never moves has none
+    init = "pca" if min(features.shape) >= 2 and np.ptp(features, axis=0).max() > 1e-6 else "random"
+    tsne = TSNE(
+        init=init,
+        perplexity=perplexity,
+        random_state=stream_seed(seed, "embedding") % 2**32,
+        n_jobs=torch.get_num_threads(),
+    )
+    return tsne.fit_transform(features)

@@ -1,0 +1,202 @@
+"""What a configuration means on this machine: open settings are filled in, impossible ones refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from pydoc import ErrorDuringImport, locate
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ladder_vae.data.data_sets import ImageData
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.releases import is_release
+from ladder_vae.settings.schema import Config
+from ladder_vae.settings.signatures import checked
+from ladder_vae.system.compilation import STEPS_THAT_PAY, choose_compile
+from ladder_vae.system.devices import choose_device_type, choose_precision
+from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.memory import total_memory
+from ladder_vae.training.lightning_module import training_memory
+from ladder_vae.training.objective import Objective
+
+PROFILERS = ("simple", "advanced")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A configuration that nothing is left open in, and its data.
+
+    Args:
+        config: Plain values, interpolations resolved; the model's input shape, the precision and whether the
+            step is compiled filled in. What ``config.yaml`` holds.
+        data: Loaded and split.
+    """
+
+    config: dict[str, Any]
+    data: ImageData
+
+
+def settle(cfg: DictConfig) -> Settled:
+    """Check all that can be checked before anything is built, and fill in what depends on data and machine.
+
+    Raises:
+        UserError: If anything cannot be used.
+    """
+    config = plain(cfg)
+    unknown = set(config) - {setting.name for setting in fields(Config)}
+    if unknown:  # Hydra lets +key=value through
+        raise UserError(f"there is no setting {sorted(unknown)[0]}; --cfg job lists all settings")
+    kinds = {
+        "model": Hierarchy,
+        "data": ImageData,
+        "optimizer": object,
+        "scheduler": object,
+        "logger": object,
+    }
+    for group, kind in kinds.items():
+        config[group] = _typed(group, config[group], kind)
+    config["callbacks"] = {key: _typed(f"callbacks.{key}", v) for key, v in config["callbacks"].items()}
+    config["objective"] = checked("objective", config["objective"], Objective)
+    if config["seed"] < 0 or config["data"]["seed"] < 0:
+        raise UserError(f"seed={config['seed']} and data.seed={config['data']['seed']} must be at least 0")
+    for key in ("path", "directory"):
+        if key in config["data"]:  # a run may be opened from another directory
+            config["data"][key] = _absolute(config["data"][key])
+    if config["init_from"] is not None and not is_release(config["init_from"]):
+        config["init_from"] = _absolute(config["init_from"])
+    data: ImageData = construct("data", config["data"], ImageData)
+    data.setup()
+    shape = list(data.image_shape)
+    if config["model"].get("input_shape") not in (None, shape):
+        raise UserError(
+            f"model.input_shape={config['model']['input_shape']} does not fit the images of "
+            f"{config['data']['_target_']}, which are {shape}; leave it null"
+        )
+    config["model"]["input_shape"] = shape
+    config["trainer"] = _settle_trainer(config["trainer"], len(data.training_batches()))
+    _check_memory(config, data)
+    return Settled(config, data)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without where the run lies: it may be moved."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    for key in ("run_dir", "resume"):
+        config.pop(key, None)
+    by_depth = config["by_depth"]
+    if by_depth:  # of its tables only this depth matters
+        for section, tables in by_depth.pop("tables").items():
+            for key, table in tables.items():
+                by_depth["values"][f"{section}.{key}"] = table.get(config["model"]["num_layers"])
+    return {str(key): value for key, value in config.items()}
+
+
+def construct(section: str, values: Mapping[str, Any], kind: type | None = None) -> Any:
+    """What a group of settings names.
+
+    Raises:
+        UserError: If it cannot be made, or is not of the ``kind``.
+    """
+    try:
+        built = instantiate(dict(values), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(refused(section, cause or error)) from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{section}: {one_line(error)}") from None
+    if kind is not None and not isinstance(built, kind):
+        raise UserError(_other_kind(section, values.get("_target_"), kind))
+    return built
+
+
+def _other_kind(section: str, target: Any, kind: type) -> str:
+    return f"{section}._target_={target} does not make a {kind.__name__}"
+
+
+def refused(section: str, error: BaseException) -> str:
+    """Why a part cannot be made; of a setting that it does not have, where those that it has are listed."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    hint = f"; there is no setting {section}.{unknown[1]}, --cfg job lists all" if unknown else ""
+    return f"{section}: {one_line(error)}{hint}"
+
+
+def make_objective(config: Mapping[str, Any]) -> Objective:
+    """The objective. Raises UserError if its settings do not go together."""
+    try:
+        return Objective(**config["objective"])
+    except (ValueError, TypeError) as error:
+        raise UserError(refused("objective", error)) from None
+
+
+def _typed(section: str, values: Any, kind: type = object) -> Any:
+    """The values of a group by the signature of what it names; as they are where it names nothing."""
+    if not isinstance(values, dict) or "_target_" not in values:
+        return values
+    target = values["_target_"]
+    try:
+        named = locate(target)
+    except ErrorDuringImport as error:
+        raise UserError(f"{section}._target_={target} cannot be imported ({one_line(error)})") from None
+    if named is None:
+        raise UserError(
+            f"{section}._target_={target} does not exist; name what to import, as in torch.optim.Adam"
+        )
+    if isinstance(named, type) and not issubclass(named, kind):
+        raise UserError(_other_kind(section, target, kind))
+    return checked(section, values, named)  # type: ignore[arg-type]
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, Any]:
+    """``auto`` becomes what it means on this machine; what the Trainer would not understand is refused."""
+    for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
+        if trainer[key] is not None and trainer[key] < 1:
+            raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
+    if trainer["gradient_clip_val"] is not None and not trainer["gradient_clip_val"] >= 0:
+        raise UserError(
+            f"trainer.gradient_clip_val={trainer['gradient_clip_val']} must be at least 0, or null"
+        )
+    if trainer["devices"] != 1:
+        raise UserError(f"trainer.devices={trainer['devices']} is not supported; runs use one device")
+    if trainer["profiler"] not in (None, *PROFILERS):
+        raise UserError(f"trainer.profiler={trainer['profiler']} is unknown; choose {', '.join(PROFILERS)}")
+    device = choose_device_type(trainer["accelerator"])
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={trainer['accelerator']}: there is no NVIDIA GPU to be used here"
+        )
+    steps = trainer["max_epochs"] * min(steps_per_epoch, trainer["limit_train_batches"] or steps_per_epoch)
+    compile_step = choose_compile("trainer.compile", trainer["compile"], steps >= STEPS_THAT_PAY)
+    return trainer | {
+        "precision": choose_precision(trainer["precision"], device),
+        "compile": str(compile_step).lower(),
+    }
+
+
+def _check_memory(config: Mapping[str, Any], data: ImageData) -> None:
+    """Raises UserError if a training step cannot fit into the memory of the device."""
+    objective = make_objective(config)
+    with torch.device("meta"):  # nothing is stored there
+        model = construct("model", config["model"], Hierarchy)
+    width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
+    needed = training_memory(model, objective, (data.batch_size, *data.image_shape), width)
+    there = total_memory(choose_device_type(config["trainer"]["accelerator"]))
+    if needed > there:
+        raise UserError(
+            f"this model needs {needed / 2**30:,.0f} GiB to train and there are {there / 2**30:,.0f}; lower "
+            "model.num_layers, its sizes, or data.batch_size"
+        )
