@@ -18,7 +18,6 @@ from torchvision.datasets import MNIST
 
 from ladder_vae.data.sources import MNIST_DIR
 from ladder_vae.models import LadderVAE
-from ladder_vae.models.inference import elbo
 
 
 class UsualBernoulli:
@@ -48,7 +47,7 @@ def usual_training(
             if step == 3:  # workers have started
                 images, began = 0, time.perf_counter()
             optimizer.zero_grad()
-            terms = elbo(model.infer(x))
+            terms = model.infer(x).terms().mean()
             (terms.distortion + terms.rate).backward()
             optimizer.step()
             images += len(x)

@@ -11,7 +11,6 @@ from conftest import events, tiny
 from test_errors import only_line
 
 from ladder_vae import analyze as entry
-from ladder_vae.analysis import manipulations
 from ladder_vae.analysis.classifier import VERSION
 from ladder_vae.analysis.embedding import _in_two_dimensions
 from ladder_vae.runs.record import read_record

@@ -18,7 +18,7 @@ BAD = {
     "model=laddder": "there is no model/laddder; choose bottom_up, ladder, residual, textbook",
     "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
     "objective.importance_samples=0": "importance_samples must be at least 1",
-    "objective.importance_gradient=sharp": "choose reparameterized, doubly_reparameterized",
+    "objective.importance_gradient=sharp": "there is no setting objective.importance_gradient",
     "init_from=nowhere": "nowhere is not a directory; name a run directory, one that holds config.yaml",
     "data=imagenet": "there is no data/imagenet; choose fashion_mnist, kmnist, mnist, npz",
     "+nonsense=3": "there is no setting nonsense; --cfg job lists all settings",

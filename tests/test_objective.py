@@ -3,13 +3,13 @@ import torch
 
 from ladder_vae.maths.gaussian import Gaussian, standard_normal
 from ladder_vae.models import BottomUpVAE, LadderVAE
-from ladder_vae.models.inference import Elbo, Inference, Level, elbo
+from ladder_vae.models.inference import Inference, Level, Terms
 from ladder_vae.system.errors import UserError
 from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.objective import Objective
 from ladder_vae.training.schedules import warmup_cosine
 
-TERMS = Elbo(distortion=torch.tensor(90.0), rates=torch.tensor([14.0, 3.0, 0.1]))
+TERMS = Terms(distortion=torch.tensor([[90.0]]), rates=torch.tensor([[[14.0]], [[3.0]], [[0.1]]]))
 
 
 def test_beta_warms_up_linearly():
@@ -34,15 +34,15 @@ def test_free_bits_act_on_the_batch_mean_and_stop_the_gradient_below():
     q, p = Gaussian(mean, torch.zeros(2, 1)), standard_normal((1,), mean)
     inference = Inference((Level(q.mean[None], q, p),), torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 2))
     (above,) = torch.autograd.grad(
-        Objective(free_bits=1.0).loss(elbo(inference), 1.0), mean, retain_graph=True
+        Objective(free_bits=1.0).loss(inference.terms(), 1.0), mean, retain_graph=True
     )
     assert (above != 0).all()  # the first image is below lambda, its batch is not
-    (below,) = torch.autograd.grad(Objective(free_bits=1.1).loss(elbo(inference), 1.0), mean)
+    (below,) = torch.autograd.grad(Objective(free_bits=1.1).loss(inference.terms(), 1.0), mean)
     assert (below == 0).all()
 
 
 def test_without_free_bits_a_negative_monte_carlo_rate_counts():
-    terms = Elbo(torch.tensor(1.0), torch.tensor([-0.5]))
+    terms = Terms(torch.tensor([[1.0]]), torch.tensor([[[-0.5]]]))
     assert Objective().loss(terms, 1.0) == 0.5
 
 

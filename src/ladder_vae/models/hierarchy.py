@@ -3,6 +3,8 @@
 Levels are numbered from the data up: index 0 is z_1, next to the image; index L - 1 is z_L, the top.
 A model is a stack of *rungs*. A rung knows what its level is conditioned on; the walk from the top
 down to the image is written once, here, and serves inference of both pathways and generation.
+Shapes: ``*lead`` stands for the axes before those of a single image's latent, ``(K, B)`` of inference,
+``(n,)`` of generation.
 """
 
 from __future__ import annotations
@@ -16,37 +18,53 @@ from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian, standard_normal
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
-from ladder_vae.models.inference import Generation, Inference, Level
+from ladder_vae.models.inference import Generation, Inference, Level, Terms
 
 ImageShape = tuple[int, int, int]
-Draw = Callable[[int, Gaussian], Tensor]  # z of a level, from its posterior
+#: Chooses the latent of a level, given the state from above and the prior: z, and the Gaussian it is from.
+Pick = Callable[[int, Any, Gaussian], tuple[Tensor, Gaussian]]
 
 
 class Rung(nn.Module):
     """One level: what its prior and posterior are, and what it hands to the level below.
 
-    ``state`` is all that the level sees of the levels above; at the top it is ``None``.
+    The *state* is all that the level sees of the levels above, ``(*lead, ...)``. At the top, and only there,
+    it is ``None``.
 
     Args:
         event_shape: Of one image's z_l.
-        prior_net: The state to p(z_l | z_>l); None where that is N(0, I), at the top.
+        prior_net: The state to p(z_l | z_>l); None at the top, where that is N(0, I).
     """
+
+    zero: Tensor
 
     def __init__(self, event_shape: tuple[int, ...], prior_net: nn.Module | None) -> None:
         super().__init__()
         self.event_shape = event_shape
         self.prior_net = prior_net
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and type
 
-    def prior(self, state: Any, like: Tensor) -> Gaussian:
-        """p(z_l | z_>l), parameters ``(*lead, *event)``; ``like`` lends device and dtype at the top."""
-        return standard_normal(self.event_shape, like) if self.prior_net is None else self.prior_net(state)
+    def prior(self, state: Any) -> Gaussian:
+        """p(z_l | z_>l), parameters ``(*lead, *event)``; at the top ``(*event,)``."""
+        if self.prior_net is None:
+            return standard_normal(self.event_shape, like=self.zero)
+        return self.prior_net(state)
 
     def posterior(self, evidence: Any, state: Any, p: Gaussian) -> Gaussian:
-        """q(z_l | x, z_>l) of top-down inference, given the level's bottom-up evidence."""
+        """q(z_l | x, z_>l) of top-down inference, ``(K, B, *event)``; at the top ``(B, *event)``.
+
+        Args:
+            evidence: What :meth:`TopDown.encode` says of the level, ``(B, ...)``.
+            state: ``(K, B, ...)``; None at the top.
+            p: The level's prior.
+        """
         raise TypeError(f"{type(self).__name__} has no top-down posterior")
 
     def descend(self, state: Any, z: Tensor) -> Any:
-        """State for the level below. In a Markov hierarchy: the sample, and nothing else."""
+        """State for the level below, ``(*lead, ...)``, from this level's and its latent ``(*lead, *event)``.
+
+        In a Markov hierarchy the latent, and nothing else.
+        """
         return z
 
 
@@ -59,7 +77,7 @@ class Hierarchy(nn.Module, ABC):
         likelihood: p(x | z).
     """
 
-    #: Whether every level's rate is a closed-form KL, hence never negative.
+    #: Whether every level's rate is a closed-form KL, hence never negative; else the top level's alone is.
     closed_form_rates: bool
 
     def __init__(
@@ -78,15 +96,39 @@ class Hierarchy(nn.Module, ABC):
     @property
     def event_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of one image's latent on each level."""
-        return tuple(rung.event_shape for rung in self._rungs())
+        return tuple(self.rung(level).event_shape for level in range(self.num_layers))
+
+    def rung(self, level: int) -> Rung:
+        """The rung of a level."""
+        return self.rungs[level]  # type: ignore[return-value]
 
     @abstractmethod
     def encode(self, x: Tensor) -> Any:
         """All that inference computes once an image, however many samples follow."""
 
     @abstractmethod
-    def _infer(self, features: Any, draw: Draw, like: Tensor) -> tuple[Tensor, list[Level]]:
-        """The decoder's output and the levels, from ``encode(x)`` and a way to draw each level's z."""
+    def picks(self, features: Any, noise: Sequence[Tensor]) -> Pick:
+        """How inference chooses each level's latent.
+
+        Args:
+            features: ``encode(x)``.
+            noise: Standard-normal noise of each level, ``(K, B, *event)``.
+        """
+
+    def walk(self, pick: Pick) -> tuple[Tensor, tuple[Level, ...]]:
+        """From the top to the image: at each level form the prior, pick the latent, descend.
+
+        Returns:
+            The decoder's output, ``(*lead, C, H, W)``, and the levels, z_1 first.
+        """
+        state, levels = None, []
+        for level in reversed(range(self.num_layers)):
+            rung = self.rung(level)
+            p = rung.prior(state)
+            z, q = pick(level, state, p)
+            levels.append(Level(z, q, p, closed_form=self.closed_form_rates or state is None))
+            state = rung.descend(state, z)
+        return self.decoder(state), tuple(reversed(levels))
 
     def infer(
         self,
@@ -94,7 +136,6 @@ class Hierarchy(nn.Module, ABC):
         num_samples: int = 1,
         *,
         noise: Sequence[Tensor] | None = None,
-        latents: Sequence[Tensor] | None = None,
         features: Any = None,
     ) -> Inference:
         """Draw the latents of images from the posterior.
@@ -104,27 +145,24 @@ class Hierarchy(nn.Module, ABC):
             num_samples: Draws K per image.
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
                 (see :meth:`draw_noise`); its K then counts.
-            latents: z of each level, ``(K, B, *event)``, in place of a draw: what posterior and prior say of
-                these.
             features: ``encode(x)``, where it is at hand from an earlier call.
         """
         features = self.encode(x) if features is None else features
-        if latents is not None:
-            params, levels = self._infer(features, lambda level, q: latents[level], x)
-        else:
-            eps = noise or self.draw_noise(num_samples, len(x), like=x)
-            params, levels = self._infer(features, lambda level, q: q.rsample(eps[level]), x)
-        return Inference(tuple(levels), params, self.likelihood.log_prob(params, x))
+        noise = noise or self.draw_noise(num_samples, len(x), like=x)
+        params, levels = self.walk(self.picks(features, noise))
+        return Inference(levels, params, self.likelihood.log_prob(params, x))
 
-    def log_joint(self, x: Tensor, latents: Sequence[Tensor]) -> Tensor:
-        """log p(x, z) of given latents, nats, ``(K, B)``.
+    def terms(self, x: Tensor, noise: Sequence[Tensor], *, monte_carlo: bool = False) -> Terms:
+        """Distortion and rates of images, which training and evaluation go by.
+
+        A model of very many levels may estimate its rates from a few of them; here they are of :meth:`infer`.
 
         Args:
             x: Images ``(B, C, H, W)`` with binarized values in {0, 1}.
-            latents: z of each level, ``(K, B, *event)``.
+            noise: Standard-normal noise of each level, ``(K, B, *event)``.
+            monte_carlo: Whether rates are log q - log p of the draws where a closed form exists.
         """
-        params, walked = self._walk(lambda level, state, p: latents[level], x)
-        return self.likelihood.log_prob(params, x) + torch.stack([p.log_prob(z) for z, p in walked]).sum(0)
+        return self.infer(x, noise=noise).terms(monte_carlo=monte_carlo)
 
     @torch.no_grad()
     def generate(
@@ -152,20 +190,18 @@ class Hierarchy(nn.Module, ABC):
         for level in {*hold, *temperature, *noise}:
             if not 0 <= level < self.num_layers:
                 raise ValueError(f"level {level} does not exist: levels are 0 to {self.num_layers - 1}")
-        like = next(self.parameters())
         missing = any(level not in hold and level not in noise for level in range(self.num_layers))
         # all levels or none, so that holding one does not change what is drawn for another
+        like = next(self.parameters())
         fresh = self.draw_noise(1, n, like=like, generator=generator) if missing else []
 
-        def choose(level: int, state: Any, p: Gaussian) -> Tensor:
+        def pick(level: int, state: Any, p: Gaussian) -> tuple[Tensor, Gaussian]:
             if level in hold:
-                return hold[level]
+                return hold[level], p
             e = noise[level] if level in noise else fresh[level][0]
-            return p.mean + temperature.get(level, 1.0) * p.std * e
+            return p.mean + temperature.get(level, 1.0) * p.std * e, p
 
-        params, walked = self._walk(choose, like)
-        z, p = zip(*walked, strict=True)
-        return Generation(params, z, p)
+        return Generation(*self.walk(pick))
 
     def draw_noise(
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
@@ -179,27 +215,6 @@ class Hierarchy(nn.Module, ABC):
             for event in self.event_shapes
         ]
 
-    def _rungs(self) -> list[Rung]:
-        return list(self.rungs)  # type: ignore[arg-type]
-
-    def _walk(
-        self, choose: Callable[[int, Any, Gaussian], Tensor], like: Tensor
-    ) -> tuple[Tensor, list[tuple[Tensor, Gaussian]]]:
-        """From the top to the image: at each level form the prior, let ``choose`` name z, descend.
-
-        Returns:
-            The decoder's output, and (z, p) of each level, index 0 next to the data.
-        """
-        state = None
-        walked: list[tuple[Tensor, Gaussian]] = []
-        for level in reversed(range(self.num_layers)):
-            rung = self._rungs()[level]
-            p = rung.prior(state, like)
-            z = choose(level, state, p)
-            state = rung.descend(state, z)
-            walked.append((z, p))
-        return self.decoder(state), walked[::-1]
-
 
 class TopDown(Hierarchy):
     """q(z | x) = q(z_L | x) prod_l q(z_l | z_>l, x): inference takes the generative model's own path."""
@@ -208,17 +223,14 @@ class TopDown(Hierarchy):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Sequence[Any]:
-        """Bottom-up evidence of each level."""
+        """Bottom-up evidence of each level, ``(B, ...)``."""
 
-    def _infer(self, features: Sequence[Any], draw: Draw, like: Tensor) -> tuple[Tensor, list[Level]]:
-        posteriors: dict[int, Gaussian] = {}
+    def picks(self, features: Sequence[Any], noise: Sequence[Tensor]) -> Pick:
+        def pick(level: int, state: Any, p: Gaussian) -> tuple[Tensor, Gaussian]:
+            q = self.rung(level).posterior(features[level], state, p)
+            return q.rsample(noise[level]), q
 
-        def choose(level: int, state: Any, p: Gaussian) -> Tensor:
-            posteriors[level] = self._rungs()[level].posterior(features[level], state, p)
-            return draw(level, posteriors[level])
-
-        params, walked = self._walk(choose, like)
-        return params, [Level(z, posteriors[level], p) for level, (z, p) in enumerate(walked)]
+        return pick
 
 
 class BottomUp(Hierarchy):
@@ -232,21 +244,15 @@ class BottomUp(Hierarchy):
 
     @abstractmethod
     def recognize(self, level: int, below: Tensor) -> Gaussian:
-        """q(z_1 | x) for level 0, from ``x``; q(z_l | z_{l-1}) above, from the sample below."""
+        """q(z_1 | x) for level 0, from images ``(B, C, H, W)``; q(z_l | z_{l-1}) above, from a sample."""
 
     def encode(self, x: Tensor) -> Gaussian:
         """q(z_1 | x), the only posterior that no sample goes into."""
         return self.recognize(0, x)
 
-    def _infer(self, features: Gaussian, draw: Draw, like: Tensor) -> tuple[Tensor, list[Level]]:
-        posteriors = [features]
-        samples = [draw(0, features)]
+    def picks(self, features: Gaussian, noise: Sequence[Tensor]) -> Pick:
+        posteriors, samples = [features], [features.rsample(noise[0])]
         for level in range(1, self.num_layers):
             posteriors.append(self.recognize(level, samples[-1]))
-            samples.append(draw(level, posteriors[level]))
-
-        params, walked = self._walk(lambda level, state, p: samples[level], like)
-        return params, [
-            Level(z, q, p, closed_form=level == self.num_layers - 1)
-            for level, ((z, p), q) in enumerate(zip(walked, posteriors, strict=True))
-        ]
+            samples.append(posteriors[level].rsample(noise[level]))
+        return lambda level, state, p: (samples[level], posteriors[level])

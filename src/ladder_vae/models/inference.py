@@ -1,11 +1,12 @@
 """What a model says of images: latents, posteriors and priors by level, and what follows from them.
 
-Levels are numbered from the data up: index 0 is z_1.
+Levels are numbered from the data up: index 0 is z_1. Axes: K posterior samples, B images, L levels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +16,11 @@ from ladder_vae.maths.gaussian import Gaussian
 
 @dataclass(frozen=True)
 class Level:
-    """One latent level under the posterior.
+    """One latent level on the way from the top to the image.
 
     Args:
-        z: The sample, ``(K, B, *event)``.
-        q: The Gaussian it was drawn from.
+        z: The latent, ``(K, B, *event)``; ``(n, *event)`` where images are generated.
+        q: The Gaussian it was drawn from: the posterior; where images are generated, ``p`` itself.
         p: What the generative model expects there, given the levels above.
         closed_form: Whether ``p`` was settled before ``z`` was drawn. Only then is KL(q || p) the
             level's rate: a ``p`` that reads levels drawn from ``z`` moves with it.
@@ -47,6 +48,32 @@ class Level:
         return self.q.unit_log_prob(self.z) - self.p.unit_log_prob(self.z)
 
 
+class Terms(NamedTuple):
+    """The two parts of minus the ELBO, nats per image.
+
+    Args:
+        distortion: -log p(x | z), ``(K, B)``; a mean over draws and images, ``()``.
+        rates: Rate of each level, z_1 first, ``(L, K, B)``; means, ``(L,)``.
+    """
+
+    distortion: Tensor
+    rates: Tensor
+
+    @property
+    def rate(self) -> Tensor:
+        """Rate of all levels together, the shape of ``distortion``."""
+        return self.rates.sum(0)
+
+    @property
+    def elbo(self) -> Tensor:
+        """-(rate + distortion), the shape of ``distortion``; higher is better."""
+        return -(self.rate + self.distortion)
+
+    def mean(self) -> Terms:
+        """Means over draws and images."""
+        return Terms(self.distortion.mean(), self.rates.mean((1, 2)))
+
+
 @dataclass(frozen=True)
 class Inference:
     """What a model says of ``B`` images from ``K`` posterior samples each.
@@ -67,6 +94,10 @@ class Inference:
             [level.rate(monte_carlo=monte_carlo).expand_as(self.log_px) for level in self.levels]
         )
 
+    def terms(self, *, monte_carlo: bool = False) -> Terms:
+        """Distortion and rates; ``monte_carlo`` replaces closed-form rates by log q - log p."""
+        return Terms(-self.log_px, self.rates(monte_carlo=monte_carlo))
+
     def log_weights(self) -> Tensor:
         """Importance log-weights log p(x, z) - log q(z | x), nats, ``(K, B)``."""
         return self.log_px - self.rates(monte_carlo=True).sum(0)
@@ -78,39 +109,18 @@ class Generation:
 
     Args:
         params: Decoder output, ``(n, C, H, W)``; logits for Bernoulli pixels.
-        z: Sample of each level, ``(n, *event)``.
-        p: Prior of each level, given the levels above.
+        levels: Latent and prior of each, ``levels[0]`` is z_1.
     """
 
     params: Tensor
-    z: tuple[Tensor, ...]
-    p: tuple[Gaussian, ...]
-
-
-@dataclass(frozen=True)
-class Elbo:
-    """The ELBO of a batch and its parts, all in nats per image, means over images and samples.
-
-    Args:
-        distortion: -E_q[log p(x | z)], shape ``()``.
-        rates: Rate of each level, ``(L,)``; index 0 is z_1.
-    """
-
-    distortion: Tensor
-    rates: Tensor
+    levels: tuple[Level, ...]
 
     @property
-    def rate(self) -> Tensor:
-        """Total rate, shape ``()``."""
-        return self.rates.sum()
+    def z(self) -> tuple[Tensor, ...]:
+        """Latent of each level, ``(n, *event)``."""
+        return tuple(level.z for level in self.levels)
 
     @property
-    def elbo(self) -> Tensor:
-        """-(rate + distortion), shape ``()``; higher is better."""
-        return -(self.rate + self.distortion)
-
-
-def elbo(inference: Inference, *, monte_carlo: bool = False) -> Elbo:
-    """Batch means of distortion and rates; ``monte_carlo`` replaces closed-form rates by log q - log p."""
-    rates = inference.rates(monte_carlo=monte_carlo)  # (L, K, B)
-    return Elbo(-inference.log_px.mean(), rates.mean((1, 2)))
+    def p(self) -> tuple[Gaussian, ...]:
+        """Prior of each level, given the levels above."""
+        return tuple(level.p for level in self.levels)

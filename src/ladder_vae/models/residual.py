@@ -66,7 +66,7 @@ class WeightedRung(StreamRung):
     """The posterior is the precision-weighted product of what was read and the prior, as in a ladder."""
 
     def merge(self, e: Gaussian, p: Gaussian) -> Gaussian:
-        return e if self.prior_net is None else product(e, p)
+        return e if self.query is None else product(e, p)
 
 
 class RelativeRung(StreamRung):

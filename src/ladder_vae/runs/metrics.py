@@ -19,7 +19,7 @@ def named_terms(stage: str, terms: Any) -> dict[str, Any]:
 
     Args:
         stage: First part of every name.
-        terms: An :class:`~ladder_vae.models.inference.Elbo`.
+        terms: Means of :class:`~ladder_vae.models.inference.Terms`.
     """
     return {
         f"{stage}/elbo": terms.elbo,

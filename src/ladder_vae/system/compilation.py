@@ -55,7 +55,7 @@ def compiled(
 
     Args:
         doubt: Called once, with what was compiled and the first arguments. What it returns says why it
-            cannot be trusted; an empty string: it can (:mod:`ladder_vae.self_check`).
+            cannot be trusted; an empty string: it can (:mod:`ladder_vae.system.self_check`).
     """
     if compiler() is None:
         warn("no C++ compiler was found (g++, clang++, CXX); going on without compilation, more slowly")

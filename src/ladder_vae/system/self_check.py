@@ -33,8 +33,8 @@ def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
 
     Args:
         model: The model that the compiled step trains.
-        make: Gives the plain step of a model: a function of images, beta and noise. Its result is a vector of
-            loss, distortion and the rate of each level.
+        make: Gives the plain step of a model: a function of images, beta and noise. Its result has a
+            ``loss``, a ``distortion`` and ``rates`` of the levels.
 
     Returns:
         A function of what was compiled and of the arguments of its first call. It says in words what
@@ -46,9 +46,9 @@ def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
         x, beta, *noise = arguments
         values = function(x, torch.ones_like(beta), *noise)
         weights = {name: weight for name, weight in of.named_parameters() if weight.requires_grad}
-        found = torch.autograd.grad(values[0], list(weights.values()), allow_unused=True)
-        named = {"the loss": values[0], "the distortion": values[1]}
-        named |= {f"the rate of z{level}": rate for level, rate in enumerate(values[2:], start=1)}
+        found = torch.autograd.grad(values.loss, list(weights.values()), allow_unused=True)
+        named = {"the loss": values.loss, "the distortion": values.distortion}
+        named |= {f"the rate of z{level}": rate for level, rate in enumerate(values.rates, start=1)}
         return named, {
             f"the gradient of {name}": torch.zeros_like(weight) if gradient is None else gradient
             for (name, weight), gradient in zip(weights.items(), found, strict=True)

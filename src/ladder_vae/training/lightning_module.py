@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -15,13 +15,12 @@ from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.maths.bounds import mean_bound
 from ladder_vae.maths.image_quality import reconstruction_quality
 from ladder_vae.models.hierarchy import Hierarchy
-from ladder_vae.models.inference import Elbo, elbo
-from ladder_vae.runs.metrics import named_terms
+from ladder_vae.models.inference import Terms
+from ladder_vae.runs.metrics import named_terms, z_name
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.system.self_check import step_doubt
-from ladder_vae.training.importance import GRADIENTS
 from ladder_vae.training.objective import Objective
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
@@ -66,9 +65,9 @@ class HierarchicalVAE(L.LightningModule):
         self.seed = seed
         self.compile_step = compile
         self._values = self._plain_values(model)
-        self._recent: list[Tensor] = []  # (2 + L,) loss, distortion, rates of each step since last read
+        self._recent: list[StepValues] = []  # of each step since they were last read
 
-    def _plain_values(self, model: Hierarchy) -> Callable[..., Tensor]:
+    def _plain_values(self, model: Hierarchy) -> Callable[..., StepValues]:
         return batch_values(model, self.objective)
 
     def configure_optimizers(self) -> Any:
@@ -98,22 +97,22 @@ class HierarchicalVAE(L.LightningModule):
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
         # The noise is drawn outside, so that the compiled step sees the same as the plain one.
         noise = self.model.draw_noise(self.objective.importance_samples, len(x), like=x)
-        values = self._values(x, x.new_full((), beta), *noise)  # (2 + L,)
-        self._recent.append(values.detach())
+        values = self._values(x, x.new_full((), beta), *noise)
+        self._recent.append(StepValues(values.loss.detach(), values.distortion, values.rates))
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
             self._read_recent(beta)
-        return values[0]
+        return values.loss
 
     def _read_recent(self, beta: float) -> None:
         """Bring the values of the last steps to the host: check that they are finite, log their means."""
-        recent = torch.stack(self._recent).cpu()  # (steps, 2 + L)
-        losses, values = recent[:, 0], recent[:, 1:]
+        losses, distortions, rates = (torch.stack(each).cpu() for each in zip(*self._recent, strict=True))
         self._recent.clear()
-        if not values.isfinite().all():
-            first = int((~values.isfinite()).any(1).nonzero()[0])
-            step = self.global_step + 1 - len(values) + first  # zero-based, this step is not counted yet
-            raise _diverged(f"at step {step}", values[first])
-        terms = Elbo(values[:, 0].mean(), values[:, 1:].mean(0))
+        finite = distortions.isfinite() & rates.isfinite().all(1)  # (steps,)
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            step = self.global_step + 1 - len(finite) + first  # zero-based, this step is not counted yet
+            raise _diverged(f"at step {step}", Terms(distortions[first], rates[first]))
+        terms = Terms(distortions.mean(), rates.mean(0))
         metrics = named_terms("train", terms)
         metrics["train/loss"] = losses.mean()
         metrics["train/beta"] = beta
@@ -149,10 +148,9 @@ class HierarchicalVAE(L.LightningModule):
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
         with torch.autocast(x.device.type, enabled=False):  # half precision flatters
             inference = self.model.infer(x, self.objective.importance_samples)
-        terms = elbo(inference)
-        values = torch.cat([terms.distortion[None], terms.rates])
-        if not values.isfinite().all():
-            raise _diverged(f"in validation after step {self.global_step}", values)
+        terms = inference.terms().mean()
+        if not (terms.distortion.isfinite() & terms.rates.isfinite().all()):
+            raise _diverged(f"in validation after step {self.global_step}", terms)
         self.log_dict(named_terms("val", terms), batch_size=len(x))
         self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
         # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
@@ -178,23 +176,38 @@ class HierarchicalVAE(L.LightningModule):
         with torch.autocast(x.device.type, enabled=False):
             inference = self.model.infer(x)
         mse, ssim = reconstruction_quality(self.model.likelihood.mean(inference.params[0]), x)
-        metrics = {**named_terms("test", elbo(inference)), "test/mse": mse.mean(), "test/ssim": ssim.mean()}
+        metrics = {
+            **named_terms("test", inference.terms().mean()),
+            "test/mse": mse.mean(),
+            "test/ssim": ssim.mean(),
+        }
         self.log_dict(metrics, batch_size=len(x))
 
 
-def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., Tensor]:
-    """The objective as a function of images, beta and noise: loss, distortion, then rates, ``(2 + L,)``."""
+class StepValues(NamedTuple):
+    """What a training step computes, nats per image.
 
-    def values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
-        terms = elbo(model.infer(x, noise=noise), monte_carlo=objective.monte_carlo_rates)
-        return torch.cat([objective.loss(terms, beta)[None], terms.distortion[None], terms.rates])
+    Args:
+        loss: What is minimized, ``()``; the only part with a gradient.
+        distortion: Mean over draws and images, ``()``.
+        rates: The same of each level, ``(L,)``.
+    """
 
-    def importance_values(x: Tensor, beta: Tensor, *noise: Tensor) -> Tensor:
-        inference, loss = GRADIENTS[objective.importance_gradient](model, x, noise)
-        terms = elbo(inference, monte_carlo=True)
-        return torch.cat([loss[None], terms.distortion.detach()[None], terms.rates.detach()])
+    loss: Tensor
+    distortion: Tensor
+    rates: Tensor
 
-    return importance_values if objective.importance_samples > 1 else values
+
+def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepValues]:
+    """The training step as a function of images, beta and the noise of each level, which may be compiled."""
+    monte_carlo = objective.monte_carlo_rates or objective.importance_samples > 1
+
+    def values(x: Tensor, beta: Tensor, *noise: Tensor) -> StepValues:
+        terms = model.terms(x, noise, monte_carlo=monte_carlo)
+        means = terms.mean()
+        return StepValues(objective.loss(terms, beta), means.distortion.detach(), means.rates.detach())
+
+    return values
 
 
 def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
@@ -221,7 +234,8 @@ def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ..
     return 5 * sum(weights.values()) + saved * width // 4
 
 
-def _diverged(where: str, values: Tensor) -> UserError:
-    names = ["the distortion", *(f"the rate of z{level}" for level in range(1, len(values)))]
-    broken = [name for name, value in zip(names, values, strict=True) if not value.isfinite()]
+def _diverged(where: str, terms: Terms) -> UserError:
+    broken = [] if terms.distortion.isfinite() else ["the distortion"]
+    levels = (~terms.rates.isfinite()).nonzero()[:, 0].tolist()
+    broken += [f"the rate of {z_name(level)}" for level in levels]
     return UserError(f"the loss is not finite {where}: {', '.join(broken)}; {REMEDY}")
