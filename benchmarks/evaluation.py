@@ -42,7 +42,7 @@ def bounds(
     parts = []
     for start in range(0, len(indices), settings.images_per_pass):
         batch = indices[start : start + settings.images_per_pass]
-        x = data.binary("test", batch).to(dtype)
+        x = data.observe("test", batch).to(dtype)
         parts.append(image_statistics(model, x, batch, settings, weigh).log_px[:, -1])
     return torch.cat(parts)
 

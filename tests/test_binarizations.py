@@ -19,23 +19,23 @@ def metrics(run):
 def test_the_first_draw_is_that_of_training_and_the_others_are_draws_too(npz):
     data = Npz(path=str(npz), val_size=8)
     for split, count in (("test", 24), ("val", 8), ("train", 32)):
-        first, *others = (data.binary(split, range(count), draw) for draw in range(5))
-        assert torch.equal(first, data.binary(split, range(count)))
-        assert torch.equal(others[1], Npz(path=str(npz), val_size=8).binary(split, range(count), 2))
+        first, *others = (data.observe(split, range(count), draw) for draw in range(5))
+        assert torch.equal(first, data.observe(split, range(count)))
+        assert torch.equal(others[1], Npz(path=str(npz), val_size=8).observe(split, range(count), 2))
         for other in others:
             assert set(other.unique().tolist()) == {0.0, 1.0}
             assert (
                 0.2 < (other - first).abs().mean() < 0.45
             )  # gray levels are uniform: a third of pixels moves
     with pytest.raises(ValueError, match="binarization=static has one draw of the pixels"):
-        Npz(path=str(npz), val_size=8, binarization="static").binary("test", [0], 1)
-    split = data.binary("test", range(24), 1)
-    assert torch.equal(data.binary("test", [3, 17], 1), split[[3, 17]])  # whatever is looked at beside it
+        Npz(path=str(npz), val_size=8, binarization="static").observe("test", [0], 1)
+    split = data.observe("test", range(24), 1)
+    assert torch.equal(data.observe("test", [3, 17], 1), split[[3, 17]])  # whatever is looked at beside it
 
 
 def test_pixels_are_drawn_with_their_gray_levels():
     data = MNIST()
-    mean = torch.stack([data.binary("test", range(200), draw) for draw in range(1, 41)]).mean(0)
+    mean = torch.stack([data.observe("test", range(200), draw) for draw in range(1, 41)]).mean(0)
     gray = data.source.test[:200].double() / 255
     error = (gray * (1 - gray) / 40).sqrt()
     assert torch.equal(mean[error == 0].double(), gray[error == 0])

@@ -66,10 +66,10 @@ def test_training_images_are_warped_in_the_epochs_that_ask_for_it(npz):
 
 def test_a_training_image_to_evaluate_has_the_same_pixels_in_any_company(npz):
     data = Npz(path=str(npz), val_size=6)
-    pair = data.binary("train", [3, 5])
-    assert torch.equal(pair[1:], data.binary("train", [5]))
+    pair = data.observe("train", [3, 5])
+    assert torch.equal(pair[1:], data.observe("train", [5]))
     gray = data.split("train")[:9]
-    assert set(data.binary("train", range(9))[(gray > 0) & (gray < 255)].unique().tolist()) == {0.0, 1.0}
+    assert set(data.observe("train", range(9))[(gray > 0) & (gray < 255)].unique().tolist()) == {0.0, 1.0}
 
 
 def test_static_is_one_draw_whatever_the_seed_and_the_split(npz):

@@ -56,7 +56,7 @@ def tiles(figure, rows, columns, height, width):
 def test_a_runs_pictures_are_its_model_on_its_test_images(train, npz, drawn):
     run = train("data.val_size=8")
     data, model = Npz(path=str(npz), val_size=8), load_run(run).model
-    x = data.binary("test", data.gallery(10))
+    x = data.observe("test", data.gallery(10))
     torch.manual_seed(0)
     with torch.no_grad():
         reconstructions = torch.sigmoid(model.infer(x).params[0])

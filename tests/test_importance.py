@@ -224,7 +224,7 @@ def test_validation_images_are_evaluated_under_their_own_name(residual, command)
     assert len(recorded.Scalars("val/elbo")) == 2
     assert recorded.Scalars("val/log_px/K=20")[-1].value == pytest.approx(metrics["val/log_px/K=20"])
     subject = load_subject(run, "best", source="val")
-    x = subject.data.binary("val", range(12))
+    x = subject.data.observe("val", range(12))
     statistics = image_statistics(subject.run.model, x, range(12), Settings(20, (20,)))
     assert statistics.log_px.mean().item() == pytest.approx(metrics["val/log_px/K=20"], abs=1e-4)
     assert command("evaluate", f"run={run}", "num_samples=40", "split=train", "images=12", "k=[40]")[0] == 0

@@ -39,7 +39,7 @@ def build(cls):
 
 def test_labels_follow_their_images(halves):
     for split in ("train", "val", "test"):
-        x = halves.binary(split, range(len(halves.split(split))))
+        x = halves.observe(split, range(len(halves.split(split))))
         left = x[:, 0, 2:, :4].mean((1, 2)) > 0.5
         assert torch.equal(halves.labels(split), torch.where(left, 3, 7))
     assert len(halves.labels("train")) == 200
@@ -49,7 +49,7 @@ def test_readings_agree_with_the_model(halves):
     model = build(LadderVAE)
     index = [4, 0, 9]
     readings = read_levels(model, halves, "test", index, seed=1)
-    x = halves.binary("test", index)
+    x = halves.observe("test", index)
     # the top level's posterior reads the image alone
     torch.testing.assert_close(readings.means[2], model.encode(x)[2].mean)
     assert readings.rates.shape == (3, 3)
@@ -93,7 +93,7 @@ def test_influence_by_hand(halves):
     assert influence.kept is None
     with torch.no_grad():
         generator = torch.Generator().manual_seed(stream_seed(9, "influence"))
-        x = halves.binary("test", [3])
+        x = halves.observe("test", [3])
         one, other = (
             model.infer(x, noise=model.draw_noise(1, 1, like=x, generator=generator)) for _ in range(2)
         )
@@ -101,7 +101,7 @@ def test_influence_by_hand(halves):
         code = [(level.z[0] - level.p.mean[0]) / level.p.std[0] for level in one.levels[:2]]
         code.append(one.levels[2].z[0])
         fresh = [torch.randn(e.shape, generator=generator) for e in code]
-        changed = model.generate(1, noise={0: fresh[0], 1: code[1], 2: code[2]}).params.sigmoid()
+        changed = model.generate(1, noise={0: fresh[0], 1: code[1], 2: code[2]}).mean
     for column, image in ((4, again), (0, changed)):
         expected = {
             "pixel_change": (image - base).abs().mean(),
@@ -209,7 +209,7 @@ def test_the_judge_is_trained_once_and_kept(halves, tmp_path):
     judge = trained_classifier(halves, tmp_path / "judge", told.append)
     assert judge.accuracy == 1.0
     assert judge.test_images == 80
-    images = halves.binary("test", range(80))
+    images = halves.observe("test", range(80))
     assert torch.equal(judge.predict(images), halves.labels("test"))
     again = trained_classifier(halves, tmp_path / "judge", told.append)
     assert len(told) == 1
@@ -236,7 +236,7 @@ def test_the_judge_is_of_images_and_labels(halves, tmp_path):
     arrays |= {name: 10 - arrays[name] for name in ("y_train", "y_test")}  # 3 and 7 change places
     np.savez(tmp_path / "swapped.npz", **arrays)
     second = trained_classifier(Npz(str(tmp_path / "swapped.npz"), val_size=40), tmp_path / "judge")
-    images = halves.binary("test", range(80))
+    images = halves.observe("test", range(80))
     assert torch.equal(second.predict(images), 10 - first.predict(images))
     assert len(list((tmp_path / "judge").iterdir())) == 2
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import BottomUp, Rung, TopDown
 
 PIXELS = 3
@@ -63,7 +64,13 @@ class Decode(torch.nn.Module):
         return B * z[..., None, None, :]  # (K, B, 1, 1, pixels)
 
 
-class NormalPixels:
+class NormalPixels(Likelihood):
+    def prepare(self, images):
+        return images.double()
+
+    def sample(self, params, generator=None):
+        return params + T * torch.randn(params.shape, generator=generator, dtype=params.dtype)
+
     def log_prob(self, params, x):
         return Gaussian(params, torch.full_like(params, 2 * math.log(T)), 3).log_prob(x)
 

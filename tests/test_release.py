@@ -90,7 +90,7 @@ def test_the_models_of_the_package_are_small():
 def test_a_model_of_the_package_gives_its_stored_figures(name):
     stored = json.loads((RELEASES / name / "metrics.json").read_text())
     subject = load_subject(name, "best", images=100)
-    x = subject.data.binary("test", subject.indices)
+    x = subject.data.observe("test", subject.indices)
     found = image_statistics(subject.run.model, x, subject.indices, Settings(10, (1, 10)))
     assert found.elbo.mean().item() == pytest.approx(stored["test_100/elbo"], abs=5e-3)
     assert found.log_px.mean(0).tolist() == pytest.approx(

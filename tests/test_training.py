@@ -83,7 +83,7 @@ def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch
     monkeypatch.setattr(fit, "mean_elbo", record)
     run = train("data.val_size=8", "data.warp=0.2", "data.eval_batch_size=7", "optimizer.lr=0.05")
     metrics, loaded = json.loads((run / "metrics.json").read_text()), load_run(run)
-    x = Npz(path=str(npz), val_size=8).binary("train", [i * 32 // 20 for i in range(20)])
+    x = Npz(path=str(npz), val_size=8).observe("train", [i * 32 // 20 for i in range(20)])
     torch.manual_seed(stream_seed(loaded.config["seed"], "train_eval"))
     with torch.no_grad():
         terms = [loaded.model.infer(batch) for batch in x.split(7)]

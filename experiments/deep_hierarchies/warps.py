@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae.data.batches import draw_binary
 from ladder_vae.data.warping import warp
 from ladder_vae.drawing import image_grids
 from ladder_vae.runs.opened import load_subject
@@ -26,7 +25,8 @@ STRENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)
 def elbo(model, gray):
     """Nats per image, one draw of pixels and latents each."""
     torch.manual_seed(0)
-    x = draw_binary(gray, torch.Generator().manual_seed(0)).float()
+    pixel = model.likelihood
+    x = pixel.prepare(pixel.draw(gray, torch.Generator().manual_seed(0)))
     return torch.cat([model.infer(part).log_weights()[0] for part in x.split(500)]).mean().item()
 
 

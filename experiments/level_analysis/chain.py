@@ -46,7 +46,7 @@ def main(paths):
     """Walk from noise and from test images with each model."""
     data = MNIST(val_size=0)
     judge = trained_classifier(data, Path("~/.cache/ladder_vae").expanduser())
-    digits = data.binary("test", range(0, 10_000, 10_000 // CHAINS))
+    digits = data.observe("test", range(0, 10_000, 10_000 // CHAINS))
     noise = torch.full_like(digits, 0.5)
     for number, path in enumerate(paths):
         torch.manual_seed(0)

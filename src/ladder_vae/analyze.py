@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
         print(path / "analysis.html")
 
     fits = partial(check, settings=settings)
-    failed = over_runs(own_copy(cfg.run), cfg.checkpoint, cfg.images, work, fits)
+    failed = over_runs(own_copy(cfg.run), cfg.checkpoint, cfg.images, work, fits, trust=cfg.trust)
     if failed:
         raise UserError(f"{failed} could not be analyzed")
 

@@ -47,7 +47,7 @@ def run(cfg: DictConfig) -> None:
 
     root = own_copy(cfg.run)
     try:
-        failed = over_runs(root, cfg.checkpoint, cfg.images, work, check, cfg.split)
+        failed = over_runs(root, cfg.checkpoint, cfg.images, work, check, cfg.split, cfg.trust)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(root)

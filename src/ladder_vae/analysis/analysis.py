@@ -163,7 +163,7 @@ def _sections(
     model, data, readings = subject.run.model, subject.data, analysis.readings
     noun = "digit" if isinstance(data, MNIST) else "class"
     shown = list(settings.show) if settings.show else data.gallery(SHOWN)
-    x = data.binary("test", shown).to(next(model.parameters()).device)
+    x = data.observe("test", shown).to(next(model.parameters()).device)
     gallery = manipulations.open_gallery(model, x, settings.seed, directory)
 
     units, depth = readings.unit_rates, model.num_layers

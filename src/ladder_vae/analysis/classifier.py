@@ -81,7 +81,7 @@ def trained_classifier(
     announce(f"training the classifier that judges images, once, for {path}")
     _train(net, data, torch.searchsorted(classes, train))
     classifier = Classifier(net.eval(), classes, 0.0, len(test))
-    right = classifier.predict(_expected(data, data.source.test)) == test
+    right = classifier.predict(data.expected("test")) == test
     classifier = replace(classifier, accuracy=float(right.double().mean()))
     _write(path, {"weights": net.state_dict(), "accuracy": classifier.accuracy})
     return classifier
@@ -128,7 +128,7 @@ def _network(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
 
 
 def _train(net: nn.Module, data: ImageData, targets: Tensor) -> None:
-    images = _expected(data, data.source.train)
+    images = data.expected("train")
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     batches = -(-len(images) // BATCH)
     epochs = max(EPOCHS, -(-LEAST_STEPS // batches))  # few images are seen more often
@@ -142,8 +142,3 @@ def _train(net: nn.Module, data: ImageData, targets: Tensor) -> None:
             F.cross_entropy(net(images[index]), targets[index]).backward()
             optimizer.step()
             schedule.step()
-
-
-def _expected(data: ImageData, images: Tensor) -> Tensor:
-    """Mean of the binarized image, float ``(n, C, H, W)`` in [0, 1]."""
-    return images.ge(128).float() if data.binarization == "threshold" else images.float() / 255

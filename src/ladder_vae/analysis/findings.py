@@ -73,7 +73,10 @@ def _show_in_tensorboard(
             link.unlink()
     for earlier in path.glob("[0-9]*/z[0-9]*"):  # which would stay beside the new
         shutil.rmtree(earlier)
-    x = 1 - subject.data.binary("test", subject.indices)  # dark on light, to be told from the background
+    observed = subject.data.observe("test", subject.indices)
+    x = 1 - subject.run.model.likelihood.intensities(
+        observed
+    )  # dark on light, to be told from the background
     size = max(x.shape[2:])
     x = F.pad(x, (0, size - x.shape[3], 0, size - x.shape[2]), value=1.0)  # it takes square ones only
     images = x if math.ceil(math.sqrt(len(x))) * size <= SPRITE else None

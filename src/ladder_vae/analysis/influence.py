@@ -52,7 +52,7 @@ def measure_influence(
     parts, kept = [], []
     for start in range(0, len(index), CHUNK):
         chosen = list(index[start : start + CHUNK])
-        x = data.binary("test", chosen).to(device)
+        x = data.observe("test", chosen).to(device)
         features = model.encode(x)
         drawn = [_draw(model, x, features, judge, generator) for _ in range(draws)]
         parts.append(

@@ -44,7 +44,7 @@ class Gallery:
 
     Args:
         model: In eval mode.
-        x: Binary test images to show, ``(n, C, H, W)``, on the model's device.
+        x: Test images to show, ``(n, C, H, W)``, on the model's device.
         code: One posterior sample of each.
         seed: Of all that is drawn.
         directory: Where files go.
@@ -55,6 +55,11 @@ class Gallery:
     code: Code
     seed: int
     directory: Path
+
+    @property
+    def originals(self) -> Tensor:
+        """The images as intensities in [0, 1]."""
+        return self.model.likelihood.intensities(self.x)
 
     def generator(self, *keys: int | str) -> torch.Generator:
         """A source of draws, the same for the same keys."""
@@ -76,7 +81,7 @@ def open_gallery(model: Hierarchy, x: Tensor, seed: int, directory: Path) -> Gal
 def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
     """Every level drawn anew, for the same few images."""
     some = [e[:GLANCE_IMAGES] for e in gallery.code]
-    x, reconstruction = to_bytes(gallery.x[:GLANCE_IMAGES]), gallery.render(some)
+    x, reconstruction = to_bytes(gallery.originals[:GLANCE_IMAGES]), gallery.render(some)
     rows = {}
     for level in reversed(levels):
         draws = _draws(gallery, some, level, GLANCE_DRAWS)  # (draws, n, H, W)
@@ -101,7 +106,7 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
 def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
     """Reconstructions from the top levels only."""
     depth = gallery.model.num_layers
-    rows = {"test image": to_bytes(gallery.x), "all levels kept": gallery.render(gallery.code)}
+    rows = {"test image": to_bytes(gallery.originals), "all levels kept": gallery.render(gallery.code)}
     drawn = resample(gallery.code, *range(depth), generator=gallery.generator("fewer"))
     for lowest in [level + 1 for level in levels]:
         kept = (
@@ -137,7 +142,7 @@ def resampled(gallery: Gallery, level: int) -> Picture:
     image_grids.save_strips(
         gallery.directory / file,
         {
-            "test image": to_bytes(gallery.x),
+            "test image": to_bytes(gallery.originals),
             "reconstruction": gallery.render(gallery.code),
             f"{z_name(level)} drawn anew": draws.reshape(-1, *draws.shape[2:]),
         },
@@ -233,7 +238,7 @@ def heated(gallery: Gallery, level: int) -> Picture:
     rows = {}
     for t in TEMPERATURES:
         drawn = model.generate(SAMPLES, temperature={level: t}, generator=gallery.generator("temperature"))
-        rows[f"t = {t}"] = to_bytes(model.likelihood.mean(drawn.params))
+        rows[f"t = {t}"] = to_bytes(drawn.mean)
     image_grids.save_strips(
         gallery.directory / file,
         rows,

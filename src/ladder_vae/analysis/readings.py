@@ -45,7 +45,7 @@ def read_levels(model: Hierarchy, data: ImageData, split: str, index: Sequence[i
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(stream_seed(seed, "levels", split))
     means, samples, added, units, rates = [], [], [], [], []
-    for batch in data.binary(split, index).split(CHUNK):
+    for batch in data.observe(split, index).split(CHUNK):
         x = batch.to(device)
         features = model.encode(x)
         noise = model.draw_noise(1, len(x), like=x, generator=generator)
@@ -112,7 +112,7 @@ def probe_levels(
     def accuracy(features: Tensor, test_features: Tensor) -> float:
         return probe_accuracy(features.numpy(), y.numpy(), test_features.numpy(), y_test.numpy())
 
-    pixels = [data.binary(name, index).flatten(1) for name, index in (("train", train), ("test", test))]
+    pixels = [data.observe(name, index).flatten(1) for name, index in (("train", train), ("test", test))]
     probes = {
         "probe_pixels": accuracy(*pixels),
         "probe_none": float((y_test == y.mode().values).double().mean()),

@@ -1,4 +1,4 @@
-"""Binary batches from byte images: drawn pixels, and an order that can be repeated."""
+"""Batches from byte images: drawn pixels, and an order that can be repeated."""
 
 from __future__ import annotations
 
@@ -8,35 +8,12 @@ import torch
 from torch import Tensor
 
 from ladder_vae.data.warping import warp
+from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.system.randomness import stream_seed
 
 
-def draw_binary(intensities: Tensor, generator: torch.Generator) -> Tensor:
-    """Bernoulli draw of each pixel: True with probability ``intensity / 255``, exactly.
-
-    Args:
-        intensities: uint8, any shape, on the generator's device.
-    """
-    # A byte uniform on 0 .. 254 lies below intensity b in exactly b of 255 cases.
-    uniform = torch.empty_like(intensities).random_(0, 255, generator=generator)
-    return uniform < intensities
-
-
-def draw_binary_fast(intensities: Tensor, generator: torch.Generator) -> Tensor:
-    """The same from other random numbers, in a third of the time; on the CPU.
-
-    Eight bytes a number, and another draw where a byte is 255.
-    """
-    count = intensities.numel()
-    words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    uniform = words.view(torch.uint8)[:count]
-    again = uniform.eq(255).nonzero()[:, 0]
-    uniform[again] = torch.empty(len(again), dtype=torch.uint8).random_(0, 255, generator=generator)
-    return uniform.view(intensities.shape) < intensities
-
-
 class Batches:
-    """Float batches ``(B, C, H, W)`` in {0, 1} from byte images: an index and a vectorized draw.
+    """Batches ``(B, C, H, W)`` of what a model sees of byte images: an index and a vectorized draw.
 
     Everything random in an epoch follows from ``(seed, epoch)``, so that a resumed run sees what an
     uninterrupted one would.
@@ -44,8 +21,9 @@ class Batches:
     Args:
         images: uint8 ``(N, C, H, W)``. Batches are drawn where they lie: on the CPU, or all on a GPU.
         batch_size: Images a batch; the last batch is smaller where N does not divide.
+        likelihood: What a pixel is; None: Bernoulli.
         seed: Seed of order and draws; None serves the images in order, as they are.
-        draw: Whether to draw pixels anew each time; otherwise bytes are taken to be 0 or 255.
+        draw: Whether to draw pixels anew each time; otherwise they have been drawn.
         strength: Of the :func:`~ladder_vae.data.warping.warp` of an epoch; 0 leaves the images as they are.
         epoch: Called at the start of an iteration for the number of the epoch.
     """
@@ -54,6 +32,7 @@ class Batches:
         self,
         images: Tensor,
         batch_size: int,
+        likelihood: Likelihood | None = None,
         *,
         seed: int | None = None,
         draw: bool = False,
@@ -62,6 +41,7 @@ class Batches:
     ) -> None:
         self.images = images
         self.batch_size = batch_size
+        self.likelihood = likelihood or Bernoulli()
         self.seed = seed
         self.draw = draw
         self.strength = strength
@@ -76,15 +56,16 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         if self.seed is None:
             for batch in self.images.split(self.batch_size):
-                yield batch.gt(0).float()
+                yield self.likelihood.prepare(batch)
             return
         epoch, device = self.epoch(), self.images.device
         generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "batches", epoch))
         strength = self.strength(epoch)
-        draw = draw_binary_fast if device.type == "cpu" else draw_binary
         order = torch.randperm(len(self.images), generator=generator, device=device)[: self._count]
         for index in order.split(self.batch_size):
             batch = self.images.index_select(0, index)
             if strength:
                 batch = warp(batch, strength, generator)
-            yield (draw(batch, generator) if self.draw else batch.gt(0)).float()
+            if self.draw:
+                batch = self.likelihood.draw_anew(batch, generator)
+            yield self.likelihood.prepare(batch)

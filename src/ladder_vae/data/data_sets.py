@@ -1,4 +1,4 @@
-"""Data sets: how byte images become splits, and splits become binary batches."""
+"""Data sets: how byte images become splits, and splits become batches of what a model sees."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladder_vae.data.batches import Batches, draw_binary
+from ladder_vae.data.batches import Batches
 from ladder_vae.data.sources import FINGERPRINT, Images, load_mnist, load_npz, load_torchvision
+from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.randomness import stream_seed
 
@@ -29,20 +30,21 @@ def spaced(total: int, count: int) -> Sequence[int]:
 
 
 class ImageData(ABC):
-    """Binary images with an official test split, which neither training nor selection ever sees.
+    """Images with an official test split, which neither training nor selection ever sees.
 
     Args:
         batch_size: Training images a step.
         val_size: Validation images, taken from the end of the training split; 0 trains on all of it.
-        binarization: ``dynamic`` draws training pixels anew each time an image is served; ``static``
-            is one seeded draw of this package (*not* the files of Larochelle and Murray 2011);
-            ``threshold`` sets pixels of 128 and more. Validation and test images are drawn once,
-            the same in every run.
+        binarization: ``dynamic`` leaves gray levels to the likelihood, which draws training pixels anew each
+            time an image is served; ``static`` is one seeded draw of this package (*not* the files of
+            Larochelle and Murray 2011); ``threshold`` sets pixels of 128 and more. Validation and test images
+            are drawn once, the same in every run.
         seed: Seed of the order and draws of training images.
         eval_batch_size: Validation or test images a step.
         warp: How much training images are sheared and bent, anew each time (see
             :func:`~ladder_vae.data.warping.warp`); 0: not at all.
         warp_epochs: Epochs in which they do, from the first; None: all.
+        likelihood: What a pixel is.
 
     Raises:
         UserError: If a setting makes no sense.
@@ -57,6 +59,7 @@ class ImageData(ABC):
         eval_batch_size: int = 1_000,
         warp: float = 0.0,
         warp_epochs: int | None = None,
+        likelihood: Likelihood | None = None,
     ) -> None:
         if binarization not in BINARIZATIONS:
             raise UserError(f"data.binarization={binarization} is unknown; choose {', '.join(BINARIZATIONS)}")
@@ -79,6 +82,7 @@ class ImageData(ABC):
         self.eval_batch_size = eval_batch_size
         self.warp = warp
         self.warp_epochs = warp_epochs
+        self.likelihood = likelihood or Bernoulli()
         self._splits: dict[str, Tensor] | None = None
         self._latest_draw: tuple[tuple[str, int], Tensor] = ("", 0), torch.empty(0)
 
@@ -104,12 +108,12 @@ class ImageData(ABC):
         self._splits = {"train": train[:cut], "val": val, "test": self._fixed(self.source.test, "test")}
 
     def _fixed(self, images: Tensor, name: str, draw: int = 0) -> Tensor:
-        """Bytes 0 or 255 that stand for the binarized images, in every run the same for a ``draw``."""
+        """Bytes of what is observed of images, in every run the same for a ``draw``."""
         if self.binarization == "threshold":
             return images.ge(128).byte() * 255
         key = stream_seed(FIXED_DRAW_SEED, name, *([draw] if draw else []))
         generator = torch.Generator().manual_seed(key)
-        return draw_binary(images, generator).byte() * 255
+        return self.likelihood.draw(images, generator)
 
     def split(self, name: str) -> Tensor:
         """Bytes of ``train``, ``val`` or ``test``, uint8 ``(N, C, H, W)``."""
@@ -117,8 +121,8 @@ class ImageData(ABC):
         assert self._splits is not None
         return self._splits[name]
 
-    def binary(self, name: str, index: Sequence[int], draw: int = 0) -> Tensor:
-        """Images of a split, float ``(n, C, H, W)`` in {0, 1}; the same for the same index at every call.
+    def observe(self, name: str, index: Sequence[int], draw: int = 0) -> Tensor:
+        """Images of a split as a model sees them, ``(n, C, H, W)``; the same at every call.
 
         Args:
             draw: Which draw of their pixels. 0 is the one that runs are validated and tested on; there are
@@ -129,10 +133,10 @@ class ImageData(ABC):
                 f"binarization={self.binarization} has one draw of the pixels, number 0; got {draw}"
             )
         if draw:
-            return self._redrawn(name, draw)[list(index)].gt(0).float()
+            return self.likelihood.prepare(self._redrawn(name, draw)[list(index)])
         gray = name == "train" and self.binarization == "dynamic"
-        images = self._binary_train if gray else self.split(name)
-        return images[list(index)].gt(0).float()
+        images = self._drawn_train if gray else self.split(name)
+        return self.likelihood.prepare(images[list(index)])
 
     def _redrawn(self, name: str, draw: int) -> Tensor:
         """Another draw of the pixels of a split, bytes 0 or 255; the last one is kept."""
@@ -156,7 +160,7 @@ class ImageData(ABC):
         return index
 
     @cached_property
-    def _binary_train(self) -> Tensor:
+    def _drawn_train(self) -> Tensor:
         """Training images are drawn anew in training; these draws are for looking at them afterwards."""
         return self._fixed(self.split("train"), "train")
 
@@ -171,6 +175,12 @@ class ImageData(ABC):
         cut = len(labels) - self.val_size
         return labels[:cut] if name == "train" else labels[cut:]
 
+    def expected(self, name: str) -> Tensor:
+        """Mean of what is observed of all the source's ``train`` or ``test`` images, in [0, 1]."""
+        self.setup()
+        images = self.source.train if name == "train" else self.source.test
+        return images.ge(128).float() if self.binarization == "threshold" else images.float() / 255
+
     def gallery(self, count: int) -> list[int]:
         """Indices of at most ``count`` test images: the first of each class, then the first of all."""
         total, labels = len(self.split("test")), self.labels("test")
@@ -178,12 +188,12 @@ class ImageData(ABC):
         return list(dict.fromkeys([*firsts, *range(min(count, total))]))[:count]
 
     def examples(self, count: int) -> tuple[str, Tensor]:
-        """Binary images to look at while training, float ``(count, C, H, W)``, and the split they are from.
+        """Images to look at while training, as a model sees them, and the split they are from.
 
         Validation images, or training images where there are none; the same in every run.
         """
         name = "val" if self.val_size else "train"
-        return name, self._fixed(self.split(name)[:count], "examples").gt(0).float()
+        return name, self.likelihood.prepare(self._fixed(self.split(name)[:count], "examples"))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -221,6 +231,7 @@ class ImageData(ABC):
         return Batches(
             self.split("train").to(device),
             self.batch_size,
+            self.likelihood,
             seed=self.seed,
             draw=self.binarization == "dynamic",
             strength=lambda epoch: self.warp if self.warp_epochs is None or epoch < self.warp_epochs else 0.0,
@@ -229,7 +240,7 @@ class ImageData(ABC):
 
     def batches(self, name: str) -> Batches:
         """Images of a split in order, as they are in every run."""
-        return Batches(self.split(name), self.eval_batch_size)
+        return Batches(self.split(name), self.eval_batch_size, self.likelihood)
 
 
 class MNIST(ImageData):

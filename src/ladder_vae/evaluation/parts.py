@@ -228,7 +228,7 @@ def _evaluate_part(
     parts = []
     for start in range(0, len(indices), settings.images_per_pass):
         batch = indices[start : start + settings.images_per_pass]
-        x = subject.data.binary(subject.source, batch, settings.binarization).to(device)
+        x = subject.data.observe(subject.source, batch, settings.binarization).to(device)
         try:
             statistics = image_statistics(model, x, batch, settings, weigh)
         except torch.OutOfMemoryError:

@@ -1,1 +1,5 @@
-"""Densities, likelihoods, bounds, measures of quality: tensors in, tensors out."""
+"""Densities, likelihoods, bounds, image quality: tensors in, tensors out. Likelihoods can be configured."""
+
+from ladder_vae.maths.likelihoods import Bernoulli
+
+__all__ = ["Bernoulli"]

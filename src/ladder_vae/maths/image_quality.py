@@ -12,8 +12,8 @@ def reconstruction_quality(mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared error and SSIM of each image, ``(B,)`` each.
 
     Args:
-        mean: The decoder's mean, ``(B, C, H, W)``.
-        x: The binarized images, ``(B, C, H, W)``; data range 1.
+        mean: The decoder's mean, intensities in [0, 1], ``(B, C, H, W)``.
+        x: The images that were reconstructed, the same.
 
     SSIM has its usual Gaussian window, or a uniform one that fits images smaller than that.
     """

@@ -143,7 +143,7 @@ def image_statistics(
     memory does not grow with the number of draws.
 
     Args:
-        x: Binary images ``(B, C, H, W)``, on the model's device.
+        x: Images as the likelihood prepares them, ``(B, C, H, W)``, on the model's device.
         indices: Which images of the split they are; keys of the noise, ``(B,)``.
         weigh: ``weigher(model)``, if it was made before.
     """
@@ -162,7 +162,9 @@ def image_statistics(
             if start == 0:  # of these draws, more than weights is kept
                 inference = model.infer(x, noise=eps, features=features)
                 if not units:
-                    quality = reconstruction_quality(model.likelihood.mean(inference.params[0]), x)
+                    quality = reconstruction_quality(
+                        model.likelihood.mean(inference.params[0]), model.likelihood.intensities(x)
+                    )
                 units.append(_unit_statistics(inference.levels))
                 found = inference.log_px, inference.rates(monte_carlo=True)
             else:

@@ -73,8 +73,8 @@ class Hierarchy(nn.Module, ABC):
 
     Args:
         rungs: One per level, from the data up.
-        decoder: State below z_1, ``(*lead, ...)``, to the parameters of p(x | z), ``(*lead, C, H, W)``.
-        likelihood: p(x | z).
+        decoder: State below z_1 to the parameters of p(x | z), ``(*lead, channels, H, W)``.
+        likelihood: What a pixel is, p(x | z); None: Bernoulli.
     """
 
     #: Whether every level's rate is a closed-form KL, hence never negative; else the top level's alone is.
@@ -119,7 +119,7 @@ class Hierarchy(nn.Module, ABC):
         """From the top to the image: at each level form the prior, pick the latent, descend.
 
         Returns:
-            The decoder's output, ``(*lead, C, H, W)``, and the levels, z_1 first.
+            The decoder's output, ``(*lead, channels, H, W)``, and the levels, z_1 first.
         """
         state, levels = None, []
         for level in reversed(range(self.num_layers)):
@@ -141,7 +141,7 @@ class Hierarchy(nn.Module, ABC):
         """Draw the latents of images from the posterior.
 
         Args:
-            x: Images ``(B, C, H, W)`` with binarized values in {0, 1}.
+            x: Images as the likelihood prepares them, ``(B, C, H, W)``; for Bernoulli in {0, 1}.
             num_samples: Draws K per image.
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
                 (see :meth:`draw_noise`); its K then counts.
@@ -158,7 +158,7 @@ class Hierarchy(nn.Module, ABC):
         A model of very many levels may estimate its rates from a few of them; here they are of :meth:`infer`.
 
         Args:
-            x: Images ``(B, C, H, W)`` with binarized values in {0, 1}.
+            x: Images as the likelihood prepares them, ``(B, C, H, W)``; for Bernoulli in {0, 1}.
             noise: Standard-normal noise of each level, ``(K, B, *event)``.
             monte_carlo: Whether rates are log q - log p of the draws where a closed form exists.
         """
@@ -201,7 +201,8 @@ class Hierarchy(nn.Module, ABC):
             e = noise[level] if level in noise else fresh[level][0]
             return p.mean + temperature.get(level, 1.0) * p.std * e, p
 
-        return Generation(*self.walk(pick))
+        params, levels = self.walk(pick)
+        return Generation(params, self.likelihood.mean(params), levels)
 
     def draw_noise(
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None

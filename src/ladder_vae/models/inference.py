@@ -80,7 +80,7 @@ class Inference:
 
     Args:
         levels: ``levels[0]`` is z_1.
-        params: Decoder output, ``(K, B, C, H, W)``; logits for Bernoulli pixels.
+        params: Decoder output, ``(K, B, channels, H, W)``; logits for Bernoulli pixels.
         log_px: log p(x | z), nats per image, ``(K, B)``.
     """
 
@@ -108,11 +108,13 @@ class Generation:
     """Images from the prior, and the latents that they came from.
 
     Args:
-        params: Decoder output, ``(n, C, H, W)``; logits for Bernoulli pixels.
+        params: Decoder output, ``(n, channels, H, W)``; logits for Bernoulli pixels.
+        mean: E[x | z] as intensities in [0, 1], ``(n, C, H, W)``.
         levels: Latent and prior of each, ``levels[0]`` is z_1.
     """
 
     params: Tensor
+    mean: Tensor
     levels: tuple[Level, ...]
 
     @property

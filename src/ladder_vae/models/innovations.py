@@ -36,7 +36,7 @@ def innovations(inference: Inference) -> Code:
 def render(model: Hierarchy, code: Sequence[Tensor]) -> Tensor:
     """The decoder's mean for each code, ``(n, C, H, W)`` in [0, 1]. Meant for a model in eval mode."""
     generation = model.generate(len(code[0]), noise=dict(enumerate(code)))
-    return model.likelihood.mean(generation.params)
+    return generation.mean
 
 
 def keep_above(code: Sequence[Tensor], level: int, below: Sequence[Tensor] | None = None) -> Code:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian, product
+from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.hierarchy import Rung, TopDown
 from ladder_vae.models.markov import mirrored_generator, recognition
-from ladder_vae.models.sizes import image_shape, published_sizes
+from ladder_vae.models.sizes import image_shape, params_shape, published_sizes
 
 
 class LadderRung(Rung):
@@ -34,6 +35,7 @@ class LadderVAE(TopDown):
         latent_sizes: Latents per level from the data up (default ``max(64 >> l, 4)``).
         hidden_sizes: MLP width per level (default ``max(512 >> l, 32)``).
         batch_norm: Whether MLP layers are batch-normalized.
+        likelihood: What a pixel is; None: Bernoulli.
 
     Raises:
         ValueError: If sizes do not fit the depth.
@@ -51,10 +53,13 @@ class LadderVAE(TopDown):
         latent_sizes: Sequence[int] | None = None,
         hidden_sizes: Sequence[int] | None = None,
         batch_norm: bool = True,
+        likelihood: Likelihood | None = None,
     ) -> None:
-        image = image_shape(input_shape)
+        image, likelihood = image_shape(input_shape), likelihood or Bernoulli()
         latents, hidden = published_sizes(latent_sizes, hidden_sizes, num_layers)
-        super().__init__(*mirrored_generator(image, latents, hidden, LadderRung, batch_norm=batch_norm))
+        shape = params_shape(image, likelihood)
+        generator = mirrored_generator(shape, latents, hidden, LadderRung, batch_norm=batch_norm)
+        super().__init__(*generator, likelihood)
         inputs = [math.prod(image), *hidden[:-1]]
         self.encoder, self.evidence = recognition(inputs, hidden, latents, batch_norm=batch_norm)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,8 +89,7 @@ class SoftplusHead(GaussianHead):
 
 
 class ImageDecoder(nn.Sequential):
-    """A body that maps ``(*, in)`` to ``(*, width)``, then one linear layer to pixels ``(*, C, H, W)``."""
+    """A body that maps ``(*, in)`` to ``(*, width)``, then one linear layer to ``(*, channels, H, W)``."""
 
-    def __init__(self, body: nn.Module, width: int, image_shape: tuple[int, int, int]) -> None:
-        pixels = image_shape[0] * image_shape[1] * image_shape[2]
-        super().__init__(body, nn.Linear(width, pixels), nn.Unflatten(-1, image_shape))
+    def __init__(self, body: nn.Module, width: int, params: tuple[int, int, int]) -> None:
+        super().__init__(body, nn.Linear(width, math.prod(params)), nn.Unflatten(-1, params))

@@ -12,7 +12,7 @@ from ladder_vae.models.layers import MLP, ImageDecoder, SoftplusHead
 
 
 def mirrored_generator(
-    image: ImageShape,
+    params: ImageShape,
     latents: Sequence[int],
     hidden: Sequence[int],
     rung: type[Rung],
@@ -22,14 +22,14 @@ def mirrored_generator(
     """Rungs and decoder whose MLPs are as wide as those that lead up to the same level.
 
     p(z_l | z_{l+1}) is an MLP of ``hidden[l + 1]`` units with a softplus head, N(0, I) at the top;
-    the decoder is an MLP of ``hidden[0]`` units from z_1 to logits.
+    the decoder is an MLP of ``hidden[0]`` units from z_1 to parameters of p(x | z) of shape ``params``.
     """
     priors = [
         nn.Sequential(MLP(above, width, batch_norm=batch_norm), SoftplusHead(width, below))
         for (below, above), width in zip(pairwise(latents), hidden[1:], strict=True)
     ]
     rungs = [rung((size,), net) for size, net in zip(latents, [*priors, None], strict=True)]
-    return rungs, ImageDecoder(MLP(latents[0], hidden[0], batch_norm=batch_norm), hidden[0], image)
+    return rungs, ImageDecoder(MLP(latents[0], hidden[0], batch_norm=batch_norm), hidden[0], params)
 
 
 def recognition(

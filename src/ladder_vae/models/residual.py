@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian, product
+from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.hierarchy import Rung, TopDown
 from ladder_vae.models.layers import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
-from ladder_vae.models.sizes import image_shape, level_sizes
+from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 
 class StreamRung(Rung):
@@ -100,6 +101,7 @@ class ResidualVAE(TopDown):
         norm: ``batch``, ``layer`` or ``none``.
         dropout: Share of the hidden units of residual blocks that are left out, in training.
         posterior: ``free``; ``weighted``, a precision-weighted product with the prior; or ``relative`` to it.
+        likelihood: What a pixel is; None: Bernoulli.
 
     Raises:
         ValueError: If sizes do not fit the depth, or a choice is unknown.
@@ -115,8 +117,9 @@ class ResidualVAE(TopDown):
         norm: str = "batch",
         dropout: float = 0.0,
         posterior: str = "free",
+        likelihood: Likelihood | None = None,
     ) -> None:
-        image = image_shape(input_shape)
+        image, likelihood = image_shape(input_shape), likelihood or Bernoulli()
         latents = level_sizes("latent", latent_sizes, lambda level: max(64 // num_layers, 16), num_layers)
         for name, size in (("width", width), ("blocks", blocks)):
             if size < 1:
@@ -132,7 +135,7 @@ class ResidualVAE(TopDown):
             rung(size, width, normalize, blocks, dropout, level == top) for level, size in enumerate(latents)
         ]
         body = nn.Sequential(normalize(width), nn.SiLU())
-        super().__init__(rungs, ImageDecoder(body, width, image))
+        super().__init__(rungs, ImageDecoder(body, width, params_shape(image, likelihood)), likelihood)
         self.stem = nn.Linear(math.prod(image), width)
         self.encoder = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width, normalize, dropout) for _ in range(blocks))) for _ in latents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import ImageShape
 
 MAX_LAYERS = 64
@@ -15,6 +16,12 @@ def image_shape(input_shape: Sequence[int]) -> ImageShape:
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"input_shape must be (C, H, W), got {list(shape)}")
     return shape
+
+
+def params_shape(image: ImageShape, likelihood: Likelihood) -> ImageShape:
+    """Shape of the decoder's output for one image."""
+    channels, height, width = image
+    return likelihood.channels(channels), height, width
 
 
 def published_sizes(

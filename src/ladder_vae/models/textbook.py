@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.hierarchy import Rung, TopDown
 from ladder_vae.models.layers import GaussianHead, ImageDecoder
-from ladder_vae.models.sizes import image_shape, level_sizes
+from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 
 class ConcatRung(Rung):
@@ -39,6 +40,7 @@ class TextbookVAE(TopDown):
         num_layers: Latent levels L, 1 to 64; enough by itself.
         latent_sizes: Latents per level from the data up (default ``max(32 >> l, 4)``).
         hidden_sizes: Width of h per level (default 256; the first is the decoder's width, too).
+        likelihood: What a pixel is; None: Bernoulli.
 
     Raises:
         ValueError: If sizes do not fit the depth.
@@ -50,8 +52,9 @@ class TextbookVAE(TopDown):
         num_layers: int = 5,
         latent_sizes: Sequence[int] | None = None,
         hidden_sizes: Sequence[int] | None = None,
+        likelihood: Likelihood | None = None,
     ) -> None:
-        image = image_shape(input_shape)
+        image, likelihood = image_shape(input_shape), likelihood or Bernoulli()
         latents = level_sizes("latent", latent_sizes, lambda level: max(32 >> level, 4), num_layers)
         hidden = level_sizes("hidden", hidden_sizes, lambda level: 256, num_layers)
         width = hidden[0]
@@ -61,7 +64,8 @@ class TextbookVAE(TopDown):
                 ConcatRung(h, size, above)
                 for h, size, above in zip(hidden, latents, [*latents[1:], None], strict=True)
             ],
-            ImageDecoder(body, width, image),
+            ImageDecoder(body, width, params_shape(image, likelihood)),
+            likelihood,
         )
         self.encoder = nn.ModuleList(
             nn.Linear(below, above) for below, above in pairwise([math.prod(image), *hidden])

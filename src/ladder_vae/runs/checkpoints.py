@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc import ErrorDuringImport, locate
+from types import ModuleType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+import ladder_vae.maths
 import ladder_vae.models
 from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.models.hierarchy import Hierarchy
@@ -19,7 +23,6 @@ from ladder_vae.runs.record import CONFIG, WEIGHTS, checkpoint_path, read_config
 from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
 
-MODELS_PREFIX = "ladder_vae.models."
 RELEASED_FACTS = ("global_step", FINGERPRINT)  # what it keeps of a checkpoint beside the weights
 
 
@@ -74,14 +77,14 @@ def _released_checkpoint(path: Path) -> dict[str, Any]:
     return {"state_dict": state, **facts}
 
 
-def load_run(path: str | Path, checkpoint: str = "best") -> Run:
+def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False) -> Run:
     """Rebuild a run's model from its directory alone.
-
-    Only classes of ``ladder_vae.models`` are built, so that opening a run that somebody sent is safe.
 
     Args:
         path: The run directory; or the name of a model that comes with the package (:func:`released`).
         checkpoint: ``best`` or ``last``.
+        trust: Whether to import and call what the run's configuration names, as of a plug-in of your own.
+            Else only what this package exports is built: opening a run that somebody sent is safe.
 
     Raises:
         UserError: If the directory, its config or its checkpoint cannot be used.
@@ -89,27 +92,61 @@ def load_run(path: str | Path, checkpoint: str = "best") -> Run:
     Example::
 
         run = load_run("runs/train/2026-11-22_10-00-00")
-        images = run.model.generate(16).params.sigmoid()
+        images = run.model.generate(16).mean
     """
     path = run_directory(path)
     config = read_config(path)
-    settings = dict(config["model"])
-    target = str(settings.pop("_target_", ""))
-    name = target.removeprefix(MODELS_PREFIX)
-    if not target.startswith(MODELS_PREFIX) or name not in ladder_vae.models.__all__:
-        raise UserError(
-            f"{path / CONFIG} names model._target_={target!r}; only models of ladder_vae are built: "
-            + ", ".join(ladder_vae.models.__all__)
-        )
+    likelihood = construct(path, config, "likelihood", ladder_vae.maths, trust)
     saved = read_checkpoint(checkpoint_path(path, checkpoint))
     plain = {key: value for key, value in saved.items() if isinstance(value, (str, int, float))}
+    model = construct(path, config, "model", ladder_vae.models, trust, likelihood=likelihood)
     try:
         state = saved["state_dict"]
         weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
-        model = getattr(ladder_vae.models, name)(**settings)
         model.load_state_dict(weights)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (TypeError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"{path}: the weights or the config do not make a {name} ({one_line(error)[:200]})"
+            f"{path}: the weights do not fit the {type(model).__name__} of its config.yaml "
+            f"({one_line(error)[:200]})"
         ) from None
     return Run(model.eval(), config, path, plain)
+
+
+def construct(
+    path: Path, config: Mapping[str, Any], group: str, public: ModuleType, trust: bool, **given: Any
+) -> Any:
+    """What a group of a run's configuration names.
+
+    Args:
+        path: The run directory, for errors.
+        group: ``model``, ``data`` or ``likelihood``.
+        public: The package whose exported names may be built.
+        trust: Whether others may be imported, too.
+        given: What it takes beside its settings.
+
+    Raises:
+        UserError: If it may not, or cannot, be built.
+    """
+    if not isinstance(config.get(group), dict):
+        raise UserError(f"{path / CONFIG} names no {group}")
+    settings = {key: value for key, value in config[group].items() if key != "_target_"}
+    target = str(config[group].get("_target_", ""))
+    name = target.removeprefix(f"{public.__name__}.")
+    if name != target and name in public.__all__:
+        kind = getattr(public, name)
+    elif trust:
+        try:
+            kind = locate(target)
+        except ErrorDuringImport as error:
+            raise UserError(
+                f"{path}: {group}._target_={target} cannot be imported ({one_line(error)})"
+            ) from None
+    else:
+        raise UserError(
+            f"{path / CONFIG} names {group}._target_={target!r}, which is not of {public.__name__} "
+            f"({', '.join(public.__all__)}); if you trust it, trust=true opens the run"
+        )
+    try:
+        return kind(**settings, **given)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: its config.yaml does not make a {name} ({one_line(error)[:200]})") from None

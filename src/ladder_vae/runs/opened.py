@@ -8,11 +8,9 @@ from pathlib import Path
 
 import ladder_vae.data
 from ladder_vae.data.data_sets import ImageData
-from ladder_vae.runs.checkpoints import Run, load_run, read_checkpoint
+from ladder_vae.runs.checkpoints import Run, construct, load_run, read_checkpoint
 from ladder_vae.runs.record import checkpoint_path, find_runs, is_run, read_config, read_record
-from ladder_vae.system.errors import UserError, one_line, warn
-
-DATA_PREFIX = "ladder_vae.data."
+from ladder_vae.system.errors import UserError, warn
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,12 @@ class Subject:
 
 
 def load_subject(
-    path: str | Path, checkpoint: str, images: int | None = None, source: str = "test"
+    path: str | Path,
+    checkpoint: str,
+    images: int | None = None,
+    source: str = "test",
+    *,
+    trust: bool = False,
 ) -> Subject:
     """Rebuild a run's model and its data.
 
@@ -58,23 +61,16 @@ def load_subject(
         checkpoint: ``best`` or ``last``.
         images: How many images, evenly spaced over the split; None: all.
         source: The split: ``test``, ``val`` or ``train``.
+        trust: Whether to import what the run names beyond this package.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
     """
-    run = load_run(path, checkpoint)
-    known = {DATA_PREFIX + name: getattr(ladder_vae.data, name) for name in ladder_vae.data.__all__}
-    try:
-        settings = dict(run.config["data"])
-        target = settings.pop("_target_", None)
-        if target not in known:
-            raise ValueError(f"_target_={target}; known are {', '.join(known)}")
-        data: ImageData = known[target](**settings)
-        data.setup()
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: its config.yaml names data that cannot be built ({one_line(error)})"
-        ) from None
+    run = load_run(path, checkpoint, trust=trust)
+    data: ImageData = construct(
+        run.path, run.config, "data", ladder_vae.data, trust, likelihood=run.model.likelihood
+    )
+    data.setup()
     data.check_trained_on(run.checkpoint, run.path)
     shape = list(data.image_shape)
     if run.config["model"].get("input_shape") != shape:
@@ -110,6 +106,7 @@ def over_runs(
     work: Callable[[Subject, str], None],
     check: Callable[[Subject], None] = lambda subject: None,
     source: str = "test",
+    trust: bool = False,
 ) -> str:
     """Call ``work`` for the run, or for each run of the folder that can be used, with a name to show.
 
@@ -121,6 +118,7 @@ def over_runs(
         images: How many images, evenly spaced over the split; None: all.
         check: Raises UserError for a run that ``work`` could not be done on.
         source: The split: ``test``, ``val`` or ``train``.
+        trust: Whether to import what runs name beyond this package.
 
     Returns:
         How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.
@@ -129,11 +127,13 @@ def over_runs(
     Raises:
         UserError: If the run, or each run in the folder, cannot be used, or ``work`` on the run raised it.
     """
-    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images, source)))
+    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images, source, trust)))
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:
-            work(load_subject(path, checkpoint, images, source), f"{path} ({number}/{len(paths)})")
+            work(
+                load_subject(path, checkpoint, images, source, trust=trust), f"{path} ({number}/{len(paths)})"
+            )
         except UserError as error:
             if path == root:
                 raise
@@ -158,7 +158,7 @@ def _choose_runs(root: Path, check: Callable[[Path], None]) -> list[Path]:
     return chosen
 
 
-def _open(path: Path, checkpoint: str, images: int | None, source: str) -> Subject:
+def _open(path: Path, checkpoint: str, images: int | None, source: str, trust: bool) -> Subject:
     record = read_record(path)
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
@@ -167,7 +167,7 @@ def _open(path: Path, checkpoint: str, images: int | None, source: str) -> Subje
             f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
             "checkpoint=last"
         )
-    subject = load_subject(path, checkpoint, images, source)
+    subject = load_subject(path, checkpoint, images, source, trust=trust)
     if not record.finished:
         warn(f"{state}; these are no final numbers")
     return subject

@@ -166,6 +166,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path / CONFIG} cannot be read ({one_line(error)})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{path / CONFIG} is not the configuration of a run: it has no model")
+    config.setdefault("likelihood", {"_target_": "ladder_vae.maths.Bernoulli"})  # there was no other
     objective = config.get("objective")
     if isinstance(objective, dict) and objective.get("importance_gradient") == "reparameterized":
         del objective["importance_gradient"]  # the only one now

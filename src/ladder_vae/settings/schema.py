@@ -70,6 +70,7 @@ class Config:
     by_depth: ByDepth | None = None
     model: Any = MISSING
     data: Any = MISSING
+    likelihood: Any = MISSING
     objective: Any = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optimizer: Any = MISSING
@@ -93,6 +94,7 @@ class EvaluateConfig:
     device: str = MISSING
     compile: str = MISSING
     chunk_size: int = MISSING
+    trust: bool = MISSING
 
 
 @dataclass
@@ -110,6 +112,7 @@ class AnalyzeConfig:
     seed: int = MISSING
     device: str = MISSING
     classifier_dir: str = MISSING
+    trust: bool = MISSING
 
 
 def known_keys() -> set[str]:
@@ -119,7 +122,7 @@ def known_keys() -> set[str]:
     conf = resources.files("ladder_vae.conf")
     objective = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["objective"]
     keys |= {f"objective.{key}" for key in objective}
-    for group in ("model", "data", "base", "optimizer", "scheduler", "logger", "callbacks"):
+    for group in ("model", "likelihood", "data", "base", "optimizer", "scheduler", "logger", "callbacks"):
         for file in (conf / group).iterdir():
             section = file.name.removesuffix(".yaml") if group == "base" else group
             for key, value in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).items():

@@ -67,7 +67,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
     config, data = settled.config, settled.data
     objective = make_objective(config)
     torch.manual_seed(stream_seed(config["seed"], "weights"))
-    model: Hierarchy = construct("model", config["model"], Hierarchy)
+    model: Hierarchy = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
     if config["init_from"] is not None and not resumed:
         _begin_from(model, config, data)
     if objective.importance_samples > 1:

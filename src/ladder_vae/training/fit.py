@@ -71,7 +71,7 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
     index = data.sample("train", count)
     cuts = range(0, len(index), data.eval_batch_size)
     torch.manual_seed(stream_seed(module.seed, "train_eval"))
-    batches = (data.binary("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
+    batches = (data.observe("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
     metrics = mean_elbo(module.model, batches, "train_eval")
     module.cpu()  # where Lightning left it
     return metrics
@@ -79,7 +79,7 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
 
 def _draw(assembly: Assembly, path: Path) -> None:
     """``images.npz`` and ``figures/``: test images of all classes, and samples."""
-    x = assembly.data.binary("test", assembly.data.gallery(PICTURED)).to(assembly.module.device)
+    x = assembly.data.observe("test", assembly.data.gallery(PICTURED)).to(assembly.module.device)
     torch.manual_seed(0)  # the same posterior noise for every run: what differs is the model
     originals, reconstructions, samples = draw_pictures(assembly.module.model, x, 2 * PICTURED)
     write_images(

@@ -175,7 +175,8 @@ class HierarchicalVAE(L.LightningModule):
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         with torch.autocast(x.device.type, enabled=False):
             inference = self.model.infer(x)
-        mse, ssim = reconstruction_quality(self.model.likelihood.mean(inference.params[0]), x)
+        pixel = self.model.likelihood
+        mse, ssim = reconstruction_quality(pixel.mean(inference.params[0]), pixel.intensities(x))
         metrics = {
             **named_terms("test", inference.terms().mean()),
             "test/mse": mse.mean(),

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.data.data_sets import ImageData
+from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.releases import is_release
 from ladder_vae.settings.schema import Config
@@ -54,13 +55,9 @@ def settle(cfg: DictConfig) -> Settled:
     unknown = set(config) - {setting.name for setting in fields(Config)}
     if unknown:  # Hydra lets +key=value through
         raise UserError(f"there is no setting {sorted(unknown)[0]}; --cfg job lists all settings")
-    kinds = {
-        "model": Hierarchy,
-        "data": ImageData,
-        "optimizer": object,
-        "scheduler": object,
-        "logger": object,
-    }
+    kinds: dict[str, type] = {"model": Hierarchy, "data": ImageData, "likelihood": Likelihood}
+    for group in ("optimizer", "scheduler", "logger"):
+        kinds[group] = object
     for group, kind in kinds.items():
         config[group] = _typed(group, config[group], kind)
     config["callbacks"] = {key: _typed(f"callbacks.{key}", v) for key, v in config["callbacks"].items()}
@@ -72,7 +69,8 @@ def settle(cfg: DictConfig) -> Settled:
             config["data"][key] = _absolute(config["data"][key])
     if config["init_from"] is not None and not is_release(config["init_from"]):
         config["init_from"] = _absolute(config["init_from"])
-    data: ImageData = construct("data", config["data"], ImageData)
+    likelihood = construct("likelihood", config["likelihood"], Likelihood)
+    data: ImageData = construct("data", config["data"], ImageData, likelihood=likelihood)
     data.setup()
     shape = list(data.image_shape)
     if config["model"].get("input_shape") not in (None, shape):
@@ -100,14 +98,17 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def construct(section: str, values: Mapping[str, Any], kind: type | None = None) -> Any:
+def construct(section: str, values: Mapping[str, Any], kind: type | None = None, **given: Any) -> Any:
     """What a group of settings names.
+
+    Args:
+        given: What it takes beside its settings.
 
     Raises:
         UserError: If it cannot be made, or is not of the ``kind``.
     """
     try:
-        built = instantiate(dict(values), _convert_="all")
+        built = instantiate(dict(values), **given, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
@@ -141,6 +142,8 @@ def make_objective(config: Mapping[str, Any]) -> Objective:
 
 def _typed(section: str, values: Any, kind: type = object) -> Any:
     """The values of a group by the signature of what it names; as they are where it names nothing."""
+    if kind is not object and (not isinstance(values, dict) or "_target_" not in values):
+        raise UserError(f"{section}._target_ is missing; name a {kind.__name__}, as in package.module.Class")
     if not isinstance(values, dict) or "_target_" not in values:
         return values
     target = values["_target_"]
@@ -191,7 +194,7 @@ def _check_memory(config: Mapping[str, Any], data: ImageData) -> None:
     """Raises UserError if a training step cannot fit into the memory of the device."""
     objective = make_objective(config)
     with torch.device("meta"):  # nothing is stored there
-        model = construct("model", config["model"], Hierarchy)
+        model = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
     width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
     needed = training_memory(model, objective, (data.batch_size, *data.image_shape), width)
     there = total_memory(choose_device_type(config["trainer"]["accelerator"]))

@@ -91,9 +91,9 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
     was_training = model.training
     model.eval()
     reconstructions = model.likelihood.mean(model.infer(x).params[0])
-    generated = model.likelihood.mean(model.generate(samples).params)
+    generated = model.generate(samples).mean
     model.train(was_training)
-    return x.cpu(), reconstructions.cpu(), generated.cpu()
+    return model.likelihood.intensities(x).cpu(), reconstructions.cpu(), generated.cpu()
 
 
 class Dashboards(Callback):
