@@ -54,28 +54,10 @@ evaluate: $(READY) ## bounds on log p(x) and active units of the newest sweep, a
 	$(PY) -m ladder_vae.evaluate run=$${plan%/*} $(args) && $(PY) -m ladder_vae.report $${plan%/*}
 
 analyze: $(READY) ## see what each level of a 3-level model encodes; trains one if there is none
-	@newest() { $(PY) -c 'from ladder_vae.runs.record import newest; print(newest("$(runs)", 3))'; }; \
-	run="$(run)"; test -n "$$run" || run=$$(newest) || exit 1; \
-	if [ -z "$$run" ]; then \
-		echo "there is no 3-level run below $(runs); training one (minutes)"; \
-		dir=$(runs)/level_analysis/$$(date +%Y-%m-%d_%H-%M-%S); \
-		$(PY) -m ladder_vae.train --multirun experiment=level_analysis model=ladder seed=1 run_dir=$$dir || exit 1; \
-		run=$$(newest); \
-	fi; \
-	echo "analyzing $$run; another one: make analyze run=<run_dir>"; \
-	$(PY) -m ladder_vae.analyze run=$$run $(args)
-
-# trains $(1) with the settings $(2), or goes on with what was interrupted
-finished = if [ ! -e $(1)/metrics.json ]; then \
-		if [ -e $(1)/checkpoints/last.ckpt ]; then $(PY) -m ladder_vae.train resume=$(1); \
-		else $(PY) -m ladder_vae.train $(2) run_dir=$(1) $(args); fi; \
-	fi
-restart = 'experiment=[record,restart]'
+	@$(if $(run),$(PY) -m ladder_vae.analyze run=$(run) $(args),$(PY) experiments/level_analysis/newest.py $(runs) $(args))
 
 record: $(READY) ## train and evaluate the record model, going on where it was interrupted (hours)
-	@$(call finished,runs/record/first,experiment=record) && \
-	$(call finished,runs/record/second,$(restart)) && \
-	$(PY) -m ladder_vae.evaluate run=runs/record/second num_samples=5000
+	@$(PY) experiments/deep_hierarchies/record.py $(args)
 
 train: $(READY) ## train one model: make train args="model.num_layers=3"
 	@$(PY) -m ladder_vae.train $(args)

@@ -1,5 +1,6 @@
 """Every command of README and exercises runs as written; training commands with debug settings added."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -93,7 +95,7 @@ def test_python_commands(command, run_dir, npz, line):
 @pytest.fixture
 def checkout(workdir) -> Path:
     """An empty current directory that make takes for the checkout."""
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "experiments"):
         (workdir / name).symlink_to(ROOT / name)
     return workdir
 
@@ -143,47 +145,56 @@ def test_make_commands(run_dir, train, checkout, line):
         assert "## Samples from every model's prior" in report.read_text()
 
 
-def test_analyze_trains_a_model_only_where_there_is_none(checkout):
-    """With a stand-in for Python that writes down what it is asked, and finds what it has "trained"."""
-    python = checkout / "python"
-    python.write_text(
-        "#!/bin/bash\n"
-        'case "$*" in\n'
-        "  *newest*) cat found 2>/dev/null; true;;\n"
-        '  *train*) echo "$@" >> calls; echo "$*" | grep -o "run_dir=.*" | sed "s,run_dir=,," > found;;\n'
-        '  *) echo "$@" >> calls;;\n'
-        "esac\n"
-    )
-    python.chmod(0o755)
+def script(path: str):
+    """A script of experiments/ as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "experiments" / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_analyze_trains_a_model_only_where_there_is_none(workdir, train, monkeypatch):
+    """With a stand-in for the commands, which writes down what it is asked, and trains something small."""
+    newest, calls = script("level_analysis/newest.py"), []
+    three = ["model.num_layers=3", "model.latent_sizes=null", "model.hidden_sizes=null", "logger=none"]
+
+    def call(command, *arguments):
+        calls.append([command, *arguments])
+        if command == "train":
+            train(*three, "trainer.max_epochs=1", run_dir=arguments[-1].removeprefix("run_dir=") + "/0_run")
+        return 0
+
+    monkeypatch.setattr(newest, "call", call)
     for _ in range(2):
-        done = make("analyze", f"PY={python}", "args=seed=3", *HERE)
-        assert done.returncode == 0, done.stderr
-    train, first, second = (checkout / "calls").read_text().splitlines()
-    settings = "--multirun experiment=level_analysis model=ladder seed=1 run_dir="
-    assert train.startswith(f"-m ladder_vae.train {settings}runs/level_analysis/")
-    run = train.partition("run_dir=")[2]
-    assert first == second == f"-m ladder_vae.analyze run={run} seed=3"
-    done = make("analyze", f"PY={python}", "run=elsewhere", *HERE)
-    assert (checkout / "calls").read_text().splitlines()[3:] == ["-m ladder_vae.analyze run=elsewhere"]
+        monkeypatch.setattr("sys.argv", ["newest.py", "runs", "seed=3"])
+        assert newest.main() == 0
+    (training, first, second) = calls
+    assert training[:5] == ["train", "--multirun", "experiment=level_analysis", "model=ladder", "seed=1"]
+    sweep = training[5].removeprefix("run_dir=")
+    assert sweep.startswith("runs/level_analysis/")
+    assert first == second == ["analyze", f"run={sweep}/0_run", "seed=3"]
 
 
-def test_record_goes_on_where_it_was_interrupted(checkout):
-    """With a stand-in for Python that writes down what it is asked, and is interrupted unless it resumes."""
-    python = checkout / "python"
-    python.write_text(
-        "#!/bin/bash\n"
-        'echo "${@:2}" >> calls\n'
-        "run=${@: -1}; run=${run#*=}\n"
-        'case "$*" in\n'
-        "  *run_dir=*) mkdir -p $run/checkpoints; touch $run/checkpoints/last.ckpt; exit 130;;\n"
-        "  *resume=*) touch $run/metrics.json;;\n"
-        "esac\n"
-    )
-    python.chmod(0o755)
-    codes = [make("record", f"PY={python}", *HERE).returncode for _ in range(3)]
-    assert [code == 0 for code in codes] == [False, False, True]
+def test_record_goes_on_where_it_was_interrupted(workdir, monkeypatch):
+    """With a stand-in for the commands, which is interrupted unless it resumes."""
+    record, calls = script("deep_hierarchies/record.py"), []
+
+    def run(command):
+        name, *arguments = command[2:]
+        calls.append(" ".join([name, *arguments]))
+        given = dict(argument.split("=", 1) for argument in arguments)
+        if run_dir := given.get("run_dir"):
+            (Path(run_dir) / "checkpoints").mkdir(parents=True)
+            (Path(run_dir) / "checkpoints/last.ckpt").touch()
+        if resumed := given.get("resume"):
+            (Path(resumed) / "metrics.json").touch()
+        return SimpleNamespace(returncode=130 if run_dir else 0)
+
+    monkeypatch.setattr(record.subprocess, "run", run)
+    monkeypatch.setattr("sys.argv", ["record.py"])
+    assert [record.main() for _ in range(3)] == [130, 130, 0]
     first, second = "runs/record/first", "runs/record/second"
-    assert (checkout / "calls").read_text().splitlines() == [
+    assert calls == [
         f"ladder_vae.train experiment=record run_dir={first}",
         f"ladder_vae.train resume={first}",
         f"ladder_vae.train experiment=[record,restart] run_dir={second}",

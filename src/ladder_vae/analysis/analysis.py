@@ -17,6 +17,7 @@ from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, 
 from ladder_vae.data.data_sets import MNIST, spaced
 from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture, Section, write_html, write_markdown
+from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.errors import UserError
 
@@ -210,28 +211,18 @@ def _sections(
 def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
     """The table as bars."""
     figures, depth = analysis.figures, len(analysis.readings.means)
-    kinds: list[tuple[str, str, float, tuple[str, ...]]] = [
-        ("rate", "rate (nats)", 1, ()),
-        ("pixel_change", "drawn anew: pixel change", 1, ("all", "posterior")),
-        ("ink_change", "drawn anew: ink change (%)", 100, ("all", "posterior")),
-        ("slant_change", "drawn anew: slant change (degrees)", 1, ("all", "posterior")),
-        ("class_change", f"drawn anew: changed {noun}s (%)", 100, ("all", "posterior")),
-        ("probe_mean", f"{noun} read off the posterior mean (%)", 100, ("probe_pixels", "probe_none")),
-        ("probe_sample", f"{noun} read off a sample (%)", 100, ("probe_pixels", "probe_none")),
-        ("probe_innovation", f"{noun} read off its innovation (%)", 100, ("probe_pixels", "probe_none")),
-    ]
     panels = {}
-    for kind, label, scale, references in kinds:
-        bars = {f"{kind}/z{level}": (f"z{level}", level) for level in range(depth, 0, -1)}
+    for metric in OF_LEVELS:
+        bars = {f"{metric.name}/z{level}": (f"z{level}", level) for level in range(depth, 0, -1)}
         bars |= {
-            place if place in figures else f"{kind}/{place}": (level_tables.REFERENCES[place], 0)
-            for place in references
+            place if place in figures else f"{metric.name}/{place}": (REFERENCES[place], 0)
+            for place in metric.against
         }
         found = [
             charts.Estimate(
                 of.format(noun=noun),
-                scale * figures[name],
-                scale * figures.get(f"{name}_stderr", 0.0),
+                metric.factor * figures[name],
+                metric.factor * figures.get(f"{name}_stderr", 0.0),
                 reference=level == 0,
                 shade=max(level - 1, 0),
             )
@@ -239,7 +230,7 @@ def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
             if name in figures
         ]
         if found:
-            panels[label] = found
+            panels[metric.drawn.format(noun=noun)] = found
     title = (
         f"{int(figures['images']):,} test images, {int(figures['draws'])} draws each; bars: standard error"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +79,35 @@ def _draw(
     anew.append(render(model, resample(code, *every, generator=generator)))
     anew.append(model.likelihood.mean(other.params[0]))
     named = judge.predict(base) if judge else torch.empty(0)
-    weight = base.flatten(1).sum(1)
-    found: dict[str, list[Tensor]] = {"pixel_change": [], "ink_change": [], "slant_change": []}
+    found = {name: [change(image, base) for image in anew] for name, change in CHANGES.items()}
     if judge:
-        found["class_change"] = []
-    for image in anew:
-        found["pixel_change"].append((image - base).abs().flatten(1).mean(1))
-        found["ink_change"].append((image.flatten(1).sum(1) - weight).abs() / weight.clamp(min=1.0))
-        found["slant_change"].append((slant(image) - slant(base)).abs())
-        if judge:
-            found["class_change"].append(torch.ne(judge.predict(image), named).float())
+        found["class_change"] = [torch.ne(judge.predict(image), named).float() for image in anew]
     return {name: torch.stack(columns, 1).cpu() for name, columns in found.items()}, named.cpu()
+
+
+def pixel_change(image: Tensor, base: Tensor) -> Tensor:
+    """Mean absolute change of a pixel of each image, ``(n,)``."""
+    return (image - base).abs().flatten(1).mean(1)
+
+
+def ink_change(image: Tensor, base: Tensor) -> Tensor:
+    """Change of the sum of pixels, as a share of it, ``(n,)``."""
+    weight = base.flatten(1).sum(1)
+    return (image.flatten(1).sum(1) - weight).abs() / weight.clamp(min=1.0)
+
+
+def slant_change(image: Tensor, base: Tensor) -> Tensor:
+    """Change of the :func:`slant`, degrees, ``(n,)``."""
+    return (slant(image) - slant(base)).abs()
+
+
+#: What is measured of images ``(n, C, H, W)`` that became of ``base`` when a level was drawn anew, by the name
+#: of its :class:`~ladder_vae.runs.metrics.Metric`.
+CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "pixel_change": pixel_change,
+    "ink_change": ink_change,
+    "slant_change": slant_change,
+}
 
 
 def slant(images: Tensor) -> Tensor:

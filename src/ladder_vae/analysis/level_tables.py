@@ -2,74 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from ladder_vae.drawing.pages import Table
 from ladder_vae.models.summary import ACTIVE_KL
+from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES, Metric
 
+SHARE = Metric("share", "share", 1, "%")
 Figures = Mapping[str, float]  # by name, see level_metrics in levels.py
 
 
-def value(figures: Figures, name: str, digits: int) -> str:
-    """A figure and its error; empty if it is not there."""
+def written(metric: Metric, figures: Figures, name: str) -> str:
+    """A figure and its error in the metric's unit; empty if it is not there."""
     if name not in figures:
         return ""
     error = figures.get(f"{name}_stderr")
-    return f"{figures[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    unit = {"%": " %", "°": "°"}.get(metric.unit, "")
+    return metric.text(figures[name]) + ("" if error is None else f" ± {metric.text(error)}") + unit
 
 
 def share(figures: Figures, name: str) -> str:
     """A share and its error, in percent; empty if it is not there."""
-    if name not in figures:
-        return ""
-    error = figures.get(f"{name}_stderr")
-    return f"{100 * figures[name]:.1f}" + ("" if error is None else f" ± {100 * error:.1f}") + " %"
-
-
-# figure of a level, heading, how it is written
-COLUMNS: tuple[tuple[str, str, Callable[[Figures, str], str]], ...] = (
-    ("rate", "rate (nats)", lambda figures, name: value(figures, name, 2)),
-    ("probe_mean", "probe: mean", share),
-    ("probe_sample", "probe: sample", share),
-    ("probe_innovation", "probe: innovation", share),
-    ("pixel_change", "pixel change", lambda figures, name: value(figures, name, 4)),
-    ("ink_change", "ink change", share),
-    ("slant_change", "slant change", lambda figures, name: f"{value(figures, name, 2)}°"),
-    ("class_change", "changed {noun}", share),
-)
-REFERENCES = {
-    "all": "all levels",
-    "posterior": "same posterior",
-    "probe_pixels": "the pixels",
-    "probe_none": "the commonest {noun}",
-}
+    return written(SHARE, figures, name)
 
 
 def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
     """All figures, the top level first, and what to hold them against."""
-    columns = [column for column in COLUMNS if f"{column[0]}/z1" in figures]
-    headings = ["", *(heading.format(noun=noun) for _, heading, _ in columns)]
+    columns = [metric for metric in OF_LEVELS if f"{metric.name}/z1" in figures]
+    headings = ["", *(_heading(metric, noun) for metric in columns)]
     headings.insert(2, "units awake")
     rows = []
     for level, rates in reversed(list(enumerate(unit_rates, start=1))):
-        cells = [write(figures, f"{metric}/z{level}") for metric, _, write in columns]
+        cells = [written(metric, figures, f"{metric.name}/z{level}") for metric in columns]
         cells.insert(1, f"{len(rates) - len(sleepers(rates))} of {len(rates)}")
         rows.append([f"z{level}", *cells])
     for place, label in REFERENCES.items():
         if place in figures or f"pixel_change/{place}" in figures:
             names = [
-                place if place in figures and metric == "probe_mean" else f"{metric}/{place}"
-                for metric, *_ in columns
+                place if place in figures and metric.name == "probe_mean" else f"{metric.name}/{place}"
+                for metric in columns
             ]
-            cells = [
-                write(figures, name) if name in figures else ""
-                for name, (_, _, write) in zip(names, columns, strict=True)
-            ]
+            cells = [written(metric, figures, name) for name, metric in zip(names, columns, strict=True)]
             cells.insert(1, "")
             rows.append([label.format(noun=noun), *cells])
     return Table(headings, rows, _reading(figures, noun))
+
+
+def _heading(metric: Metric, noun: str) -> str:
+    """With its unit, where cells do not have it."""
+    title = metric.title.format(noun=noun)
+    return f"{title} ({metric.unit})" if metric.unit not in ("", "%", "°") else title
 
 
 def _reading(figures: Figures, noun: str) -> str:

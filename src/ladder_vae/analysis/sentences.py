@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from ladder_vae.analysis.level_tables import Figures, share, sleepers
 from ladder_vae.models.summary import ACTIVE_KL
+from ladder_vae.runs.metrics import OF_LEVELS, Metric
 
 # Of what all levels do together beyond what the posterior leaves open.
 DECIDES, HAS_A_SAY = 0.5, 0.2
+COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 STILL = 0.02  # of the pixel change of all levels together; below, a level changes nothing to speak of
 # Below these the judge can tell nothing: of reconstructions named as labeled, of samples named otherwise.
 RECOGNIZED, ROOM = 0.5, 0.2
@@ -109,23 +112,26 @@ def _influence(figures: Figures, depth: int, noun: str) -> str:
 
 def _style(figures: Figures, depth: int) -> str:
     """What drawing a level anew does to the looks."""
-    most = {
-        metric: max(_names(depth), key=lambda z: figures[f"{metric}/{z}"])
-        for metric in ("ink_change", "slant_change")
-    }
-    ink, slant = most.values()
-    which = (
-        f"Both move most with {ink}." if ink == slant else f"Ink moves most with {ink}, slant with {slant}."
-    )
+    looks = [metric for metric in OF_LEVELS if metric.said and f"{metric.name}/z1" in figures]
+    most = [max(_names(depth), key=lambda z: figures[f"{m.name}/{z}"]) for m in looks]
+    if len(set(most)) == 1:
+        which = f"{'Both' if len(looks) == 2 else 'All'} move most with {most[0]}."
+    else:
+        first, *others = (f"{m.what} {{}}with {z}" for m, z in zip(looks, most, strict=True))
+        moves = ", ".join([first.format("moves most "), *(other.format("") for other in others)])
+        which = f"{moves[0].upper()}{moves[1:]}."
     pixels = _each(figures, "pixel_change", depth, lambda f, name: f"{f[name]:.3f}")
-    weight = _each(figures, "ink_change", depth, lambda f, name: f"{100 * f[name]:.0f} %")
-    lean = _each(figures, "slant_change", depth, lambda f, name: f"{f[name]:.1f}°")
+    changes = [f"{m.said} {_each(figures, m.name, depth, partial(_roughly, m))}" for m in looks]
     return (
         f"A pixel changes by {pixels} in the mean, all levels at once: {figures['pixel_change/all']:.3f}. "
-        f"Of stroke and style two things are measured: the amount of ink changes by {weight}, the slant by "
-        f"{lean}. {which} An image of another class has another weight and slant by itself, so that a "
-        "level which changes the one changes the others, too."
+        f"Of stroke and style {COUNTS.get(len(looks), len(looks))} things are measured: "
+        f"{', '.join(changes)}. {which} An image of another class has another weight and slant by itself, "
+        "so that a level which changes the one changes the others, too."
     )
+
+
+def _roughly(metric: Metric, figures: Figures, name: str) -> str:
+    return metric.text(figures[name], fewer=1) + {"%": " %", "°": "°"}.get(metric.unit, "")
 
 
 def _by_pixels(figures: Figures, depth: int) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, sample_sizes
-from ladder_vae.comparison.tables import LEVEL_COLUMNS, depth_columns
+from ladder_vae.comparison.tables import depth_columns
 from ladder_vae.drawing import charts, image_grids
-from ladder_vae.runs.metrics import LEVELS, images_of
+from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of
 from ladder_vae.runs.record import read_images
 
 UNITS = {
@@ -108,16 +108,16 @@ def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str,
     """The figures of each level, of the groups whose levels were analyzed, if any."""
     split, kept = analyzed(groups)
     panels: dict[str, list[charts.Estimate]] = {}
-    for metric, heading, factor, _ in LEVEL_COLUMNS:
+    for metric in OF_LEVELS:
         for group in kept:
             for level in range(group.depth, 0, -1):
-                name = f"{split}/{LEVELS}/{metric}/z{level}"
+                name = f"{split}/{LEVELS}/{metric.name}/z{level}"
                 if group.values(name):
-                    value, spread = factor * group.mean(name), factor * _spread(group, name)
+                    value, spread = (metric.factor * v for v in (group.mean(name), _spread(group, name)))
                     bar = charts.Estimate(
                         f"{_short(group, groups)}: z{level}", value, spread, shade=level - 1
                     )
-                    panels.setdefault(heading, []).append(bar)
+                    panels.setdefault(metric.heading, []).append(bar)
     if not panels:
         return []
     title = f"What each level holds, {images_of(split)}; bars: standard deviation over seeds"

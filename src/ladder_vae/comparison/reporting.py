@@ -13,9 +13,9 @@ from rich.table import Table
 
 from ladder_vae.comparison.figures import write_figures
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, group_runs, left_out
-from ladder_vae.comparison.tables import COLUMNS, Cells, difference_rows, noise_line, paired_rows, tables
+from ladder_vae.comparison.tables import Cells, difference_rows, noise_line, paired_rows, tables
 from ladder_vae.drawing.pages import Table as PageTable
-from ladder_vae.runs.metrics import images_of, level_keys
+from ladder_vae.runs.metrics import OF_RUNS, images_of, level_keys
 from ladder_vae.runs.record import Record, class_name, find_runs, flat
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.files import write_text
@@ -23,7 +23,7 @@ from ladder_vae.system.files import write_text
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
     """``report.csv``: every run, finished or not, with its settings in short and its metrics."""
-    known = [metric for metric, *_ in COLUMNS]
+    known = [metric.name for metric in OF_RUNS]
     found = {key for record in records for key in record.metrics}
     keys = [k for k in known if k in found] + sorted(found - set(known), key=level_keys)
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -17,40 +17,11 @@ from ladder_vae.comparison.groups import (
     seed_noise,
 )
 from ladder_vae.comparison.paired import paired_differences
-from ladder_vae.runs.metrics import LEVELS, images_of
+from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, OF_RUNS, OF_UNITS, images_of
 
-# metric, heading, format; each is also plotted against depth
-COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("test/elbo", "ELBO (nats)", ".2f"),
-    ("test/distortion", "distortion (nats)", ".2f"),
-    ("test/rate", "rate (nats)", ".2f"),
-    ("test/mse", "MSE", ".5f"),
-    ("test/ssim", "SSIM", ".4f"),
-    ("train_eval/elbo", "ELBO, training images (nats)", ".2f"),
-    ("model/parameters", "parameters", ",.0f"),
-    ("train/images_per_second", "images/s", ",.0f"),
-    ("train/seconds", "training (s)", ",.0f"),
-)
 LEVELS_IN_COLUMNS = 10  # beyond, a row names the rates of all levels in one cell
-QUALITY = 6  # the first columns say how good a model is; the rest, what it costs
-# of runs that were evaluated: metric (by level, too), heading, format
-UNIT_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("active_units", "active units (KL)", ".1f"),
-    ("active_units_var", "active units (variance)", ".1f"),
-    ("variance_ratio", "σ²q / σ²p", ".2f"),
-)
-# of runs whose levels were analyzed: metric (by level), heading, factor, format
-LEVEL_COLUMNS: tuple[tuple[str, str, float, str], ...] = (
-    ("rate", "rate (nats)", 1, ".2f"),
-    ("probe_mean", "probe: mean (%)", 100, ".1f"),
-    ("probe_sample", "probe: sample (%)", 100, ".1f"),
-    ("probe_innovation", "probe: innovation (%)", 100, ".1f"),
-    ("pixel_change", "pixel change", 1, ".4f"),
-    ("ink_change", "ink change (%)", 100, ".1f"),
-    ("slant_change", "slant change (°)", 1, ".2f"),
-    ("class_change", "changed class (%)", 100, ".1f"),
-)
-Columns = Sequence[tuple[str, str, str]]
+
+Columns = Sequence[tuple[str, str, str]]  # metric, heading, format
 Cells = tuple[list[str], list[list[str]]]
 
 
@@ -61,7 +32,7 @@ def deepest(groups: Sequence[Group]) -> int:
 
 def run_columns(groups: Sequence[Group]) -> Columns:
     """What training leaves of every run, with the rate of each level, if they are not too many."""
-    columns = list(COLUMNS)
+    columns = [(metric.name, metric.heading, metric.form) for metric in OF_RUNS]
     if deepest(groups) <= LEVELS_IN_COLUMNS:
         at = 1 + [metric for metric, *_ in columns].index("test/rate")
         columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest(groups) + 1)]
@@ -118,21 +89,21 @@ def by_level_rows(groups: Sequence[Group], split: str, columns: Columns) -> Cell
 
 def level_rows(groups: Sequence[Group], split: str) -> Cells:
     """Headings and cells: a row a group and level, the top first; mean ± standard deviation over seeds."""
-    columns = [c for c in LEVEL_COLUMNS if any(g.values(f"{split}/{LEVELS}/{c[0]}/z1") for g in groups)]
+    columns = [m for m in OF_LEVELS if any(g.values(f"{split}/{LEVELS}/{m.name}/z1") for g in groups)]
     rows = []
     for group in groups:
         for level in range(group.depth, 0, -1):
             cells = [group.series, str(group.depth), str(len(group.runs)), f"z{level}"]
-            for metric, _, factor, form in columns:
-                name = f"{split}/{LEVELS}/{metric}/z{level}"
+            for metric in columns:
+                name = f"{split}/{LEVELS}/{metric.name}/z{level}"
                 if not group.values(name):
                     cells.append("–")
                     continue
                 varies = len(group.values(name)) > 1
-                std = f" ± {format(factor * group.std(name), form)}" if varies else ""
-                cells.append(format(factor * group.mean(name), form) + std)
+                std = f" ± {metric.text(group.std(name))}" if varies else ""
+                cells.append(metric.text(group.mean(name)) + std)
             rows.append(cells)
-    return ["model", "levels", "runs", "level", *(heading for _, heading, *_ in columns)], rows
+    return ["model", "levels", "runs", "level", *(metric.heading for metric in columns)], rows
 
 
 def _short(value: float, form: str) -> str:
@@ -146,7 +117,10 @@ def tables(groups: Sequence[Group]) -> list[Cells]:
         shown.append(by_level_rows(groups, "test", [("rate", "rate (nats)", ".2f")]))
     split = evaluated_split(groups)
     if kept := evaluated(groups, split):
-        shown += [table_rows(kept, bound_columns(kept, split)), by_level_rows(kept, split, UNIT_COLUMNS)]
+        shown += [
+            table_rows(kept, bound_columns(kept, split)),
+            by_level_rows(kept, split, [(m.name, m.heading, m.form) for m in OF_UNITS]),
+        ]
     split, kept = analyzed(groups)
     if kept:
         shown.append(level_rows(kept, split))
@@ -155,13 +129,12 @@ def tables(groups: Sequence[Group]) -> list[Cells]:
 
 def depth_columns(groups: Sequence[Group]) -> Columns:
     """What is held against depth: quality first, then cost."""
-    columns = list(COLUMNS)
+    columns = [(metric.name, metric.heading, metric.form) for metric in OF_RUNS]
     split = evaluated_split(groups)
     if k := comparable(groups, split):
         of = "" if split == "test" else f", {images_of(split).removesuffix(', evenly spaced')}"
-        columns[QUALITY:QUALITY] = [
-            (f"{split}/{metric}", heading + of, form) for metric, heading, form in UNIT_COLUMNS[:2]
-        ]
+        quality = sum(not metric.cost for metric in OF_RUNS)
+        columns[quality:quality] = [(f"{split}/{m.name}", m.heading + of, m.form) for m in OF_UNITS[:2]]
         columns[1:1] = [
             (f"{split}/log_px/K={k}", f"L_{k} (nats{of})", ".2f"),
             (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats{of})", ".2f"),
@@ -175,7 +148,7 @@ def difference_rows(groups: Sequence[Group]) -> Cells:
     alone = len({group.series for group in groups}) == 1
     names = [f"{a.depth} → {b.depth} levels" + ("" if alone else f", {a.series}") for a, b in steps]
     rows = []
-    costs = {metric for metric, *_ in COLUMNS[QUALITY:]}
+    costs = {metric.name for metric in OF_RUNS if metric.cost}
     for metric, heading, form in depth_columns(groups):
         if metric in costs:
             continue

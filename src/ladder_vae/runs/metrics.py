@@ -1,12 +1,148 @@
-"""Names of metrics, and what they are of."""
+"""The catalogue of metrics: what tables, charts, TensorBoard and sentences know of them, and their names."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
 IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric wherever it is shown.
+
+    Args:
+        name: As in ``metrics.json``: of a run, whole; of units or of an analyzed level, without what comes
+            before (split, ``levels``) and after (``z1``).
+        title: Its name in a table; ``{noun}`` stands for what a class is called.
+        digits: Decimals.
+        unit: Its unit; a share in ``%`` is a number from 0 to 1.
+        better: ``up`` or ``down``, where one is better.
+        cost: Whether it says what a model costs rather than how good it is.
+        in_hparams: Whether TensorBoard's table of hyperparameters has a column of it; of levels, one each.
+        drawn: Label in the chart of levels; ``{noun}`` as above.
+        against: What a level is held against there (:data:`REFERENCES`).
+        said: How a sentence on drawing a level anew begins that goes on with its values.
+        what: A word for it there.
+    """
+
+    name: str
+    title: str
+    digits: int
+    unit: str = ""
+    better: str = ""
+    cost: bool = False
+    in_hparams: bool = False
+    drawn: str = ""
+    against: tuple[str, ...] = ()
+    said: str = ""
+    what: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, of a column whose cells are bare numbers."""
+        return self.title.format(noun="class") + (f" ({self.unit})" if self.unit else "")
+
+    @property
+    def form(self) -> str:
+        """How a number is written."""
+        return f",.{self.digits}f"
+
+    @property
+    def factor(self) -> float:
+        """From the number to its unit."""
+        return 100 if self.unit == "%" else 1
+
+    def text(self, value: float, *, fewer: int = 0) -> str:
+        """The number in its unit, without the unit, to so many digits fewer."""
+        return format(self.factor * value, f",.{self.digits - fewer}f")
+
+
+#: Of what training leaves, in the order of tables; each is also drawn against depth.
+OF_RUNS = (
+    Metric("test/elbo", "ELBO", 2, "nats", "up", in_hparams=True),
+    Metric("test/distortion", "distortion", 2, "nats", "down", in_hparams=True),
+    Metric("test/rate", "rate", 2, "nats", in_hparams=True),
+    Metric("test/mse", "MSE", 5, "", "down", in_hparams=True),
+    Metric("test/ssim", "SSIM", 4, "", "up", in_hparams=True),
+    Metric("train_eval/elbo", "ELBO, training images", 2, "nats", "up", in_hparams=True),
+    Metric("model/parameters", "parameters", 0, cost=True, in_hparams=True),
+    Metric("train/images_per_second", "images/s", 0, cost=True, in_hparams=True),
+    Metric("train/seconds", "training", 0, "s", cost=True, in_hparams=True),
+)
+#: Of units, where a run was evaluated; ``<split>/NAME`` of all and ``<split>/NAME/z1`` of a level.
+OF_UNITS = (
+    Metric("active_units", "active units (KL)", 1),
+    Metric("active_units_var", "active units (variance)", 1),
+    Metric("variance_ratio", "σ²q / σ²p", 2),
+)
+DRAWS, PROBES = ("all", "posterior"), ("probe_pixels", "probe_none")
+#: Of levels, where they were analyzed; ``<split>/levels/NAME/z1``.
+OF_LEVELS = (
+    Metric("rate", "rate", 2, "nats", drawn="rate (nats)"),
+    Metric(
+        "probe_mean",
+        "probe: mean",
+        1,
+        "%",
+        drawn="{noun} read off the posterior mean (%)",
+        against=PROBES,
+    ),
+    Metric("probe_sample", "probe: sample", 1, "%", drawn="{noun} read off a sample (%)", against=PROBES),
+    Metric(
+        "probe_innovation",
+        "probe: innovation",
+        1,
+        "%",
+        drawn="{noun} read off its innovation (%)",
+        against=PROBES,
+    ),
+    Metric("pixel_change", "pixel change", 4, drawn="drawn anew: pixel change", against=DRAWS),
+    Metric(
+        "ink_change",
+        "ink change",
+        1,
+        "%",
+        drawn="drawn anew: ink change (%)",
+        against=DRAWS,
+        said="the amount of ink changes by",
+        what="ink",
+    ),
+    Metric(
+        "slant_change",
+        "slant change",
+        2,
+        "°",
+        drawn="drawn anew: slant change (degrees)",
+        against=DRAWS,
+        said="the slant by",
+        what="slant",
+    ),
+    Metric("class_change", "changed {noun}", 1, "%", drawn="drawn anew: changed {noun}s (%)", against=DRAWS),
+)
+#: What a level is held against, by the name of the figure.
+REFERENCES = {
+    "all": "all levels",
+    "posterior": "same posterior",
+    "probe_pixels": "the pixels",
+    "probe_none": "the commonest {noun}",
+}
+
+
+def hparams_columns(num_layers: int) -> list[str]:
+    """Metrics in TensorBoard's table of hyperparameters; its columns have to fit runs of every depth."""
+    of_runs = [metric.name for metric in OF_RUNS if metric.in_hparams]
+    bounds = ["test/log_px/K=1000", "test/log_px/K=5000"]  # where the run was evaluated
+    of_levels = [
+        f"test/{LEVELS}/{metric.name}/{z_name(level)}"
+        for metric in OF_LEVELS
+        if metric.in_hparams
+        for level in range(num_layers)
+    ]
+    return [*of_runs[:1], *bounds, *of_runs[1:], "train/epochs", *of_levels]
 
 
 def z_name(level: int) -> str:

@@ -13,26 +13,13 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 from torchvision.utils import make_grid
 
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.metrics import hparams_columns
 from ladder_vae.runs.record import class_name, flat
 from ladder_vae.system.errors import UserError
 from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
 COLUMNS = 8  # of images in TensorBoard
-HPARAM_METRICS = (  # no rates of single levels: the columns have to fit runs of every depth
-    "test/elbo",
-    "test/log_px/K=1000",  # these two where the run was evaluated
-    "test/log_px/K=5000",
-    "test/rate",
-    "test/distortion",
-    "test/mse",
-    "test/ssim",
-    "train_eval/elbo",
-    "model/parameters",
-    "train/epochs",
-    "train/seconds",
-    "train/images_per_second",
-)
 
 
 class Pictures(Callback):
@@ -127,7 +114,9 @@ class Dashboards(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
-                for summary in hparams_summary(self.hparams(), dict.fromkeys(HPARAM_METRICS, 0)):
+                for summary in hparams_summary(
+                    self.hparams(), dict.fromkeys(hparams_columns(pl_module.model.num_layers), 0)
+                ):
                     writer.file_writer.add_summary(summary)
                 writer.add_custom_scalars(layout)
 
