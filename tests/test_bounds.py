@@ -10,7 +10,8 @@ from test_linear_gaussian import PIXELS, LinearBottomUp, LinearTopDown, exact_lo
 from ladder_vae.maths.bounds import importance_bound
 from ladder_vae.models import LadderVAE
 from ladder_vae.models.evaluator import Settings, image_statistics, unit_counts
-from ladder_vae.models.summary import summarize, unit_variances
+from ladder_vae.models.statistics import IMAGE_FIELDS, UnitStatistics
+from ladder_vae.models.summary import summarize
 
 LINEAR = [LinearTopDown, LinearBottomUp]
 SIZES = (1, 10, 100, 1000)
@@ -120,10 +121,12 @@ def test_the_size_of_a_chunk_changes_nothing(kind):
         settings = Settings(150, sizes, chunk_size=chunk)
         for start, stop in ((5, 6), (2, 4), (0, 6)):
             found = image_statistics(model, x[start:stop], range(start, stop), settings)
-            for name, value in vars(found).items():
+            for name in IMAGE_FIELDS:
                 expected = getattr(reference, name)[start:stop]
                 tolerance = {"rtol": 1e-4, "atol": 0} if name == "ess" else {"rtol": 0, "atol": 1e-4}
-                torch.testing.assert_close(value, expected, **tolerance)
+                torch.testing.assert_close(getattr(found, name), expected, **tolerance)
+        for name, value in vars(found.units).items():  # of all six images
+            torch.testing.assert_close(value, getattr(reference.units, name), rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_of_full_size_in_chunks_and_in_double_precision():
@@ -193,7 +196,7 @@ def test_variance_of_units_of_a_known_posterior(pathway):
     statistics = image_statistics(pathway(3), x, range(3000), Settings(10, (10,)))
     cov = joint_covariance(3)
     expected = (cov[0, 1:] ** 2 / cov[0, 0]).repeat_interleave(PIXELS)
-    torch.testing.assert_close(unit_variances(statistics), expected.double(), rtol=0.12, atol=0.0)
+    torch.testing.assert_close(statistics.units.variance(), expected.double(), rtol=0.12, atol=0.0)
 
 
 @pytest.mark.parametrize("pathway", LINEAR)
@@ -201,9 +204,26 @@ def test_draws_of_other_levels_are_no_activity(pathway):
     """All images alike: no unit tells them apart, though posterior means move with the draws."""
     x = images(1, 3).expand(2000, -1, -1, -1)
     statistics = image_statistics(pathway(3), x, range(2000), Settings(1, (1,)))
-    assert statistics.unit_mean.var(0).max() > 0.01  # would count as active
-    assert unit_variances(statistics).abs().max() < 0.01
+    assert (statistics.units.spread / 1999).max() > 0.01  # would count as active
+    assert statistics.units.variance().abs().max() < 0.01
     assert summarize(statistics, Settings(1, (1,)), [PIXELS] * 3)["test/active_units_var"] == 0
+
+
+def test_units_of_parts_are_those_of_the_whole():
+    torch.manual_seed(0)
+    values = [1e3 + torch.randn(7, 3, dtype=torch.float64) for _ in range(3)]  # of 7 images, 3 units
+
+    def units(part):
+        rate, mean, draw_var = (value[part] for value in values)
+        spread = ((mean - mean.mean(0)) ** 2).sum(0)
+        images = torch.tensor(float(len(mean)), dtype=torch.float64)
+        return UnitStatistics(images, rate.mean(0), rate.mean(0), mean.mean(0), spread, draw_var.mean(0))
+
+    merged = UnitStatistics.merge([units(slice(0, 1)), units(slice(1, 5)), units(slice(5, 7))])
+    for name, value in vars(units(slice(None))).items():
+        torch.testing.assert_close(getattr(merged, name), value)
+    expected = values[1].var(0) - values[2].mean(0)
+    torch.testing.assert_close(merged.variance(), expected)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -37,7 +37,7 @@ def test_the_code_that_the_theory_names_exists():
             assert re.search(rf"^class {owner}\b", source, re.MULTILINE), owner
             assert not member or re.search(rf"\b{member}\b", source), member
     functions = set(re.findall(r"`([a-z_]+)` in \[", THEORY))
-    assert {"product", "importance_bound", "unit_variances"} <= functions
+    assert {"product", "importance_bound"} <= functions
     for name in functions:
         assert f"def {name}(" in source, name
     settings = re.findall(r"`((?:objective|model)\.\w+)`", THEORY)

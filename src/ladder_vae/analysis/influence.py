@@ -101,8 +101,8 @@ def slant_change(image: Tensor, base: Tensor) -> Tensor:
     return (slant(image) - slant(base)).abs()
 
 
-#: What is measured of images ``(n, C, H, W)`` that became of ``base`` when a level was drawn anew, by the name
-#: of its :class:`~ladder_vae.runs.metrics.Metric`.
+#: What is measured of images ``(n, C, H, W)`` that became of ``base`` when a level was drawn anew, by the
+#: name of its :class:`~ladder_vae.runs.metrics.Metric`.
 CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pixel_change": pixel_change,
     "ink_change": ink_change,

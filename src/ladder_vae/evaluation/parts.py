@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from ladder_vae.models.evaluator import (
-    ImageStatistics,
     Settings,
     Weigher,
     image_statistics,
@@ -30,6 +29,7 @@ from ladder_vae.models.evaluator import (
     weigher,
 )
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.statistics import IMAGE_FIELDS, UNIT_FIELDS, ImageStatistics, UnitStatistics
 from ladder_vae.models.summary import summarize
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.compilation import compiled
@@ -40,7 +40,7 @@ from ladder_vae.system.self_check import pass_doubt
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
-VERSION = 3  # of what is computed; another one makes nothing of what was kept
+VERSION = 4  # of what is computed; another one makes nothing of what was kept
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
@@ -251,7 +251,8 @@ def _write(
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
-    arrays = {name: value.numpy() for name, value in vars(statistics).items()}
+    arrays = {name: getattr(statistics, name).numpy() for name in IMAGE_FIELDS}
+    arrays |= {f"unit_{name}": getattr(statistics.units, name).numpy() for name in UNIT_FIELDS}
     try:
         with unfinished.open("wb") as file:
             np.savez(file, seconds=np.float64(seconds), **arrays, **more)
@@ -264,9 +265,10 @@ def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:
     """What was written of so many images; None where it is missing or damaged, and has to be computed."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ImageStatistics.__dataclass_fields__}
+            arrays = {name: torch.from_numpy(archive[name]) for name in IMAGE_FIELDS}
+            units = {name: torch.from_numpy(archive[f"unit_{name}"]) for name in UNIT_FIELDS}
             seconds = float(archive["seconds"])
-        statistics = ImageStatistics(**{name: torch.from_numpy(a) for name, a in arrays.items()})
+        statistics = ImageStatistics(units=UnitStatistics(**units), **arrays)
         return (statistics, seconds) if len(statistics.elbo) == images else None
     except Exception:  # damage takes any form: zip, deflate, header, a missing array, another shape
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ladder_vae.maths.bounds import importance_bound
 from ladder_vae.maths.image_quality import reconstruction_quality
 from ladder_vae.maths.tails import pareto_khat
 from ladder_vae.models.hierarchy import Hierarchy
-from ladder_vae.models.inference import Level
+from ladder_vae.models.statistics import ImageStatistics, UnitSums
 from ladder_vae.system.randomness import stream_seed
 
 SAMPLE_BLOCK = 100  # draws of an image that share one random stream
@@ -53,63 +53,6 @@ class Settings:
     def images_per_pass(self) -> int:
         """Images that go through the model together."""
         return max(1, self.chunk_size // min(self.draws, SAMPLE_BLOCK))
-
-
-@dataclass(frozen=True)
-class ImageStatistics:
-    """What the draws say of each of M images; U units of all levels stand in a row, z_1's first.
-
-    Args:
-        log_px: L_K, nats, ``(M, number of K)``.
-        draw_var: Its variance over draws, ``(M, number of K)``.
-        ess: Effective sample size, ``(M, number of K)``.
-        khat: Pareto k-hat of all weights of an image (:func:`~ladder_vae.maths.tails.pareto_khat`), ``(M,)``.
-        distortion: Mean over draws, nats, ``(M,)``.
-        rates: Mean over draws of log q - log p, nats, ``(M, L)``.
-        mse: Of the decoder's mean for the first draw, ``(M,)``.
-        ssim: The same, ``(M,)``.
-        unit_rate: Mean over the first block of draws of each unit's rate (closed form where that is one),
-            nats, ``(M, U)``.
-        unit_mean: Mean over the same draws of the posterior mean, ``(M, U)``.
-        unit_mean_var: Variance of that over repetitions with other draws, ``(M, U)``.
-        unit_log_ratio: Mean over the same draws of log(sigma_q^2 / sigma_p^2), ``(M, U)``.
-    """
-
-    log_px: Tensor
-    draw_var: Tensor
-    ess: Tensor
-    khat: Tensor
-    distortion: Tensor
-    rates: Tensor
-    mse: Tensor
-    ssim: Tensor
-    unit_rate: Tensor
-    unit_mean: Tensor
-    unit_mean_var: Tensor
-    unit_log_ratio: Tensor
-
-    @staticmethod
-    def concatenate(parts: Sequence[ImageStatistics]) -> ImageStatistics:
-        """All images of the parts, in order."""
-        names = ImageStatistics.__dataclass_fields__
-        return ImageStatistics(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
-
-    @staticmethod
-    def mean(binarizations: Sequence[ImageStatistics]) -> ImageStatistics:
-        """Of the same images, binarized several times: means image by image, errors of these means.
-
-        What is known of units stays that of the first: a unit's variance over images is one over binary
-        images.
-        """
-        first, n = binarizations[0], len(binarizations)
-        names = ("log_px", "draw_var", "ess", "khat", "distortion", "rates", "mse", "ssim")
-        means = {name: torch.stack([getattr(b, name) for b in binarizations]).mean(0) for name in names}
-        return replace(first, **(means | {"draw_var": means["draw_var"] / n}))
-
-    @property
-    def elbo(self) -> Tensor:
-        """Mean log-weight of each image, nats, ``(M,)``."""
-        return -(self.distortion + self.rates.sum(1))
 
 
 Weigher = Callable[..., tuple[Tensor, Tensor]]
@@ -153,7 +96,7 @@ def image_statistics(
     log_weights: list[Tensor] = []
     distortion = torch.zeros(len(x), dtype=torch.float64)
     rates = torch.zeros(len(x), model.num_layers, dtype=torch.float64)
-    units: list[tuple[Tensor, ...]] = []
+    units: UnitSums | None = None
     for start in range(0, settings.draws, SAMPLE_BLOCK):
         size = min(SAMPLE_BLOCK, settings.draws - start)
         noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings)
@@ -161,11 +104,12 @@ def image_statistics(
         for eps in zip(*(e[:size].split(samples_per_pass) for e in noise), strict=True):
             if start == 0:  # of these draws, more than weights is kept
                 inference = model.infer(x, noise=eps, features=features)
-                if not units:
+                if units is None:
+                    units = UnitSums(inference.levels)
                     quality = reconstruction_quality(
                         model.likelihood.mean(inference.params[0]), model.likelihood.intensities(x)
                     )
-                units.append(_unit_statistics(inference.levels))
+                units.add(inference.levels)
                 found = inference.log_px, inference.rates(monte_carlo=True)
             else:
                 found = weigh(x, features, *eps)
@@ -177,7 +121,7 @@ def image_statistics(
             kept -= len(log_px)
     weights = torch.cat(log_weights)  # (N, B)
     bounds = [importance_bound(weights, k) for k in settings.sample_sizes]
-    unit_rate, unit_mean, unit_log_ratio = (torch.cat(parts) for parts in zip(*units, strict=True))
+    assert units is not None
     statistics: dict[str, Tensor] = {
         "log_px": torch.stack([bound.log_px for bound in bounds], 1),
         "draw_var": torch.stack([bound.draw_var for bound in bounds], 1),
@@ -187,26 +131,9 @@ def image_statistics(
         "rates": rates / settings.num_samples,
         "mse": quality[0],
         "ssim": quality[1],
-        "unit_rate": unit_rate.mean(0),
-        "unit_mean": unit_mean.mean(0),
-        "unit_mean_var": unit_mean.var(0) / len(unit_mean),
-        "unit_log_ratio": unit_log_ratio.mean(0),
     }
-    return ImageStatistics(**{name: value.cpu() for name, value in statistics.items()})
-
-
-def _unit_statistics(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rate, posterior mean and log variance ratio of every unit, ``(k, B, U)``."""
-
-    def units(values: Sequence[Tensor]) -> Tensor:
-        full = [v.expand_as(level.z).flatten(2) for v, level in zip(values, levels, strict=True)]
-        return torch.cat(full, -1)
-
-    return (
-        units([level.unit_rate() for level in levels]),
-        units([level.q.mean for level in levels]),
-        units([level.q.log_var - level.p.log_var for level in levels]),
-    )
+    arrays = {name: value.cpu() for name, value in statistics.items()}
+    return ImageStatistics(units=units.statistics(), **arrays)
 
 
 def _keyed_noise(

@@ -8,22 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ladder_vae.models.evaluator import ImageStatistics, Settings
+from ladder_vae.models.evaluator import Settings
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.statistics import ImageStatistics
 
 ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2015
 KHAT_LIMITS = (0.7, 1.0)  # above the first an error is not to be trusted, above the second no mean shows
 ESS_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-
-
-def unit_variances(statistics: ImageStatistics) -> Tensor:
-    r"""$Var_x(E_{q(z|x)}[z_u])$ of each unit, ``(U,)`` (Burda et al. 2015, arXiv 1509.00519, sec. 4.2).
-
-    Where the posterior mean of a unit moves with the draws of other levels, the mean over draws stands for
-    the expectation, and what a finite number of draws adds to the variance is taken off.
-    """
-    return statistics.unit_mean.var(0) - statistics.unit_mean_var.mean(0)
 
 
 def summarize(
@@ -69,14 +61,14 @@ def summarize(
         metrics |= {
             f"{tail}/above_{limit:g}": (statistics.khat > limit).double().mean() for limit in KHAT_LIMITS
         }
-    active = {"active_units": statistics.unit_rate.mean(0) > ACTIVE_KL}
+    active = {"active_units": statistics.units.rate > ACTIVE_KL}
     if images > 1:
-        active["active_units_var"] = unit_variances(statistics) > ACTIVE_VARIANCE
+        active["active_units_var"] = statistics.units.variance() > ACTIVE_VARIANCE
     for name, which in active.items():
         metrics[f"{split}/{name}"] = which.sum()
         by_level = enumerate(which.split(list(units)), start=1)
         metrics |= {f"{split}/{name}/z{level}": a.sum() for level, a in by_level}
-    ratios = statistics.unit_log_ratio.mean(0).split(list(units))
+    ratios = statistics.units.log_ratio.split(list(units))
     metrics |= {f"{split}/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 

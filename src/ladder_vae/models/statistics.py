@@ -1,0 +1,154 @@
+"""What draws say of images one by one, and of latent units over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladder_vae.models.inference import Level
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """What M images together say of the U units of all levels, z_1's first; parts can be merged.
+
+    Args:
+        images: M, ``()``.
+        rate: Mean over images and draws of each unit's rate (closed form where that is one), nats, ``(U,)``.
+        log_ratio: Mean of log(sigma_q^2 / sigma_p^2), ``(U,)``.
+        mean: Mean of the posterior mean, ``(U,)``.
+        spread: Sum over images of the squared deviation of an image's posterior mean from ``mean``, ``(U,)``.
+        draw_var: Mean over images of the variance that an image's posterior mean has over repetitions
+            with other draws, ``(U,)``.
+    """
+
+    images: Tensor
+    rate: Tensor
+    log_ratio: Tensor
+    mean: Tensor
+    spread: Tensor
+    draw_var: Tensor
+
+    @staticmethod
+    def merge(parts: Sequence[UnitStatistics]) -> UnitStatistics:
+        """Of the images of all parts (Chan, Golub and LeVeque 1983)."""
+        each = {name: torch.stack([getattr(part, name) for part in parts]) for name in UNIT_FIELDS}
+        images = each["images"].sum()
+        share = (each["images"] / images)[:, None]
+        means = {name: (share * each[name]).sum(0) for name in ("rate", "log_ratio", "mean", "draw_var")}
+        between = each["images"][:, None] * (each["mean"] - means["mean"]) ** 2
+        return UnitStatistics(images=images, spread=(each["spread"] + between).sum(0), **means)
+
+    def variance(self) -> Tensor:
+        r"""$Var_x(E_{q(z|x)}[z_u])$ of each unit, ``(U,)`` (Burda et al. 2015, arXiv 1509.00519, sec. 4.2).
+
+        Where the posterior mean of a unit moves with the draws of other levels, the mean over draws stands
+        for the expectation, and what a finite number of draws adds to the variance is taken off.
+        """
+        return self.spread / (self.images - 1) - self.draw_var
+
+
+UNIT_FIELDS = tuple(UnitStatistics.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What the draws say of each of M images, and all together of the units.
+
+    Args:
+        log_px: L_K, nats, ``(M, number of K)``.
+        draw_var: Its variance over draws, ``(M, number of K)``.
+        ess: Effective sample size, ``(M, number of K)``.
+        khat: Pareto k-hat of all weights of an image (:func:`~ladder_vae.maths.tails.pareto_khat`), ``(M,)``.
+        distortion: Mean over draws, nats, ``(M,)``.
+        rates: Mean over draws of log q - log p, nats, ``(M, L)``.
+        mse: Of the decoder's mean for the first draw, ``(M,)``.
+        ssim: The same, ``(M,)``.
+        units: From the first block of draws of each image.
+    """
+
+    log_px: Tensor
+    draw_var: Tensor
+    ess: Tensor
+    khat: Tensor
+    distortion: Tensor
+    rates: Tensor
+    mse: Tensor
+    ssim: Tensor
+    units: UnitStatistics
+
+    @staticmethod
+    def concatenate(parts: Sequence[ImageStatistics]) -> ImageStatistics:
+        """All images of the parts, in order."""
+        arrays = {name: torch.cat([getattr(part, name) for part in parts]) for name in IMAGE_FIELDS}
+        return ImageStatistics(units=UnitStatistics.merge([part.units for part in parts]), **arrays)
+
+    @staticmethod
+    def mean(binarizations: Sequence[ImageStatistics]) -> ImageStatistics:
+        """Of the same images, binarized several times: means image by image, errors of these means.
+
+        What is known of units stays that of the first: a unit's variance over images is one over binary
+        images.
+        """
+        first, n = binarizations[0], len(binarizations)
+        means = {
+            name: torch.stack([getattr(b, name) for b in binarizations]).mean(0) for name in IMAGE_FIELDS
+        }
+        return ImageStatistics(units=first.units, **(means | {"draw_var": means["draw_var"] / n}))
+
+    @property
+    def elbo(self) -> Tensor:
+        """Mean log-weight of each image, nats, ``(M,)``."""
+        return -(self.distortion + self.rates.sum(1))
+
+
+IMAGE_FIELDS = tuple(name for name in ImageStatistics.__dataclass_fields__ if name != "units")
+
+
+class UnitSums:
+    """Sums over draws of what each unit says of each of B images, ``(B, U)``; memory is that of one draw.
+
+    Args:
+        levels: Of the first draws; means are summed as deviations from them, which loses no digits.
+    """
+
+    def __init__(self, levels: Sequence[Level]) -> None:
+        self.origin = _by_unit([level.q.mean for level in levels], levels)[0]
+        zeros = torch.zeros_like(self.origin)
+        self.draws, self.rate, self.log_ratio, self.moved, self.squared = 0, zeros, zeros, zeros, zeros
+
+    def add(self, levels: Sequence[Level]) -> None:
+        """Count the draws of ``(k, B)`` posterior samples."""
+        self.draws += len(levels[0].z)
+        self.rate = self.rate + _by_unit([level.unit_rate() for level in levels], levels).sum(0)
+        ratios = [level.q.log_var - level.p.log_var for level in levels]
+        self.log_ratio = self.log_ratio + _by_unit(ratios, levels).sum(0)
+        moved = _by_unit([level.q.mean for level in levels], levels) - self.origin
+        self.moved = self.moved + moved.sum(0)
+        self.squared = self.squared + (moved**2).sum(0)
+
+    def statistics(self) -> UnitStatistics:
+        """Means over draws, then over images."""
+        n = self.draws
+        origin, rate, log_ratio, moved, squared = (
+            each.cpu().double() for each in (self.origin, self.rate, self.log_ratio, self.moved, self.squared)
+        )
+        moved, squared = moved / n, squared / n
+        mean = origin + moved  # (B, U)
+        return UnitStatistics(
+            images=torch.tensor(float(len(mean)), dtype=torch.float64),
+            rate=rate.mean(0) / n,
+            log_ratio=log_ratio.mean(0) / n,
+            mean=mean.mean(0),
+            spread=((mean - mean.mean(0)) ** 2).sum(0),
+            draw_var=((squared - moved**2) / (n - 1)).clamp(min=0).mean(0),
+        )
+
+
+def _by_unit(values: Sequence[Tensor], levels: Sequence[Level]) -> Tensor:
+    """Values of the units of all levels in a row, ``(k, B, U)``."""
+    full = [v.expand_as(level.z).flatten(2) for v, level in zip(values, levels, strict=True)]
+    return torch.cat(full, -1)
