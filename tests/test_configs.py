@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
+import ladder_vae.conf
 import pytest
 import yaml
-
-import ladder_vae.conf
 
 CONF = Path(ladder_vae.conf.__file__).parent
 ONE_STEP = [
