@@ -14,6 +14,7 @@ from ladder_vae.analysis import manipulations
 from ladder_vae.data.data_sets import Npz
 from ladder_vae.drawing import charts, image_grids
 from ladder_vae.drawing.image_grids import to_bytes
+from ladder_vae.drawing.pages import save_pictures
 from ladder_vae.models.innovations import innovations, resample
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training import tensorboard
@@ -175,14 +176,17 @@ def test_a_report_draws_the_means_of_its_groups(train, command, drawn):
 @pytest.mark.parametrize("cls", MODELS)
 def test_pictures_of_levels_are_the_manipulated_codes(cls, tmp_path, drawn):
     model, x = small(cls).eval(), binary_images(10)
-    gallery = manipulations.open_gallery(model, x, 3, tmp_path)
+    gallery = manipulations.open_gallery(model, x, 3)
     with torch.no_grad():
         code = innovations(model.infer(x, noise=[e[None] for e in _noise(gallery, model, x)]))
         for e, ours in zip(gallery.code, code, strict=True):
             torch.testing.assert_close(e, ours)
-        manipulations.resampled(gallery, 1)
-        manipulations.heated(gallery, 0)
-        manipulations.swapped(gallery, 1)
+        pictures = [
+            manipulations.resampled(gallery, 1),
+            manipulations.heated(gallery, 0),
+            manipulations.swapped(gallery, 1),
+        ]
+        save_pictures(tmp_path, pictures)
         image, reconstruction, anew = tiles(drawn["resample_z2.png"], 3, 10, 6, 5)
         assert np.array_equal(image, to_bytes(x))
         assert np.array_equal(reconstruction, gallery.render(code))

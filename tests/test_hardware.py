@@ -38,6 +38,7 @@ def test_compiling_is_chosen_where_it_pays():
     assert [choose_compile("compile", "auto", pays) for pays in (True, False)] == [True, False]
     assert choose_compile("compile", "True", False)  # as Hydra writes it
     assert not choose_compile("compile", "false", True)
+    assert choose_compile("compile", True, False)
     with pytest.raises(UserError, match=r"trainer\.compile=yes is unknown; choose auto, true, false"):
         choose_compile("trainer.compile", "yes", True)
 
@@ -116,7 +117,7 @@ def faults():
 
 for prepare in (lambda: None, keep_freed_memory):
     prepare()
-    print(sorted(faults() for _ in range(15))[7])  # an aligned block may miss the freed one a few times
+    print(sorted(faults() for _ in range(41))[20])  # at first an aligned block may miss the freed one
 """
 
 

@@ -32,12 +32,14 @@ def test_a_metric_of_a_level_is_one_entry(train, command, workdir, monkeypatch):
         if getattr(module, "OF_LEVELS", None) is OF_LEVELS:
             monkeypatch.setattr(module, "OF_LEVELS", (*OF_LEVELS, LEFT))
     monkeypatch.setitem(CHANGES, "left_change", left_change)
-    panels = []
+    seen = []
     from ladder_vae.drawing import charts
 
     save = charts.save_estimates
     monkeypatch.setattr(
-        charts, "save_estimates", lambda path, found, **how: panels.append(found) or save(path, found, **how)
+        charts,
+        "save_estimates",
+        lambda path, panels, **how: seen.append(panels) or save(path, panels, **how),
     )
     run = train("data.val_size=0")
     code, out, err = command("analyze", f"run={run}", "draws=1", f"classifier_dir={workdir}")
@@ -47,13 +49,13 @@ def test_a_metric_of_a_level_is_one_entry(train, command, workdir, monkeypatch):
     assert "| left half |" in page
     assert "the ink on the left by" in page
     assert "three things are measured" in page
-    assert [bar.label for bar in panels[0]["drawn anew: left half (%)"]] == [
+    assert [bar.label for bar in seen[0]["drawn anew: left half (%)"]] == [
         "z2", "z1", "all levels", "same posterior",
     ]  # fmt: skip
     found = json.loads((run / "metrics.json").read_text())["test/levels/left_change/z1"]
     assert command("report", str(run), "--output", "compared")[0] == 0
     assert f"{100 * found:.1f}" in (workdir / "compared/report.md").read_text()
-    assert "left half (%)" in panels[-1]
+    assert "left half (%)" in seen[-1]
     summary = str(events(run).SummaryMetadata("_hparams_/experiment").plugin_data.content)
     assert "test/levels/left_change/z2" in summary
 

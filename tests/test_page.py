@@ -8,7 +8,7 @@ SECTIONS = [
         "Level z1",
         ["a < b & c"],
         Table(["", "n"], [["z1", "3"]], "a note"),
-        [Picture("p.png", "P", "seen")],
+        [Picture("p.png", "P", "seen", lambda path: path.write_bytes(b"png"))],
     ),
     Section("How it was made"),
 ]

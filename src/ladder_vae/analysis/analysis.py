@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from ladder_vae.analysis.influence import measure_influence
 from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.data.data_sets import MNIST, spaced
 from ladder_vae.drawing import charts
-from ladder_vae.drawing.pages import Picture, Section, write_html, write_markdown
+from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html, write_markdown
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.errors import UserError
@@ -132,13 +133,13 @@ def write(
     run, directory = subject.run, subject.run.path / PICTURES
     levels = _chosen_levels(analysis.readings, settings.levels)
     on_step("drawing pictures")
-    sections = _sections(subject, analysis, settings, levels, directory, on_step)
+    sections = _sections(subject, analysis, settings, levels, on_step)
+    drawn = save_pictures(directory, [picture for section in sections for picture in section.pictures])
     depth = run.model.num_layers
     each, kind = "each" if depth > 1 else "the", type(run.model).__name__
     title = f"What {each} level of a {depth}-level {kind} encodes"
     write_markdown(run.path / "analysis.md", title, sections, PICTURES.as_posix())
     write_html(run.path / "analysis.html", title, sections, directory)
-    drawn = [directory / picture.file for section in sections for picture in section.pictures]
     if directory.resolve().is_relative_to(run.path.resolve()):  # and not a link to somewhere else
         for earlier in set(directory.glob("*.png")) - set(drawn):  # of other levels, maybe
             earlier.unlink()
@@ -158,14 +159,13 @@ def _sections(
     analysis: Analysis,
     settings: Settings,
     levels: Sequence[int],
-    directory: Path,
     on_step: Callable[[str], None],
 ) -> list[Section]:
     model, data, readings = subject.run.model, subject.data, analysis.readings
     noun = "digit" if isinstance(data, MNIST) else "class"
     shown = list(settings.show) if settings.show else data.gallery(SHOWN)
     x = data.observe("test", shown).to(next(model.parameters()).device)
-    gallery = manipulations.open_gallery(model, x, settings.seed, directory)
+    gallery = manipulations.open_gallery(model, x, settings.seed)
 
     units, depth = readings.unit_rates, model.num_layers
     sections = [
@@ -179,7 +179,7 @@ def _sections(
             "The figures",
             sentences.describe(analysis.figures, units, noun, model.closed_form_rates),
             level_tables.numbers(analysis.figures, units, noun),
-            [_chart(directory, analysis, noun)],
+            [_chart(analysis, noun)],
         ),
         Section(
             "All levels",
@@ -201,14 +201,14 @@ def _sections(
         paragraphs = []
         if len(points) >= LEAST_POINTS:
             on_step(f"embedding z{level + 1}")
-            drawn.append(embedded(directory, level, readings, analysis.labels, points, settings.seed))
+            drawn.append(embedded(level, readings, analysis.labels, points, settings.seed))
         else:
             paragraphs.append(f"{len(points)} test images are too few for an embedding.")
         sections.append(Section(f"Level z{level + 1}", paragraphs, None, drawn))
     return [*sections, _method(subject, analysis, settings, levels)]
 
 
-def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
+def _chart(analysis: Analysis, noun: str) -> Picture:
     """The table as bars."""
     figures, depth = analysis.figures, len(analysis.readings.means)
     panels = {}
@@ -234,9 +234,9 @@ def _chart(directory: Path, analysis: Analysis, noun: str) -> Picture:
     title = (
         f"{int(figures['images']):,} test images, {int(figures['draws'])} draws each; bars: standard error"
     )
-    charts.save_estimates(directory / "numbers.png", panels, title=title)
+    draw = partial(charts.save_estimates, panels=panels, title=title)
     caption = "The table as bars, the top level first. Gray is what to hold the levels against."
-    return Picture("numbers.png", "The figures of each level", caption)
+    return Picture("numbers.png", "The figures of each level", caption, draw)
 
 
 def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Sequence[int]) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from ladder_vae.system.randomness import stream_seed
 
 
 def embedded(
-    directory: Path,
     level: int,
     readings: Readings,
     classes: Tensor | None,
@@ -28,7 +27,6 @@ def embedded(
     """Posterior means and innovations in two dimensions.
 
     Args:
-        directory: Where the file goes.
         classes: Of all images that were read, ``(N,)``, or None.
         points: Which of the images that were read are drawn; at least 3.
         seed: Of the embedding.
@@ -37,10 +35,10 @@ def embedded(
     for label, features in (("posterior mean", readings.means), ("innovation", readings.innovations)):
         panels[label] = _in_two_dimensions(features[level][list(points)].numpy(), seed)
     file = f"embedding_{z_name(level)}.png"
-    charts.save_embedding(
-        directory / file,
-        panels,
-        None if classes is None else classes[list(points)].numpy(),
+    draw = partial(
+        charts.save_embedding,
+        panels=panels,
+        classes=None if classes is None else classes[list(points)].numpy(),
         title=f"{z_name(level)} of {len(points):,} test images in two dimensions",
     )
     named = " Colors are classes; a number stands at the median of one." if classes is not None else ""
@@ -55,7 +53,7 @@ def embedded(
         "the posterior mean, without noise. Right, the innovation of one posterior sample, with its "
         f"noise; {above}."
     )
-    return Picture(file, f"Embedding of {z_name(level)}", caption)
+    return Picture(file, f"Embedding of {z_name(level)}", caption, draw)
 
 
 def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:

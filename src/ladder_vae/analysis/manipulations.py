@@ -1,10 +1,10 @@
-"""What each level does to images, as pictures: manipulated codes, drawn, with captions."""
+"""What each level does to images: manipulated codes as rows of images, with captions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,14 +47,12 @@ class Gallery:
         x: Test images to show, ``(n, C, H, W)``, on the model's device.
         code: One posterior sample of each.
         seed: Of all that is drawn.
-        directory: Where files go.
     """
 
     model: Hierarchy
     x: Tensor
     code: Code
     seed: int
-    directory: Path
 
     @property
     def originals(self) -> Tensor:
@@ -71,11 +69,11 @@ class Gallery:
 
 
 @torch.inference_mode()
-def open_gallery(model: Hierarchy, x: Tensor, seed: int, directory: Path) -> Gallery:
+def open_gallery(model: Hierarchy, x: Tensor, seed: int) -> Gallery:
     """Infer the images that are shown; see :class:`Gallery`."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "pictures"))
     noise = model.draw_noise(1, len(x), like=x, generator=generator)
-    return Gallery(model, x, innovations(model.infer(x, noise=noise)), seed, directory)
+    return Gallery(model, x, innovations(model.infer(x, noise=noise)), seed)
 
 
 def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
@@ -87,9 +85,9 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
         draws = _draws(gallery, some, level, GLANCE_DRAWS)  # (draws, n, H, W)
         cells = np.concatenate([x[None], reconstruction[None], draws])
         rows[f"{z_name(level)} drawn anew"] = cells.swapaxes(0, 1).reshape(-1, *x.shape[1:])
-    image_grids.save_strips(
-        gallery.directory / "glance.png",
-        rows,
+    draw = partial(
+        image_grids.save_strips,
+        rows=rows,
         columns=2 + GLANCE_DRAWS,
         title="One level drawn anew, the others' innovations kept",
         headings=["image", "recon.", *(f"draw {i + 1}" for i in range(GLANCE_DRAWS))],
@@ -100,7 +98,7 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
         "from the prior and those of all other levels were kept. What changes along a row is that "
         "level's part."
     )
-    return Picture("glance.png", "One level drawn anew", caption)
+    return Picture("glance.png", "One level drawn anew", caption, draw)
 
 
 def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
@@ -118,9 +116,9 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
         below = "" if lowest == depth else " below"
         rows[f"{kept}, prior's mean{below}"] = gallery.render(keep_above(gallery.code, lowest))
         rows[f"{kept}, drawn{below}"] = gallery.render(keep_above(gallery.code, lowest, drawn))
-    image_grids.save_strips(
-        gallery.directory / "fewer_levels.png",
-        rows,
+    draw = partial(
+        image_grids.save_strips,
+        rows=rows,
         columns=len(gallery.x),
         title="Reconstructed from ever fewer levels",
     )
@@ -132,16 +130,16 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
         caption += (
             " In the last two rows nothing is kept: one image, always the same, and samples of the model."
         )
-    return Picture("fewer_levels.png", "Reconstructed from ever fewer levels", caption)
+    return Picture("fewer_levels.png", "Reconstructed from ever fewer levels", caption, draw)
 
 
 def resampled(gallery: Gallery, level: int) -> Picture:
     """One level drawn anew, for all shown images."""
     draws = _draws(gallery, gallery.code, level, DRAWS)
     file = f"resample_{z_name(level)}.png"
-    image_grids.save_strips(
-        gallery.directory / file,
-        {
+    draw = partial(
+        image_grids.save_strips,
+        rows={
             "test image": to_bytes(gallery.originals),
             "reconstruction": gallery.render(gallery.code),
             f"{z_name(level)} drawn anew": draws.reshape(-1, *draws.shape[2:]),
@@ -153,7 +151,7 @@ def resampled(gallery: Gallery, level: int) -> Picture:
         f"The innovation of {z_name(level)} was drawn anew from N(0, 1), {DRAWS} times; those of all "
         "other levels are the test image's. Levels above keep their latents, levels below follow."
     )
-    return Picture(file, f"Resample {z_name(level)}", caption)
+    return Picture(file, f"Resample {z_name(level)}", caption, draw)
 
 
 def swapped(gallery: Gallery, level: int) -> Picture:
@@ -161,11 +159,11 @@ def swapped(gallery: Gallery, level: int) -> Picture:
     some = [e[:SWAPPED] for e in gallery.code]
     rest, given = pairs(some, some)
     images, file = gallery.render(some), f"swap_{z_name(level)}.png"
-    image_grids.save_cross(
-        gallery.directory / file,
-        images,
-        images,
-        gallery.render(swap(rest, given, level)),
+    draw = partial(
+        image_grids.save_cross,
+        left=images,
+        top=images,
+        cells=gallery.render(swap(rest, given, level)),
         labels=("A: all other levels", f"B: {z_name(level)}"),
         title=f"{z_name(level)} from the image above, the rest from the image to the left",
     )
@@ -175,7 +173,7 @@ def swapped(gallery: Gallery, level: int) -> Picture:
         "A and B are the same. Where a column repeats the image above it, the level makes the image; "
         "where a row repeats the image left of it, the level hardly matters."
     )
-    return Picture(file, f"Swap {z_name(level)}", caption)
+    return Picture(file, f"Swap {z_name(level)}", caption, draw)
 
 
 def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
@@ -191,9 +189,9 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
         ]
         beside = [part for walk in walks for part in (blank, walk)][1:]
         rows[f"unit {unit}: {unit_rates[unit]:.2f} nats"] = np.concatenate(beside)
-    image_grids.save_strips(
-        gallery.directory / file,
-        rows,
+    draw = partial(
+        image_grids.save_strips,
+        rows=rows,
         columns=len(rows[next(iter(rows))]),
         title=f"Units of {z_name(level)}, innovation from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}",
         headings=([*(f"{value:+.0f}" if value else "0" for value in values.tolist()), ""] * len(shown))[:-1],
@@ -204,7 +202,7 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
         f"innovation of that unit alone goes from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}; all else "
         f"is that of one test image{second}."
     )
-    return Picture(file, f"Traverse {z_name(level)}", caption)
+    return Picture(file, f"Traverse {z_name(level)}", caption, draw)
 
 
 def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
@@ -217,9 +215,9 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
         for level in reversed(levels)
     }
     rows["all levels"] = gallery.render(interpolate(a, b, weights, *range(gallery.model.num_layers)))
-    image_grids.save_strips(
-        gallery.directory / "interpolate.png",
-        rows,
+    draw = partial(
+        image_grids.save_strips,
+        rows=rows,
         columns=INTERPOLATION_STEPS,
         title="From one image to another, in one level at a time",
         headings=["A", *[""] * (INTERPOLATION_STEPS - 2), "B's level"],
@@ -229,7 +227,7 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
         "over to that of an image B along an arc; the others stay A's. The last block ends at B's "
         "reconstruction."
     )
-    return Picture("interpolate.png", "Interpolate in one level at a time", caption)
+    return Picture("interpolate.png", "Interpolate in one level at a time", caption, draw)
 
 
 def heated(gallery: Gallery, level: int) -> Picture:
@@ -239,9 +237,9 @@ def heated(gallery: Gallery, level: int) -> Picture:
     for t in TEMPERATURES:
         drawn = model.generate(SAMPLES, temperature={level: t}, generator=gallery.generator("temperature"))
         rows[f"t = {t}"] = to_bytes(drawn.mean)
-    image_grids.save_strips(
-        gallery.directory / file,
-        rows,
+    draw = partial(
+        image_grids.save_strips,
+        rows=rows,
         columns=SAMPLES,
         title=f"Samples with the prior of {z_name(level)} narrowed by a factor t",
     )
@@ -250,7 +248,7 @@ def heated(gallery: Gallery, level: int) -> Picture:
         f"of {z_name(level)} is multiplied by t: the last row is the model itself, the first has the "
         "level nearly at its mean. What changes down a column is the level's part."
     )
-    return Picture(file, f"Temperature of {z_name(level)}", caption)
+    return Picture(file, f"Temperature of {z_name(level)}", caption, draw)
 
 
 def _draws(gallery: Gallery, code: Sequence[Tensor], level: int, count: int) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, sample_sizes
 from ladder_vae.comparison.tables import depth_columns
 from ladder_vae.drawing import charts, image_grids
+from ladder_vae.drawing.pages import Picture
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of
 from ladder_vae.runs.record import read_images
 
@@ -18,8 +19,8 @@ UNITS = {
 }
 
 
-def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Draw what the runs allow. Returns file names with captions, in reading order."""
+def figures(groups: Sequence[Group]) -> list[Picture]:
+    """What the runs allow to be drawn, in reading order."""
 
     def series(metric: str) -> list[charts.Series]:
         names = list(dict.fromkeys(group.series for group in groups))
@@ -35,52 +36,49 @@ def write_figures(directory: Path, groups: Sequence[Group]) -> list[tuple[str, s
             if gs
         ]
 
-    drawn = []
     panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
-    charts.save_against_depth(directory / "against_depth.png", panels)
-    drawn.append(
-        ("against_depth.png", "Each metric against depth; bars are the standard deviation over seeds")
-    )
+    title = "Each metric against depth; bars are the standard deviation over seeds"
+    found = [Picture("against_depth.png", title, "", partial(charts.save_against_depth, panels=panels))]
     if rates := _by_level(groups, groups, "test/rate"):  # unknown of a release that was not evaluated
-        charts.save_by_level(
-            directory / "rates.png",
-            rates,
+        draw = partial(
+            charts.save_by_level,
+            models=rates,
             label="rate (nats)",
             title="What each level adds to the rate; z1 is next to the image",
         )
-        drawn.append(("rates.png", "How the rate splits over the levels, z1 next to the image"))
-    drawn += _write_evaluated(directory, groups)
-    drawn += _write_analyzed(directory, groups)
+        title = "How the rate splits over the levels, z1 next to the image"
+        found.append(Picture("rates.png", title, "", draw))
+    found += [*_of_evaluated(groups), *_of_analyzed(groups)]
 
     pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
     if pictured:
         first = pictured[0][1]["originals"]
         # rows share their originals only where the runs saw the same test images
         same = [(g, i) for g, i in pictured if i["originals"].tobytes() == first.tobytes()]
-        image_grids.save_strips(
-            directory / "reconstructions.png",
-            {"test image": first, **{_short(g, groups): i["reconstructions"] for g, i in same}},
+        draw = partial(
+            image_grids.save_strips,
+            rows={"test image": first, **{_short(g, groups): i["reconstructions"] for g, i in same}},
             columns=len(first),
             title="Reconstructions: the decoder's mean for one posterior sample",
         )
-        drawn.append(("reconstructions.png", "The same test images reconstructed by every model"))
-        image_grids.save_strips(
-            directory / "samples.png",
-            {_short(g, groups): i["samples"] for g, i in pictured},
+        title = "The same test images reconstructed by every model"
+        found.append(Picture("reconstructions.png", title, "", draw))
+        draw = partial(
+            image_grids.save_strips,
+            rows={_short(g, groups): i["samples"] for g, i in pictured},
             columns=len(first),
             title="Samples: the decoder's mean for latents from the prior",
         )
-        drawn.append(("samples.png", "Samples from every model's prior"))
-    return drawn
+        found.append(Picture("samples.png", "Samples from every model's prior", "", draw))
+    return found
 
 
-def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+def _of_evaluated(groups: Sequence[Group]) -> list[Picture]:
     """Bounds and active units of the groups that were evaluated, if any."""
     split = evaluated_split(groups)
     kept = evaluated(groups, split)
     if not kept:
         return []
-
     curves = []
     for group in kept:
         sizes = sample_sizes(group, split)
@@ -90,21 +88,17 @@ def _write_evaluated(directory: Path, groups: Sequence[Group]) -> list[tuple[str
         curves.append(charts.BoundCurve(_short(group, groups), sizes, values, spreads))
     images = images_of(split)
     title = f"Importance-weighted bounds, {images}\nbars: standard deviation over seeds"
-    charts.save_bounds(directory / "log_px.png", curves, title=title)
-    drawn = [("log_px.png", "The bound on log p(x) against the number of samples")]
+    draw = partial(charts.save_bounds, curves=curves, title=title)
+    found = [Picture("log_px.png", "The bound on log p(x) against the number of samples", "", draw)]
     for metric, what in UNITS.items():
         if units := _by_level(kept, groups, f"{split}/{metric}"):  # one image has no variance over images
-            charts.save_by_level(
-                directory / f"{metric}.png",
-                units,
-                label="active units",
-                title=f"Units {what}\n{images}; z1 is next to the image",
-            )
-            drawn.append((f"{metric}.png", f"Active units of each level: {what}"))
-    return drawn
+            title = f"Units {what}\n{images}; z1 is next to the image"
+            draw = partial(charts.save_by_level, models=units, label="active units", title=title)
+            found.append(Picture(f"{metric}.png", f"Active units of each level: {what}", "", draw))
+    return found
 
 
-def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:
+def _of_analyzed(groups: Sequence[Group]) -> list[Picture]:
     """The figures of each level, of the groups whose levels were analyzed, if any."""
     split, kept = analyzed(groups)
     panels: dict[str, list[charts.Estimate]] = {}
@@ -114,15 +108,15 @@ def _write_analyzed(directory: Path, groups: Sequence[Group]) -> list[tuple[str,
                 name = f"{split}/{LEVELS}/{metric.name}/z{level}"
                 if group.values(name):
                     value, spread = (metric.factor * v for v in (group.mean(name), _spread(group, name)))
-                    bar = charts.Estimate(
-                        f"{_short(group, groups)}: z{level}", value, spread, shade=level - 1
-                    )
+                    label = f"{_short(group, groups)}: z{level}"
+                    bar = charts.Estimate(label, value, spread, shade=level - 1)
                     panels.setdefault(metric.heading, []).append(bar)
     if not panels:
         return []
     title = f"What each level holds, {images_of(split)}; bars: standard deviation over seeds"
-    charts.save_estimates(directory / "levels.png", panels, title=title)
-    return [("levels.png", "What each level holds: read off by a probe, and changed when it is drawn anew")]
+    draw = partial(charts.save_estimates, panels=panels, title=title)
+    title = "What each level holds: read off by a probe, and changed when it is drawn anew"
+    return [Picture("levels.png", title, "", draw)]
 
 
 def _by_level(kept: Sequence[Group], groups: Sequence[Group], metric: str) -> dict[str, list[float]]:

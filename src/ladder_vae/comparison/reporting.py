@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ladder_vae.comparison.figures import write_figures
+from ladder_vae.comparison.figures import figures
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, group_runs, left_out
 from ladder_vae.comparison.tables import Cells, difference_rows, noise_line, paired_rows, tables
+from ladder_vae.drawing.pages import Picture, save_pictures
 from ladder_vae.drawing.pages import Table as PageTable
 from ladder_vae.runs.metrics import OF_RUNS, images_of, level_keys
 from ladder_vae.runs.record import Record, class_name, find_runs, flat
@@ -44,7 +45,7 @@ def write_markdown(
     path: Path,
     groups: Sequence[Group],
     missing: Sequence[tuple[Path, str]],
-    drawn: Sequence[tuple[str, str]],
+    pictures: Sequence[Picture],
 ) -> None:
     """``report.md``: what was compared, the tables, what is missing, the figures."""
     lines = ["# Comparison of runs", ""]
@@ -69,8 +70,8 @@ def write_markdown(
     if missing:
         lines += ["## Not finished, and in no number or figure here", ""]
         lines += [f"- `{os.path.relpath(where, path.parent)}`: {why}" for where, why in missing] + [""]
-    for name, caption in drawn:
-        lines += [f"## {caption}", "", f"![{caption}](figures/{name})", ""]
+    for picture in pictures:
+        lines += [f"## {picture.title}", "", f"![{picture.title}](figures/{picture.file})", ""]
     write_text(path, "\n".join(lines))
 
 
@@ -152,8 +153,9 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_csv(output / "report.csv", records)
-        drawn = write_figures(output / "figures", groups) if groups else []
-        write_markdown(output / "report.md", groups, missing, drawn)
+        pictures = figures(groups) if groups else []
+        save_pictures(output / "figures", pictures)
+        write_markdown(output / "report.md", groups, missing, pictures)
     except OSError as error:
         raise UserError(
             f"{error.filename or output} cannot be written ({error.strerror}); choose another --output"

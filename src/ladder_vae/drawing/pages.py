@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,17 +15,19 @@ from ladder_vae.system.files import write_text
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn file.
+    """A picture, which is described before it is drawn.
 
     Args:
         file: Its name in the folder of pictures.
         title: A few words.
         caption: What was done.
+        draw: Writes it to a path.
     """
 
     file: str
     title: str
     caption: str
+    draw: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,15 @@ class Section:
     def anchor(self) -> str:
         """Name of the place on the page."""
         return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
+
+
+def save_pictures(directory: Path, pictures: Iterable[Picture]) -> list[Path]:
+    """Draw into a folder; returns the files in order."""
+    files = []
+    for picture in pictures:
+        files.append(directory / picture.file)
+        picture.draw(files[-1])
+    return files
 
 
 def write_markdown(path: Path, title: str, sections: Sequence[Section], pictures: str) -> None:

@@ -25,7 +25,7 @@ class TrainerConfig:
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
-    compile: str = "false"  # of runs that are older than the setting
+    compile: Any = False  # or auto; False of runs that are older than the setting
     gradient_clip_val: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None
@@ -92,7 +92,7 @@ class EvaluateConfig:
     binarizations: int = MISSING
     seed: int = MISSING
     device: str = MISSING
-    compile: str = MISSING
+    compile: Any = MISSING  # true, false or auto
     chunk_size: int = MISSING
     trust: bool = MISSING
 

@@ -16,26 +16,27 @@ from torch._dynamo.exc import TorchDynamoException
 from ladder_vae.system.errors import UserError, one_line, warn
 
 T = TypeVar("T")
-COMPILE = ("auto", "true", "false")
 # What wins back the time that compiling takes; see benchmarks/README.md
 STEPS_THAT_PAY = 5_000  # of training
 DRAWS_THAT_PAY = 10_000_000  # of evaluation, of all images together
 
 
-def choose_compile(setting: str, asked: str, pays: bool) -> bool:
+def choose_compile(setting: str, asked: Any, pays: bool) -> bool:
     """Whether to compile.
 
     Args:
         setting: Name of the setting, for the error.
-        asked: ``true``, ``false``, or ``auto``: where it pays.
+        asked: True, False, or ``auto``: where it pays.
         pays: Whether there is enough to compute to win back the time that compiling takes.
 
     Raises:
         UserError: If it is none of these.
     """
-    if asked.lower() not in COMPILE:
-        raise UserError(f"{setting}={asked} is unknown; choose {', '.join(COMPILE)}")
-    return pays if asked.lower() == "auto" else asked.lower() == "true"
+    meaning = {"auto": pays, "true": True, "false": False}
+    word = str(asked).lower()
+    if word not in meaning:
+        raise UserError(f"{setting}={asked} is unknown; choose {', '.join(meaning)}")
+    return meaning[word]
 
 
 def compiler() -> str | None:

@@ -74,7 +74,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
         _check_fixed(model, new=config["init_from"] is None)
     optimizer = construct("optimizer", config["optimizer"])
     scheduler = construct("scheduler", config["scheduler"]) if config["scheduler"] else None
-    compile_step = config["trainer"]["compile"] == "true"
+    compile_step = config["trainer"]["compile"]
     module = HierarchicalVAE(model, objective, optimizer, scheduler, config["seed"], compile_step)
     try:
         made = optimizer(model.parameters())

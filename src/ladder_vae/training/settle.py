@@ -186,7 +186,7 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     compile_step = choose_compile("trainer.compile", trainer["compile"], steps >= STEPS_THAT_PAY)
     return trainer | {
         "precision": choose_precision(trainer["precision"], device),
-        "compile": str(compile_step).lower(),
+        "compile": compile_step,
     }
 
 
