@@ -16,7 +16,7 @@ import torch; lap()
 import lightning; lap()
 import ladder_vae.train as train; lap()
 import sys, json, hydra
-from ladder_vae import callbacks, preflight
+from ladder_vae.training import callbacks, preflight
 check, begin = preflight.check_run, callbacks.Totals.on_train_start
 def checked(config): lap(); check(config); lap()
 def began(self, *rest): lap(); begin(self, *rest)

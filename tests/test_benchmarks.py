@@ -52,3 +52,10 @@ def test_phases_of_the_start_have_names():
     from benchmarks import jobs
 
     assert len(re.findall(r"\blap\(\)", jobs.START)) - 1 == len(jobs.PHASES)
+
+
+def test_what_the_start_imports_is_there():
+    from benchmarks import jobs
+
+    for line in re.findall(r"^(?:from|import) ladder_vae.*?(?=;|$)", jobs.START, re.MULTILINE):
+        exec(line, {})

@@ -101,5 +101,5 @@ def test_pixels_that_are_fixed_are_not_drawn_anew(train, command, binarization):
     code, _, err = command("evaluate", f"run={run}", "num_samples=10", "binarizations=2")
     assert code == 1
     line = only_line(err)
-    assert f"data.binarization={binarization}, whose pixels are fixed; leave it out" in line
+    assert f"are fixed (data.binarization={binarization}, likelihood Bernoulli); leave it out" in line
     assert (run / "metrics.json").read_bytes() == before

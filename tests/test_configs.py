@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
-import ladder_vae.conf
 import pytest
 import yaml
+from conftest import tiny
+
+import ladder_vae.conf
 
 CONF = Path(ladder_vae.conf.__file__).parent
 ONE_STEP = [
@@ -67,6 +69,18 @@ def test_every_option_composes(command, group):
         code, out, err = command("train", f"{group}={option}", "--cfg", "job")
         assert code == 0, err
         assert yaml.safe_load(out)["name"] == "train"
+
+
+def test_settings_that_no_file_lists_are_added_and_checked(command, npz):
+    more = ["callbacks=early_stopping", "callbacks.early_stopping.min_delta=0.1", "data.val_size=8"]
+    code, _, err = command("train", *tiny(npz), *more, "+optimizer.amsgrad=true", "run_dir=run")
+    assert code == 0, err
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["optimizer"]["amsgrad"] is True
+    code, _, err = command("train", *tiny(npz), "+optimizer.amsgrad=maybe", "run_dir=other")
+    assert code == 1
+    assert "optimizer.amsgrad=maybe" in err
+    assert "it takes true or false" in err
 
 
 def test_mixed_precision(train, monkeypatch):

@@ -58,6 +58,12 @@ BAD = {
     "resume=nowhere": "nowhere is not a directory; name a run directory",
     "resume=/": "/ is not a run directory: it lacks config.yaml or status.json",
     "run_dir=/proc/here": "run_dir=/proc/here cannot be written",
+    "data.path=???": "data.path is missing; give it a value: data.path=...",
+    "model._target_=5": "model names nothing to make; set model._target_ to a Hierarchy",
+    "callbacks.pictures=5": "callbacks.pictures names nothing to make",
+    "~optimizer": "optimizer",
+    "+likelihood.width=3": "there is no setting likelihood.width",
+    "optimizer.amsgrad=true": "+optimizer.amsgrad=... adds one that its class takes",
 }
 
 

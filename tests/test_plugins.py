@@ -150,6 +150,31 @@ def test_a_plugin_trains_resumes_and_is_evaluated_analyzed_and_reported(group, p
     assert 0 <= images.min() <= images.max() <= 1
 
 
+def test_weights_of_a_plugin_begin_another_run_and_are_released(plugin, npz, command, workdir):
+    training = [*plugin("model"), "data=npz", f"data.path={npz}", *SMALL["model"], "model.num_layers=2"]
+    few = ["data.batch_size=16", "data.val_size=0", "trainer.max_epochs=1"]
+    assert command("train", *training, *few, "run_dir=run")[0] == 0
+    code, _, err = command("train", *training, *few, "init_from=run", "run_dir=next")
+    assert code == 0, err
+    code, _, err = command("train", "data=npz", f"data.path={npz}", "init_from=run", "run_dir=other")
+    assert code == 1
+    assert "names model._target_='my_model.MeanFieldVAE'" in err
+    code, _, err = command("release", "run", "small")
+    assert code == 1
+    assert "if you trust it" in err
+    assert command("release", "--trust", "run", "small")[0] == 0
+
+
+def test_a_class_that_a_trusted_run_names_and_that_is_gone(plugin, npz, command):
+    training = [*plugin("model"), "data=npz", f"data.path={npz}", *SMALL["model"], "model.num_layers=2"]
+    assert command("train", *training, "data.batch_size=16", "trainer.max_epochs=1", "run_dir=run")[0] == 0
+    plugin("model", "x = 1\n")
+    code, _, err = command("evaluate", "run=run", "num_samples=10", "trust=true")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "its config.yaml does not make a my_model.MeanFieldVAE" in err
+
+
 BROKEN = {
     "that does not import": ("import nowhere_to_be_found\n", "", "my_model.MeanFieldVAE cannot be imported"),
     "without its class": ("x = 1\n", "", "my_model.MeanFieldVAE does not exist"),
@@ -159,7 +184,11 @@ BROKEN = {
         "_target_: my_model.MeanFieldVAE\nnum_layers: 3\nwidth: 3\n",
         "there is no setting model.width",
     ),
-    "that names nothing": (MODEL, "num_layers: 3\n", "model._target_ is missing"),
+    "that names nothing": (
+        MODEL,
+        "num_layers: 3\n",
+        "model names nothing to make; set model._target_ to a Hierarchy",
+    ),
 }
 
 

@@ -197,7 +197,7 @@ def test_record_goes_on_where_it_was_interrupted(workdir, monkeypatch):
     assert calls == [
         f"ladder_vae.train experiment=record run_dir={first}",
         f"ladder_vae.train resume={first}",
-        f"ladder_vae.train experiment=[record,restart] run_dir={second}",
+        f"ladder_vae.train experiment=[record,restart] run_dir={second} init_from={first}",
         f"ladder_vae.train resume={second}",
         f"ladder_vae.evaluate run={second} num_samples=5000",
     ]

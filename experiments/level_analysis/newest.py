@@ -3,6 +3,7 @@
 python experiments/level_analysis/newest.py [RUNS_DIRECTORY] [setting=value ...]
 """
 
+import signal
 import subprocess
 import sys
 from datetime import datetime
@@ -15,9 +16,13 @@ LEVELS = 3
 
 def main() -> int:
     """Exit code of the command that failed, or 0."""
-    given = [argument for argument in sys.argv[1:] if "=" not in argument]
-    settings = [argument for argument in sys.argv[1:] if "=" in argument]
+    given, settings = sys.argv[1:2], sys.argv[2:]
+    if given and "=" in given[0]:
+        given, settings = [], sys.argv[1:]
     runs = Path(given[0] if given else "runs")
+    signal.signal(
+        signal.SIGINT, lambda *_: None
+    )  # Ctrl-C is for the command that runs, which knows what to do
     run = newest(runs, LEVELS)
     if not run:
         print(f"there is no {LEVELS}-level run below {runs}; training one (minutes)", flush=True)

@@ -66,6 +66,7 @@ class ParallelLauncher(BasicLauncher):
         threads = max(1, cores // at_once)
         log.info(f"Launching {len(job_overrides)} jobs, {at_once} at once, {threads} thread(s) each")
         configs = [self._config(initial_job_idx + i, overrides) for i, overrides in enumerate(job_overrides)]
+        assert self.task_function is not None
         return _run(self.task_function, configs, at_once, threads)
 
     def _most_at_once(self, cores: int) -> int:

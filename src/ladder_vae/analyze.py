@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ladder_vae.analysis.analysis import MAX_SHOWN, Settings, analyze, check, write
 from ladder_vae.analysis.findings import keep, print_table
+from ladder_vae.analysis.measure import Settings, analyze, check
+from ladder_vae.analysis.page import MAX_SHOWN, write
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, composition, schema

@@ -30,10 +30,12 @@ def run(cfg: DictConfig) -> None:
     choose_compile("compile", cfg.compile, False)  # refuses what it does not know before any run is opened
 
     def check(subject: Subject) -> None:
-        if settings.binarizations > 1 and subject.data.binarization != "dynamic":
+        data = subject.data
+        if settings.binarizations > 1 and not (data.likelihood.random and data.binarization == "dynamic"):
             raise UserError(
-                f"binarizations={settings.binarizations} draws pixels anew, and {subject.run.path} has "
-                f"data.binarization={subject.data.binarization}, whose pixels are fixed; leave it out"
+                f"binarizations={settings.binarizations} draws pixels anew, and those of {subject.run.path} "
+                f"are fixed (data.binarization={data.binarization}, likelihood "
+                f"{type(data.likelihood).__name__}); leave it out"
             )
 
     def work(subject: Subject, name: str) -> None:

@@ -21,18 +21,19 @@ from ladder_vae.system.errors import UserError
 KEPT_METRICS = ("model/parameters", "train/epochs", "train/seconds", "train/images_per_second")
 
 
-def write_release(path: str | Path, directory: str | Path) -> None:
+def write_release(path: str | Path, directory: str | Path, *, trust: bool = False) -> None:
     """Write the best weights of a finished run, and its record, as a release.
 
     Args:
         path: The run directory.
         directory: Where to write; does not exist yet.
+        trust: Whether to import what the run names beyond this package.
 
     Raises:
         UserError: If the run has not finished, or the directory is there already.
     """
     path, directory = Path(path), Path(directory)
-    run = load_run(path)
+    run = load_run(path, trust=trust)
     record = read_record(run.path)
     if not record.finished:
         raise UserError(f"{path} has not finished; only a finished run can be released")
@@ -62,8 +63,9 @@ def _main() -> None:
     )
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("directory", type=Path, help="where to write")
+    parser.add_argument("--trust", action="store_true", help="import what the run names beyond this package")
     args = parser.parse_args()
-    write_release(args.run, args.directory)
+    write_release(args.run, args.directory, trust=args.trust)
     print(args.directory)
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from ladder_vae.analysis import level_tables
-from ladder_vae.analysis.analysis import Analysis, Settings
+from ladder_vae.analysis.measure import Analysis, Settings
 from ladder_vae.drawing import image_grids
 from ladder_vae.runs.metrics import LEVELS
 from ladder_vae.runs.opened import Subject, why_not_final

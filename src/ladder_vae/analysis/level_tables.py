@@ -11,7 +11,7 @@ from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES, Metric
 
 SHARE = Metric("share", "share", 1, "%")
-Figures = Mapping[str, float]  # by name, see level_metrics in levels.py
+Figures = Mapping[str, float]  # by name, see level_metrics in readings.py
 
 
 def written(metric: Metric, figures: Figures, name: str) -> str:
@@ -19,8 +19,7 @@ def written(metric: Metric, figures: Figures, name: str) -> str:
     if name not in figures:
         return ""
     error = figures.get(f"{name}_stderr")
-    unit = {"%": " %", "°": "°"}.get(metric.unit, "")
-    return metric.text(figures[name]) + ("" if error is None else f" ± {metric.text(error)}") + unit
+    return metric.text(figures[name]) + ("" if error is None else f" ± {metric.text(error)}") + metric.suffix
 
 
 def share(figures: Figures, name: str) -> str:
@@ -53,7 +52,7 @@ def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
 def _heading(metric: Metric, noun: str) -> str:
     """With its unit, where cells do not have it."""
     title = metric.title.format(noun=noun)
-    return f"{title} ({metric.unit})" if metric.unit not in ("", "%", "°") else title
+    return f"{title} ({metric.unit})" if metric.unit and not metric.suffix else title
 
 
 def _reading(figures: Figures, noun: str) -> str:

@@ -11,7 +11,7 @@ from ladder_vae.analysis.level_tables import Figures, share, sleepers
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, Metric
 
-# Of what all levels do together beyond what the posterior leaves open.
+# Shares of the change that drawing all levels anew makes, over what another posterior sample makes.
 DECIDES, HAS_A_SAY = 0.5, 0.2
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 STILL = 0.02  # of the pixel change of all levels together; below, a level changes nothing to speak of
@@ -131,7 +131,7 @@ def _style(figures: Figures, depth: int) -> str:
 
 
 def _roughly(metric: Metric, figures: Figures, name: str) -> str:
-    return metric.text(figures[name], fewer=1) + {"%": " %", "°": "°"}.get(metric.unit, "")
+    return metric.text(figures[name], fewer=1) + metric.suffix
 
 
 def _by_pixels(figures: Figures, depth: int) -> str:

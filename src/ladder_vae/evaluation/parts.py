@@ -73,6 +73,7 @@ def plan(subject: Subject, settings: Settings) -> Path:
         PART,
         subject.run.checkpoint["sha256"],
         subject.run.config["model"],
+        subject.run.config["likelihood"],
         subject.data.fingerprint,
         settings.sample_sizes,
         settings.seed,

@@ -1,7 +1,7 @@
 """What a pixel is: from bytes to what a model sees, to p(x | z), and back to a picture.
 
-A :class:`Likelihood` owns all of it. Nothing else thresholds or scales pixels, counts the decoder's
-channels, or knows what its output means.
+A :class:`Likelihood` owns all of it: nothing else counts the decoder's channels or knows what its output
+means.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from ladder_vae.maths.gaussian import full_precision
 
 class Likelihood(ABC):
     """A distribution over images ``(B, C, H, W)``, given the decoder's output ``(K, B, channels, H, W)``."""
+
+    #: Whether what is observed of gray levels is random.
+    random = False
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """What is observed of gray levels, where that is random: bytes to bytes of the same shape.
@@ -65,6 +68,8 @@ class Likelihood(ABC):
 class Bernoulli(Likelihood):
     """Independent binary pixels; ``params`` are logits, one a pixel."""
 
+    random = True
+
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Each pixel is 255 with probability ``intensity / 255``, exactly, else 0."""
         # A byte uniform on 0 .. 254 lies below intensity b in exactly b of 255 cases.
@@ -83,7 +88,7 @@ class Bernoulli(Likelihood):
         uniform = words.view(torch.uint8)[:count]
         again = uniform.eq(255).nonzero()[:, 0]
         uniform[again] = torch.empty(len(again), dtype=torch.uint8).random_(0, 255, generator=generator)
-        return (uniform.view(images.shape) < images).view(torch.uint8)
+        return (uniform.view(images.shape) < images).view(torch.uint8).mul_(255)
 
     def prepare(self, images: Tensor) -> Tensor:
         """0 stays 0, all else is 1."""

@@ -153,7 +153,7 @@ class Hierarchy(nn.Module, ABC):
         return Inference(levels, params, self.likelihood.log_prob(params, x))
 
     def terms(self, x: Tensor, noise: Sequence[Tensor], *, monte_carlo: bool = False) -> Terms:
-        """Distortion and rates of images, which training and evaluation go by.
+        """Distortion and rates of images, which training goes by.
 
         A model of very many levels may estimate its rates from a few of them; here they are of :meth:`infer`.
 

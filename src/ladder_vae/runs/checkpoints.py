@@ -8,11 +8,11 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import ErrorDuringImport, locate
 from types import ModuleType
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from safetensors import SafetensorError, safe_open
 
 import ladder_vae.maths
@@ -81,7 +81,7 @@ def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False)
     """Rebuild a run's model from its directory alone.
 
     Args:
-        path: The run directory; or the name of a model that comes with the package (:func:`released`).
+        path: The run directory; or the name of a model that comes with the package (:func:`~ladder_vae.runs.releases.released`).
         checkpoint: ``best`` or ``last``.
         trust: Whether to import and call what the run's configuration names, as of a plug-in of your own.
             Else only what this package exports is built: opening a run that somebody sent is safe.
@@ -100,6 +100,9 @@ def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False)
     saved = read_checkpoint(checkpoint_path(path, checkpoint))
     plain = {key: value for key, value in saved.items() if isinstance(value, (str, int, float))}
     model = construct(path, config, "model", ladder_vae.models, trust, likelihood=likelihood)
+    if not isinstance(model, Hierarchy):
+        target = config["model"].get("_target_")
+        raise UserError(f"{path}: model._target_={target} does not make a Hierarchy")
     try:
         state = saved["state_dict"]
         weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
@@ -129,24 +132,21 @@ def construct(
     """
     if not isinstance(config.get(group), dict):
         raise UserError(f"{path / CONFIG} names no {group}")
-    settings = {key: value for key, value in config[group].items() if key != "_target_"}
     target = str(config[group].get("_target_", ""))
     name = target.removeprefix(f"{public.__name__}.")
-    if name != target and name in public.__all__:
-        kind = getattr(public, name)
-    elif trust:
-        try:
-            kind = locate(target)
-        except ErrorDuringImport as error:
-            raise UserError(
-                f"{path}: {group}._target_={target} cannot be imported ({one_line(error)})"
-            ) from None
-    else:
+    exported = name != target and name in public.__all__
+    if not exported and not trust:
         raise UserError(
             f"{path / CONFIG} names {group}._target_={target!r}, which is not of {public.__name__} "
             f"({', '.join(public.__all__)}); if you trust it, trust=true opens the run"
         )
     try:
-        return kind(**settings, **given)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path}: its config.yaml does not make a {name} ({one_line(error)[:200]})") from None
+        if not exported:
+            return instantiate(config[group], **given, _convert_="all")
+        settings = {key: value for key, value in config[group].items() if key != "_target_"}
+        return getattr(public, name)(**settings, **given)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger's file, or a plug-in, makes of it
+        cause = error.__cause__ or error
+        raise UserError(f"{path}: its config.yaml does not make a {name} ({one_line(cause)[:200]})") from None

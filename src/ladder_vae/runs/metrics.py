@@ -47,6 +47,11 @@ class Metric:
         return self.title.format(noun="class") + (f" ({self.unit})" if self.unit else "")
 
     @property
+    def suffix(self) -> str:
+        """The unit as it follows a number in text; empty of units that stand in headings."""
+        return {"%": " %", "°": "°"}.get(self.unit, "")
+
+    @property
     def form(self) -> str:
         """How a number is written."""
         return f",.{self.digits}f"

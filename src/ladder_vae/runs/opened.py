@@ -53,8 +53,8 @@ def load_subject(
 ) -> Subject:
     """Rebuild a run's model and its data.
 
-    Like :func:`~ladder_vae.runs.checkpoints.load_run` it builds only classes of this package; a data set that
-    is downloaded on first use is downloaded.
+    Like :func:`~ladder_vae.runs.checkpoints.load_run` it builds only classes of this package unless
+    ``trust``; a data set that is downloaded on first use is downloaded.
 
     Args:
         path: The run directory.
@@ -70,6 +70,10 @@ def load_subject(
     data: ImageData = construct(
         run.path, run.config, "data", ladder_vae.data, trust, likelihood=run.model.likelihood
     )
+    if not isinstance(data, ImageData):
+        raise UserError(
+            f"{path}: data._target_={run.config['data'].get('_target_')} does not make an ImageData"
+        )
     data.setup()
     data.check_trained_on(run.checkpoint, run.path)
     shape = list(data.image_shape)

@@ -176,8 +176,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def _renamed(value: Any) -> Any:
     """A configuration with today's names in place of old ones."""
     if isinstance(value, dict):
-        return {key: OLD_NAMES.get(v, v) if key == "_target_" else _renamed(v) for key, v in value.items()}
-    return value
+        return {key: _renamed(v) for key, v in value.items()}
+    return OLD_NAMES.get(value, value) if isinstance(value, str) else value
 
 
 def read_record(path: Path) -> Record:

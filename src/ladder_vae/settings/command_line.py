@@ -15,6 +15,7 @@ from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.system.memory import keep_freed_memory
 
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
+GROUPS = ("model", "data", "likelihood", "optimizer", "scheduler", "logger", "callbacks")  # name a class
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -74,7 +75,9 @@ def _explain_hydra(error: BaseException) -> str:
 
     text = str(error)
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        return no_such_setting(unknown.group(1), known_keys())
+        key = unknown.group(1)
+        more = f"; +{key}=... adds one that its class takes" if key.split(".")[0] in GROUPS else ""
+        return no_such_setting(key, known_keys()) + more
     if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):
         options = re.search(r"Available options in '.*':\n((?:\t.*\n?)+)", text)
         choices = f"; choose {', '.join(options.group(1).split())}" if options else ""

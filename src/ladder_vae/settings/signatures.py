@@ -43,7 +43,7 @@ def parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
                 found.setdefault(name, hints.get(name, Any))
         if not passes_on:
             return found, False
-    return found, True
+    return found, bool(places)
 
 
 def as_setting(hint: Any) -> Any:

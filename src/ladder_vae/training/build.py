@@ -9,10 +9,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
-from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from ladder_vae.data.data_sets import ImageData
@@ -21,16 +20,18 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.layers import BatchNorm
 from ladder_vae.runs.checkpoints import load_run
 from ladder_vae.runs.metrics import curves
+from ladder_vae.runs.record import read_config
+from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training.callbacks import Totals
 from ladder_vae.training.epoch_checkpoints import DirectCheckpointIO, EpochCheckpoints
 from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
-from ladder_vae.training.settle import Settled, construct, make_objective, refused
+from ladder_vae.training.settle import PROFILERS, Settled, construct, make_objective, refused
 from ladder_vae.training.tensorboard import Dashboards
 
-PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+OWN = ("model", "likelihood")  # of what a run's weights are
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,14 @@ def _make_trainer(config: Mapping[str, Any], run_dir: str | Path, callbacks: lis
         settings["profiler"] = PROFILERS[settings["profiler"]](dirpath=run_dir, filename="profile")
     if not config["data"]["val_size"]:
         settings["limit_val_batches"] = 0
-    logger = config["logger"]
+    logger: Any = False
+    if config["logger"]:
+        logger = construct("logger", config["logger"], Logger, save_dir=str(run_dir))
     return L.Trainer(
         **settings,
         plugins=[DirectCheckpointIO()],
         callbacks=callbacks,
-        logger=instantiate(logger, save_dir=str(run_dir), _convert_="all") if logger else False,
+        logger=logger,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -121,11 +124,14 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
     """Give the model the weights of a run. Raises UserError if they do not fit or know validation images."""
     path, ours = config["init_from"], config["data"]
     try:
-        run = load_run(path)
+        # what this configuration names has been imported already
+        known = read_config(run_directory(path))
+        same = all(known[group].get("_target_") == config[group]["_target_"] for group in OWN)
+        run = load_run(path, trust=same)
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
     theirs = run.config["data"]
-    held_out = theirs["val_size"]
+    held_out = theirs.get("val_size", 0)
     same_path = theirs.get("path") == ours.get("path")
     same_images = same_path or run.checkpoint.get(FINGERPRINT, data.fingerprint) == data.fingerprint
     if theirs["_target_"] == ours["_target_"] and same_images and held_out < ours["val_size"]:
@@ -136,6 +142,8 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
     try:
         if type(run.model) is not type(model):
             raise ValueError(f"it holds a {type(run.model).__name__}, not a {type(model).__name__}")
+        if run.config["likelihood"] != config["likelihood"]:
+            raise ValueError(f"its likelihood is {run.config['likelihood']['_target_']}")
         model.load_state_dict(run.model.state_dict())
     except (ValueError, RuntimeError) as error:
         raise UserError(

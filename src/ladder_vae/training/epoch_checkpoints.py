@@ -28,7 +28,7 @@ class DirectCheckpointIO(TorchCheckpointIO):
 class EpochCheckpoints(Checkpoint):
     """``best.ckpt`` by ``val/bound``, the ELBO or what else is trained on, and ``last.ckpt``.
 
-    Both after an epoch, where resuming is exact.
+    Both are written at the end of an epoch, the only point from which resuming is exact.
 
     Lightning's ModelCheckpoint writes its "last" only when the best improves, and forgets the best
     score when a run directory was moved. Without validation the best is the last.

@@ -22,7 +22,7 @@ class Interruption(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._ask)  # train.py puts the other one back
+            signal.signal(signal.SIGINT, self._ask)  # interruptible puts the other one back
 
     def _ask(self, number: int, frame: Any) -> None:
         self._asked = True

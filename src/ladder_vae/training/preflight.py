@@ -81,7 +81,7 @@ def check_sweep(config: DictConfig) -> None:
     for job in jobs:
         try:
             build(settle(compose(name, overrides=job)), run_dir)
-        except (UserError, OmegaConfBaseException) as error:
+        except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     prepare_directory(run_dir)
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
@@ -127,6 +127,12 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     last = last_checkpoint(path)
     if not last.is_file():
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
+    gradient = saved.get("objective", {}).get("importance_gradient")
+    if gradient is not None:
+        raise UserError(
+            f"resume={path} was trained with objective.importance_gradient={gradient}, which left the "
+            "package; init_from= begins a new run with its weights"
+        )
     states = read_checkpoint(last)["callbacks"]
     done, finished = states["Totals"]["epochs"], read_record(path).finished
     if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.record import flat
 from ladder_vae.runs.releases import is_release
 from ladder_vae.settings.schema import Config
 from ladder_vae.settings.signatures import checked
@@ -28,7 +30,7 @@ from ladder_vae.system.memory import total_memory
 from ladder_vae.training.lightning_module import training_memory
 from ladder_vae.training.objective import Objective
 
-PROFILERS = ("simple", "advanced")
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,18 @@ def settle(cfg: DictConfig) -> Settled:
         UserError: If anything cannot be used.
     """
     config = plain(cfg)
+    for key, value in flat(config).items():
+        if value == "???":
+            raise UserError(f"{key} is missing; give it a value: {key}=...")
     unknown = set(config) - {setting.name for setting in fields(Config)}
     if unknown:  # Hydra lets +key=value through
         raise UserError(f"there is no setting {sorted(unknown)[0]}; --cfg job lists all settings")
     kinds: dict[str, type] = {"model": Hierarchy, "data": ImageData, "likelihood": Likelihood}
-    for group in ("optimizer", "scheduler", "logger"):
-        kinds[group] = object
-    for group, kind in kinds.items():
-        config[group] = _typed(group, config[group], kind)
+    for group in ("model", "data", "likelihood", "optimizer", "scheduler", "logger"):
+        needed = group not in ("scheduler", "logger")  # these may be left out
+        config[group] = _typed(group, config[group], kinds.get(group, object), needed=needed)
     config["callbacks"] = {key: _typed(f"callbacks.{key}", v) for key, v in config["callbacks"].items()}
     config["objective"] = checked("objective", config["objective"], Objective)
-    if config["seed"] < 0 or config["data"]["seed"] < 0:
-        raise UserError(f"seed={config['seed']} and data.seed={config['data']['seed']} must be at least 0")
     for key in ("path", "directory"):
         if key in config["data"]:  # a run may be opened from another directory
             config["data"][key] = _absolute(config["data"][key])
@@ -71,6 +73,9 @@ def settle(cfg: DictConfig) -> Settled:
         config["init_from"] = _absolute(config["init_from"])
     likelihood = construct("likelihood", config["likelihood"], Likelihood)
     data: ImageData = construct("data", config["data"], ImageData, likelihood=likelihood)
+    config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
+    if config["seed"] < 0 or data.seed < 0:
+        raise UserError(f"seed={config['seed']} and data.seed={data.seed} must be at least 0")
     data.setup()
     shape = list(data.image_shape)
     if config["model"].get("input_shape") not in (None, shape):
@@ -113,6 +118,9 @@ def construct(section: str, values: Mapping[str, Any], kind: type | None = None,
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
+        if any(f"'{name}'" in str(cause) for name in given):
+            takes = ", ".join(f"{name}=" for name in given)
+            raise UserError(f"{section}._target_={values.get('_target_')} has to take {takes}") from None
         raise UserError(refused(section, cause or error)) from None
     except OmegaConfBaseException as error:
         raise UserError(f"{section}: {one_line(error)}") from None
@@ -140,12 +148,16 @@ def make_objective(config: Mapping[str, Any]) -> Objective:
         raise UserError(refused("objective", error)) from None
 
 
-def _typed(section: str, values: Any, kind: type = object) -> Any:
-    """The values of a group by the signature of what it names; as they are where it names nothing."""
-    if kind is not object and (not isinstance(values, dict) or "_target_" not in values):
-        raise UserError(f"{section}._target_ is missing; name a {kind.__name__}, as in package.module.Class")
-    if not isinstance(values, dict) or "_target_" not in values:
+def _typed(section: str, values: Any, kind: type = object, *, needed: bool = False) -> Any:
+    """The values of a group by the signature of what it names; None or nothing where it may be left out."""
+    if not values and not needed:
         return values
+    if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
+        what = "" if kind is object else f" a {kind.__name__}"
+        raise UserError(
+            f"{section} names nothing to make; set {section}._target_ to{what or ' what makes it'}, as in "
+            "package.module.Class"
+        )
     target = values["_target_"]
     try:
         named = locate(target)
@@ -196,7 +208,10 @@ def _check_memory(config: Mapping[str, Any], data: ImageData) -> None:
     with torch.device("meta"):  # nothing is stored there
         model = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
     width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
-    needed = training_memory(model, objective, (data.batch_size, *data.image_shape), width)
+    try:
+        needed = training_memory(model, objective, (data.batch_size, *data.image_shape), width)
+    except (NotImplementedError, RuntimeError):  # a step that has to know values; its memory will show
+        return
     there = total_memory(choose_device_type(config["trainer"]["accelerator"]))
     if needed > there:
         raise UserError(

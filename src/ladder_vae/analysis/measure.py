@@ -1,0 +1,107 @@
+"""Measure what each level of a run holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ladder_vae.analysis.classifier import trained_classifier
+from ladder_vae.analysis.influence import measure_influence
+from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
+from ladder_vae.runs.opened import Subject
+from ladder_vae.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn, and how much is measured.
+
+    Args:
+        levels: Indices of the levels to draw; None: all, of many those with the highest rates.
+        show: Indices of the test images in the pictures; None: the first of each class.
+        draws: An image, when a level is drawn anew.
+        probe_images: Training images that probes are fitted on.
+        embedded: Test images in the plane.
+        seed: Of all draws.
+        classifier_dir: Keeps the judge.
+    """
+
+    levels: tuple[int, ...] | None
+    show: tuple[int, ...] | None
+    draws: int
+    probe_images: int
+    embedded: int
+    seed: int
+    classifier_dir: Path
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Args:
+        figures: See :func:`~ladder_vae.analysis.readings.level_metrics`.
+        readings: Of the test images.
+        labels: Their classes, ``(N,)``, or None.
+    """
+
+    figures: dict[str, float]
+    readings: Readings
+    labels: Tensor | None
+
+
+def check(subject: Subject, settings: Settings) -> None:
+    """Raises UserError if a level or an image is named that the run does not have."""
+    depth, total = subject.run.model.num_layers, len(subject.data.split("test"))
+    for level in settings.levels or ():
+        if not 0 <= level < depth:
+            has = "one level, z1" if depth == 1 else f"the levels 1 to {depth}"
+            raise UserError(f"levels names {level + 1}, but {subject.run.path} has {has}")
+    for index in settings.show or ():
+        if not 0 <= index < total:
+            raise UserError(
+                f"show names test image {index}, but {subject.run.path} has images 0 to {total - 1}"
+            )
+
+
+def analyze(
+    subject: Subject, settings: Settings, device: torch.device, on_step: Callable[[str], None]
+) -> Analysis:
+    """Measure what each level holds.
+
+    Args:
+        on_step: Told what comes next.
+
+    Raises:
+        UserError: If the judge cannot be kept, or the model has diverged.
+    """
+    data, index = subject.data, subject.indices
+    model = subject.run.model.to(device)
+    train = data.sample("train", settings.probe_images)
+    judge = trained_classifier(data, settings.classifier_dir, on_step)
+    on_step(f"inferring {len(index):,} test and {len(train):,} training images")
+    tested = read_levels(model, data, "test", index, settings.seed)
+    trained = read_levels(model, data, "train", train, settings.seed)
+    _check_finite(subject, tested.rates)
+    for readings in (tested, trained):
+        _check_finite(subject, *readings.means, *readings.samples, *readings.innovations)
+    on_step("fitting linear probes")
+    probes = probe_levels(data, train, trained, index, tested)
+    on_step("drawing each level anew")
+    influence = measure_influence(model, data, index, judge, settings.draws, settings.seed)
+    _check_finite(subject, *influence.changes.values())
+    labels = data.labels("test")
+    return Analysis(
+        level_metrics(tested, influence, probes, judge, settings.draws),
+        tested,
+        None if labels is None else labels[list(index)],
+    )
+
+
+def _check_finite(subject: Subject, *values: Tensor) -> None:
+    if not all(value.isfinite().all() for value in values):
+        raise UserError(f"what {subject.run.path} infers is not finite; the model has diverged")
