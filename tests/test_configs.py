@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
+import ladder_vae.conf
 import pytest
 import yaml
 from conftest import tiny
-
-import ladder_vae.conf
 
 CONF = Path(ladder_vae.conf.__file__).parent
 ONE_STEP = [
