@@ -1,4 +1,6 @@
+import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,6 +81,27 @@ def train(command, npz):
         code, out, err = command("train", *tiny(npz, model), f"run_dir={run_dir}", *args)
         assert code == 0, err
         assert out.splitlines()[-1] == run_dir
+        return Path(run_dir)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory) -> Path:
+    """Keeps what tests have trained."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def trained(train, shelf):
+    """As ``train``, but a run that another test has trained is copied: for tests of what comes after."""
+
+    def call(*args: str, run_dir: str = "run") -> Path:
+        kept = shelf / hashlib.sha256(repr(args).encode()).hexdigest()[:16]
+        if not kept.exists():
+            shutil.copytree(train(*args, run_dir=run_dir), kept)
+        else:
+            shutil.copytree(kept, run_dir)
         return Path(run_dir)
 
     return call

@@ -27,8 +27,8 @@ def analyze(command):
     return call
 
 
-def test_the_whole_journey(train, analyze):
-    run = train(*THREE)
+def test_the_whole_journey(trained, analyze):
+    run = trained(*THREE)
     before = json.loads((run / "metrics.json").read_text())
     code, out, err = analyze(f"run={run}")
     assert code == 0, err
@@ -75,9 +75,9 @@ def test_the_whole_journey(train, analyze):
     assert (run / "projector_config.pbtxt").read_text() == projector
 
 
-def test_a_folder_of_runs_and_its_report(train, analyze, command):
+def test_a_folder_of_runs_and_its_report(trained, analyze, command):
     for seed in (1, 2):
-        train(f"seed={seed}", "logger=none", run_dir=f"sweep/{seed}")
+        trained(f"seed={seed}", "logger=none", run_dir=f"sweep/{seed}")
     code, out, err = analyze("run=sweep", "levels=[1]")
     assert code == 0, err
     pages = [line for line in out.splitlines() if line.endswith(".html")]
@@ -99,8 +99,8 @@ def test_a_folder_of_runs_and_its_report(train, analyze, command):
     assert "test/levels/rate/z2" in Path("sweep/report.csv").read_text()
 
 
-def test_part_of_the_images_has_names_of_its_own(train, analyze):
-    run = train("logger=none")
+def test_part_of_the_images_has_names_of_its_own(trained, analyze):
+    run = trained("logger=none")
     code, _, err = analyze(f"run={run}", "images=12", "show=[3,17]", "levels=[2]")
     assert code == 0, err
     metrics = json.loads((run / "metrics.json").read_text())
@@ -108,8 +108,8 @@ def test_part_of_the_images_has_names_of_its_own(train, analyze):
     assert not any(name.startswith("test/levels/") for name in metrics)
 
 
-def test_one_level(train, analyze):
-    run = train("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", "logger=none")
+def test_one_level(trained, analyze):
+    run = trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", "logger=none")
     code, _, err = analyze(f"run={run}")
     assert code == 0, err
     assert "With a single level" in (run / "analysis.md").read_text()
@@ -139,8 +139,8 @@ def test_questions_that_make_no_sense_are_said_in_the_page(command, analyze, wor
     assert not Path("run/figures/levels/interpolate.png").exists()
 
 
-def test_an_unfinished_run_on_request(train, analyze):
-    run = train("logger=none")
+def test_an_unfinished_run_on_request(trained, analyze):
+    run = trained("logger=none")
     (run / "status.json").write_text('{"status": "interrupted", "message": ""}')
     _, _, err = analyze(f"run={run}")
     assert "checkpoint=last" in only_line(err)
@@ -184,10 +184,10 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def run_copy(kept, train, workdir):
+def run_copy(kept, trained, workdir):
     """A run that is trained once for all bad arguments."""
     if not (kept / "run").exists():
-        shutil.copytree(train("logger=none"), kept / "run")
+        shutil.copytree(trained("logger=none"), kept / "run")
     elif not Path("run").exists():
         shutil.copytree(kept / "run", "run")
     return Path("run")
@@ -216,10 +216,10 @@ def test_fewer_draws_do_not_replace_more(run_copy, analyze):
     assert "resample_z1.png" not in drawn
 
 
-def test_a_run_that_a_question_does_not_fit_is_left_out(train, analyze):
-    train("logger=none", run_dir="sweep/two")
+def test_a_run_that_a_question_does_not_fit_is_left_out(trained, analyze):
+    trained("logger=none", run_dir="sweep/two")
     one = ("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]")
-    train("logger=none", *one, run_dir="sweep/one")
+    trained("logger=none", *one, run_dir="sweep/one")
     code, out, err = analyze("run=sweep", "levels=[2]")
     assert code == 0, err
     assert "warning: left out: levels names 2, but sweep/one has one level, z1" in err
@@ -241,11 +241,11 @@ def test_images_of_any_shape_reach_the_projector(command, analyze, workdir, npz,
     assert len(list(Path("run").glob("*/z*/sprite.png"))) == 2
 
 
-def test_a_link_in_a_run_leads_nowhere(train, analyze, workdir):
+def test_a_link_in_a_run_leads_nowhere(trained, analyze, workdir):
     """A run that somebody sent must not have anything deleted elsewhere."""
     (workdir / "mine/z1").mkdir(parents=True)
     (workdir / "mine/z1/tensors.tsv").write_text("precious")
-    run = train("seed=1")
+    run = trained("seed=1")
     step = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"]
     (run / "00099").symlink_to(workdir / "mine")
     (run / f"{step:05d}").mkdir()  # where the projector's files go
@@ -270,9 +270,9 @@ def test_a_diverged_model_is_named(run_copy, analyze, weights):
     assert not (run_copy / "analysis.html").exists()
 
 
-def test_a_run_that_fails_does_not_take_the_others_along(train, analyze):
+def test_a_run_that_fails_does_not_take_the_others_along(trained, analyze):
     for name in ("a", "b"):
-        train("logger=none", run_dir=f"sweep/{name}")
+        trained("logger=none", run_dir=f"sweep/{name}")
     shutil.rmtree("sweep/a/figures")
     Path("sweep/a/figures").touch()
     code, out, err = analyze("run=sweep", "levels=[1]")
@@ -298,8 +298,8 @@ def test_new_weights_while_it_worked_stay_out_of_the_record(run_copy, analyze, m
     assert (run_copy / "metrics.json").read_bytes() == before
 
 
-def test_more_levels_than_a_page_holds(train, analyze):
-    run = train("model.num_layers=9", "model.latent_sizes=null", "model.hidden_sizes=null", "logger=none")
+def test_more_levels_than_a_page_holds(trained, analyze):
+    run = trained("model.num_layers=9", "model.latent_sizes=null", "model.hidden_sizes=null", "logger=none")
     code, _, err = analyze(f"run={run}", "show=[0]", "embedded=5")
     assert code == 0, err
     drawn = list((run / "figures/levels").glob("resample_z*.png"))

@@ -44,8 +44,8 @@ def test_pixels_are_drawn_with_their_gray_levels():
     assert z.std().item() == pytest.approx(1, abs=0.05)
 
 
-def test_the_mean_over_binarizations_and_their_spread(train, command, monkeypatch):
-    run = train()
+def test_the_mean_over_binarizations_and_their_spread(trained, command, monkeypatch):
+    run = trained()
     compilations = []
     monkeypatch.setattr(parts, "compiled_weigher", lambda model: compilations.append(1) or weigher(model))
     single = {}
@@ -95,8 +95,8 @@ def test_the_mean_over_binarizations_and_their_spread(train, command, monkeypatc
 
 
 @pytest.mark.parametrize("binarization", ["static", "threshold"])
-def test_pixels_that_are_fixed_are_not_drawn_anew(train, command, binarization):
-    run = train(f"data.binarization={binarization}")
+def test_pixels_that_are_fixed_are_not_drawn_anew(trained, command, binarization):
+    run = trained(f"data.binarization={binarization}")
     before = (run / "metrics.json").read_bytes()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10", "binarizations=2")
     assert code == 1

@@ -54,10 +54,10 @@ def test_sections_of_the_theory_are_where_its_contents_say():
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_the_notebook_runs(train, workdir, monkeypatch):
+def test_the_notebook_runs(trained, workdir, monkeypatch):
     matplotlib.use("Agg")
     three = ["model.num_layers=3", "model.latent_sizes=[4,3,2]", "model.hidden_sizes=[16,8,8]"]
-    train(*three, "logger=none", run_dir="runs/example/run")
+    trained(*three, "logger=none", run_dir="runs/example/run")
     (workdir / "docs").mkdir()
     monkeypatch.chdir(workdir / "docs")
     notebook = json.loads((ROOT / "docs/manipulate.ipynb").read_text())

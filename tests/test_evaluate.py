@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("model", NAMES)
-def test_what_an_evaluation_leaves(train, command, model):
-    run = train(f"model={model}")
+def test_what_an_evaluation_leaves(trained, command, model):
+    run = trained(f"model={model}")
     before = json.loads((run / "metrics.json").read_text())
     code, out, err = command("evaluate", f"run={run}", "num_samples=100")
     assert code == 0, err
@@ -60,10 +60,10 @@ def test_what_an_evaluation_leaves(train, command, model):
     assert not list(run.rglob("part-*"))
 
 
-def test_an_evaluation_enters_the_report(train, command):
+def test_an_evaluation_enters_the_report(trained, command):
     for seed in (1, 2):
-        run = train(f"seed={seed}", run_dir=f"sweep/{seed}")
-    train("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", run_dir="sweep/3")
+        run = trained(f"seed={seed}", run_dir=f"sweep/{seed}")
+    trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", run_dir="sweep/3")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=20", "k=[1,5,20]")
     assert code == 0, err
     command("report", run.parent)
@@ -77,9 +77,9 @@ def test_an_evaluation_enters_the_report(train, command):
     assert "test/active_units_var/z2" in (run.parent / "report.csv").read_text()
 
 
-def test_an_interruption_costs_one_part(train, command, monkeypatch):
+def test_an_interruption_costs_one_part(trained, command, monkeypatch):
     monkeypatch.setattr(evaluation_parts, "PART", 6)
-    run = train()
+    run = trained()
     arguments = ("evaluate", f"run={run}", "num_samples=40", "chunk_size=80")
     before = (run / "metrics.json").read_bytes()
     compute, seen = evaluation_parts.image_statistics, []
@@ -118,8 +118,8 @@ def test_an_interruption_costs_one_part(train, command, monkeypatch):
         assert continued[name] == pytest.approx(whole[name], abs=1e-4), name
 
 
-def test_what_is_finished_is_not_computed_again(train, command, monkeypatch):
-    run = train()
+def test_what_is_finished_is_not_computed_again(trained, command, monkeypatch):
+    run = trained()
     command("evaluate", f"run={run}", "num_samples=10")
     first = (run / "metrics.json").read_text()
     monkeypatch.setattr(evaluation_parts, "image_statistics", None)
@@ -130,8 +130,8 @@ def test_what_is_finished_is_not_computed_again(train, command, monkeypatch):
     assert code == 1
 
 
-def test_metrics_hold_one_evaluation_that_with_most_draws(train, command):
-    run = train()
+def test_metrics_hold_one_evaluation_that_with_most_draws(trained, command):
+    run = trained()
 
     def metrics():
         return json.loads((run / "metrics.json").read_text())
@@ -161,8 +161,8 @@ def test_metrics_hold_one_evaluation_that_with_most_draws(train, command):
         assert second[f"test/gap/K={k}"] == pytest.approx(gap, abs=1e-6)
 
 
-def test_a_run_that_went_on_training_meanwhile(train, command, monkeypatch):
-    run = train()
+def test_a_run_that_went_on_training_meanwhile(trained, command, monkeypatch):
+    run = trained()
     compute = evaluation_parts.image_statistics
 
     def retrained(*args):
@@ -180,8 +180,8 @@ def test_a_run_that_went_on_training_meanwhile(train, command, monkeypatch):
     assert (run / "metrics.json").read_bytes() == before
 
 
-def test_weights_that_are_not_finite(train, command):
-    run = train("model=textbook")
+def test_weights_that_are_not_finite(trained, command):
+    run = trained("model=textbook")
     best = run / "checkpoints/best.ckpt"
     saved = torch.load(best, weights_only=True)
     saved["state_dict"]["model.rungs.0.posterior_net.bias"].fill_(1e30)
@@ -194,8 +194,8 @@ def test_weights_that_are_not_finite(train, command):
     assert (run / "metrics.json").read_bytes() == before
 
 
-def test_a_diverged_run_does_not_take_the_others_along(train, command):
-    broken, sound = train("model=textbook", run_dir="sweep/a"), train(run_dir="sweep/b")
+def test_a_diverged_run_does_not_take_the_others_along(trained, command):
+    broken, sound = trained("model=textbook", run_dir="sweep/a"), trained(run_dir="sweep/b")
     best = broken / "checkpoints/best.ckpt"
     saved = torch.load(best, weights_only=True)
     saved["state_dict"]["model.rungs.0.posterior_net.bias"].fill_(1e30)
@@ -208,10 +208,10 @@ def test_a_diverged_run_does_not_take_the_others_along(train, command):
     assert "test/log_px/K=10" in (sound / "metrics.json").read_text()
 
 
-def test_a_report_of_runs_of_which_some_were_evaluated(train, command):
+def test_a_report_of_runs_of_which_some_were_evaluated(trained, command):
     for seed in (1, 2):
-        run = train(f"seed={seed}", run_dir=f"sweep/{seed}")
-    train("model=bottom_up", run_dir="sweep/3")
+        run = trained(f"seed={seed}", run_dir=f"sweep/{seed}")
+    trained("model=bottom_up", run_dir="sweep/3")
     command("evaluate", "run=sweep/2", "num_samples=10")
     code, _, err = command("report", "sweep")
     assert code == 0, err
@@ -223,8 +223,8 @@ def test_a_report_of_runs_of_which_some_were_evaluated(train, command):
     assert lines[1].split(" | ")[3] == f"{elbo:.2f}"  # of the evaluated run alone
 
 
-def test_a_part_of_the_test_split(train, command):
-    run = train(run_dir="sweep/a")
+def test_a_part_of_the_test_split(trained, command):
+    run = trained(run_dir="sweep/a")
     before = json.loads((run / "metrics.json").read_text())
     code, _, err = command("evaluate", f"run={run}", "num_samples=20", "images=7")
     assert code == 0, err
@@ -256,15 +256,15 @@ def test_sample_sizes():
     assert choose_sample_sizes(12, [12, 3, 3]) == (3, 12)
 
 
-def test_a_usual_k_that_does_not_divide_is_left_out_aloud(train, command):
-    run = train()
+def test_a_usual_k_that_does_not_divide_is_left_out_aloud(trained, command):
+    run = trained()
     _, _, err = command("evaluate", f"run={run}", "num_samples=25")
     assert "warning: K=10 is left out: it does not divide num_samples=25" in err
 
 
-def test_settings_of_training_do_not_matter(train, command):
+def test_settings_of_training_do_not_matter(trained, command):
     """A run that was tested on a few batches, and logged nothing, is evaluated on all images."""
-    run = train("trainer.limit_test_batches=1", "data.eval_batch_size=5", "logger=none")
+    run = trained("trainer.limit_test_batches=1", "data.eval_batch_size=5", "logger=none")
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 0, err
     (found,) = (run / "evaluation").rglob("images.npz")

@@ -61,9 +61,9 @@ def test_bad_arguments(command, workdir, npz, arguments):
 
 
 @pytest.fixture
-def untouched(train, command):
+def untouched(trained, command):
     """A run, and a call that must refuse it and change nothing."""
-    run = train()
+    run = trained()
 
     def refuse(*arguments):
         before = files(run)
@@ -92,9 +92,9 @@ def test_an_unfinished_run(untouched, command):
     assert "last.ckpt does not exist" in refuse("checkpoint=last")
 
 
-def test_a_folder_with_an_unfinished_run(train, command):
-    run = train(run_dir="sweep/a")
-    write_status(train(run_dir="sweep/b"), "failed", "the loss is not finite")
+def test_a_folder_with_an_unfinished_run(trained, command):
+    run = trained(run_dir="sweep/a")
+    write_status(trained(run_dir="sweep/b"), "failed", "the loss is not finite")
     code, _, err = command("evaluate", f"run={run.parent}", "num_samples=10")
     assert code == 0
     assert "warning: left out: sweep/b has not finished (failed the loss is not finite); finish it" in err
@@ -122,10 +122,10 @@ def test_a_damaged_checkpoint_and_one_that_carries_code(untouched):
     assert "carries code" in refuse()
 
 
-def test_other_data_than_trained_on(train, command, npz, tmp_path):
+def test_other_data_than_trained_on(trained, command, npz, tmp_path):
     own = tmp_path / "own.npz"
     own.write_bytes(npz.read_bytes())
-    run = train(f"data.path={own}", run_dir="run")
+    run = trained(f"data.path={own}", run_dir="run")
     before = files(run)
     arrays = dict(np.load(npz))
     arrays["x_test"] = arrays["x_test"][::-1]

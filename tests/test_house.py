@@ -46,7 +46,7 @@ def test_one_file_knows_the_inside_of_hydra():
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("ladder_vae.report", ["torch", "hydra", "lightning"]),
+        ("ladder_vae.report", ["torch", "hydra", "lightning", "matplotlib"]),
         ("ladder_vae.evaluate", ["lightning"]),
         ("ladder_vae.analyze", ["lightning"]),
     ],

@@ -21,14 +21,14 @@ def kept(run, k, sizes=(1, 10)):
 
 
 @pytest.fixture
-def evaluated(train, command):
+def evaluated(trained, command):
     """Two seeds of one level and one run of two, evaluated on all 24 test images."""
     one = [
-        train("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", f"seed={seed}",
+        trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", f"seed={seed}",
               run_dir=f"sweep/one{seed}")
         for seed in (1, 2)
     ]  # fmt: skip
-    two = train(run_dir="sweep/two")
+    two = trained(run_dir="sweep/two")
     assert command("evaluate", "run=sweep", "num_samples=10", "k=[1,10]")[0] == 0
     return one, two
 

@@ -47,8 +47,8 @@ def commands() -> list[str]:
 
 
 @pytest.fixture
-def run_dir(train):
-    return train("data.val_size=8", "logger=none", run_dir="runs/example/run")
+def run_dir(trained):
+    return trained("data.val_size=8", "logger=none", run_dir="runs/example/run")
 
 
 def test_there_are_commands():
@@ -111,12 +111,12 @@ def make(*args: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("line", marked(MAKE))
-def test_make_commands(run_dir, train, checkout, line):
+def test_make_commands(run_dir, trained, checkout, line):
     args = [re.sub(r"images=1000", "images=20", arg) for arg in shlex.split(line)] + HERE  # of 24
     if "evaluate" in line:
         older, newest = Path("runs/example/older"), Path("runs/example/sweep")
         for sweep in (older, newest):
-            train(run_dir=f"{sweep}/0_ladder")
+            trained(run_dir=f"{sweep}/0_ladder")
             write_plan(sweep, ["model=ladder"])
         os.utime(older / "jobs.json", (0, 0))
         done = make(*args[1:])
@@ -128,7 +128,7 @@ def test_make_commands(run_dir, train, checkout, line):
         return None
     if "analyze" in line:
         three = ["model.num_layers=3", "model.latent_sizes=null", "model.hidden_sizes=null"]
-        run = train(*three, "logger=none", run_dir="runs/example/three")
+        run = trained(*three, "logger=none", run_dir="runs/example/three")
         done = make(*args[1:], "args=classifier_dir=judge levels=[3]")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == f"{run}/analysis.html"
@@ -153,7 +153,7 @@ def script(path: str):
     return module
 
 
-def test_analyze_trains_a_model_only_where_there_is_none(workdir, train, monkeypatch):
+def test_analyze_trains_a_model_only_where_there_is_none(workdir, trained, monkeypatch):
     """With a stand-in for the commands, which writes down what it is asked, and trains something small."""
     newest, calls = script("level_analysis/newest.py"), []
     three = ["model.num_layers=3", "model.latent_sizes=null", "model.hidden_sizes=null", "logger=none"]
@@ -161,7 +161,7 @@ def test_analyze_trains_a_model_only_where_there_is_none(workdir, train, monkeyp
     def call(command, *arguments):
         calls.append([command, *arguments])
         if command == "train":
-            train(*three, "trainer.max_epochs=1", run_dir=arguments[-1].removeprefix("run_dir=") + "/0_run")
+            trained(*three, "trainer.max_epochs=1", run_dir=arguments[-1].removeprefix("run_dir=") + "/0_run")
         return 0
 
     monkeypatch.setattr(newest, "call", call)

@@ -17,9 +17,9 @@ from ladder_vae.runs.releases import RELEASES, released
 
 
 @pytest.fixture
-def small(train, command):
+def small(trained, command):
     """The release of a tiny residual model."""
-    run = train("model=residual", "data.val_size=8")
+    run = trained("model=residual", "data.val_size=8")
     code, out, err = command("release", run, "small")
     assert code == 0, err
     assert out == "small\n"
@@ -48,8 +48,8 @@ def test_a_release_is_evaluated_as_a_run_is(small, command):
     assert command("report", small, "small")[0] == 0
 
 
-def test_a_release_that_was_not_evaluated_is_reported(small, train, command):
-    other = train("model=residual", "model.blocks=2", run_dir="other")
+def test_a_release_that_was_not_evaluated_is_reported(small, trained, command):
+    other = trained("model=residual", "model.blocks=2", run_dir="other")
     assert command("evaluate", f"run={other}", "num_samples=10", "images=1")[0] == 0
     for runs_given in (["small"], ["small", other]):
         code, _, err = command("report", *runs_given, "--output", "out")
@@ -106,14 +106,14 @@ def test_a_release_cannot_be_resumed(small, command):
     assert (code, err) == (1, "error: small is a release, which has its best weights only\n")
 
 
-def test_a_release_can_be_begun_with(small, train):
-    run = train("model=residual", "data.val_size=8", "init_from=small", "optimizer.lr=0", run_dir="next")
+def test_a_release_can_be_begun_with(small, trained):
+    run = trained("model=residual", "data.val_size=8", "init_from=small", "optimizer.lr=0", run_dir="next")
     assert set(json.loads((Path("small") / "metrics.json").read_text())) == set(KEPT_METRICS)
     before, after = (dict(load_run(path).model.named_parameters()) for path in ("small", run))
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_what_cannot_be_released(small, command, train):
+def test_what_cannot_be_released(small, command, trained):
     code, _, err = command("release", small, "small")
     assert (code, err) == (1, "error: small is there already; choose another directory\n")
     code, _, err = command("release", "nowhere", "there")

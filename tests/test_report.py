@@ -193,13 +193,13 @@ def test_what_follows_from_depth_by_a_rule_makes_no_series_of_its_own():
     assert [len(group.runs) for group in groups] == [1, 1]
 
 
-def test_the_newest_run_of_a_depth(train, workdir):
+def test_the_newest_run_of_a_depth(trained, workdir):
     assert newest("runs", 2) == ""
     foreign = workdir / "runs/x/foreign"
     foreign.mkdir(parents=True)
     (foreign / "config.yaml").write_text("model: 1")
     assert newest("runs", 2) == ""
-    older, newer = (train("logger=none", run_dir=f"runs/x/{name}") for name in ("b", "a"))
+    older, newer = (trained("logger=none", run_dir=f"runs/x/{name}") for name in ("b", "a"))
     os.utime(older / "status.json", (1, 1))
     assert newest("runs", 2) == str(newer)
     assert newest("runs", 3) == ""

@@ -6,8 +6,8 @@ from ladder_vae import load_run
 from ladder_vae.system.errors import UserError
 
 
-def test_load_run_runs_no_code_of_strangers(train):
-    run = train()
+def test_load_run_runs_no_code_of_strangers(trained):
+    run = trained()
     config = yaml.safe_load((run / "config.yaml").read_text())
     for target in ("os.system", "ladder_vae.models.ladder.math.prod", "ladder_vae.runs.os.system", ""):
         config["model"]["_target_"] = target
@@ -16,8 +16,8 @@ def test_load_run_runs_no_code_of_strangers(train):
             load_run(run)
 
 
-def test_load_run_refuses_checkpoints_that_carry_code(train):
-    run = train()
+def test_load_run_refuses_checkpoints_that_carry_code(trained):
+    run = trained()
     best = run / "checkpoints/best.ckpt"
     content = best.read_bytes()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ladder_vae.comparison.figures import figures
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, group_runs, left_out
 from ladder_vae.comparison.tables import Cells, difference_rows, noise_line, paired_rows, tables
 from ladder_vae.drawing.pages import Picture, save_pictures
@@ -149,6 +148,8 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
     """
     records = find_runs(directories)
     groups = group_runs(records)
+    from ladder_vae.comparison.figures import figures  # matplotlib takes longer to import than all else
+
     missing = left_out(directories, records, groups)
     try:
         output.mkdir(parents=True, exist_ok=True)

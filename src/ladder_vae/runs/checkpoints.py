@@ -81,7 +81,8 @@ def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False)
     """Rebuild a run's model from its directory alone.
 
     Args:
-        path: The run directory; or the name of a model that comes with the package (:func:`~ladder_vae.runs.releases.released`).
+        path: The run directory; or the name of a model that comes with the package
+            (:func:`~ladder_vae.runs.releases.released`).
         checkpoint: ``best`` or ``last``.
         trust: Whether to import and call what the run's configuration names, as of a plug-in of your own.
             Else only what this package exports is built: opening a run that somebody sent is safe.
