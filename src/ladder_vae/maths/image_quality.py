@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 DEFAULT_WINDOW = 11  # pixels that SSIM's usual Gaussian window covers
 
@@ -17,6 +16,9 @@ def reconstruction_quality(mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
     SSIM has its usual Gaussian window, or a uniform one that fits images smaller than that.
     """
+    # here, because importing it takes longer than importing PyTorch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     mse = ((mean - x) ** 2).flatten(1).mean(1)
     smallest = min(x.shape[-2:])
     ssim = structural_similarity_index_measure(

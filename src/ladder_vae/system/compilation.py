@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from ladder_vae.system.errors import UserError, one_line, warn
 
@@ -61,6 +60,8 @@ def compiled(
     if compiler() is None:
         warn("no C++ compiler was found (g++, clang++, CXX); going on without compilation, more slowly")
         return function
+    from torch._dynamo.exc import TorchDynamoException  # here, because it takes seconds to import
+
     torch.compiler.reset()  # of earlier runs in this process, which count against a limit of variants
     # Dropout draws what it draws without compilation, so that both ways train the same.
     options: dict[str, Any] = {"fallback_random": True}
