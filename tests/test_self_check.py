@@ -113,6 +113,20 @@ def test_wrong_values_are_caught_and_named(name, half):
         assert doubt(lambda *given: WRONG[name](plain(*given)), arguments).startswith(f"{name} is off by ")
 
 
+def test_a_kink_that_one_batch_meets_is_no_alarm():
+    """Two right ways may differ in the sign of an activation that is zero but for rounding."""
+    model, objective = small(LadderVAE), Objective()
+    arguments, doubt = step_of(model, objective)
+    plain, bias = batch_values(model, objective), model.decoder[1].bias
+
+    def flipped(x, *others):
+        values = plain(x, *others)
+        by = 0.02 if torch.equal(x, arguments[0]) else 0.0
+        return values._replace(loss=values.loss + by * (bias - bias.detach()).sum())
+
+    assert doubt(flipped, arguments) == ""
+
+
 def test_one_weight_among_many_is_named():
     """A gradient that is wrong for a single weight of hundreds."""
     model, objective = small(ResidualVAE), Objective()
