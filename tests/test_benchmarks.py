@@ -57,5 +57,7 @@ def test_phases_of_the_start_have_names():
 def test_what_the_start_imports_is_there():
     from benchmarks import jobs
 
-    for line in re.findall(r"^(?:from|import) ladder_vae.*?(?=;|$)", jobs.START, re.MULTILINE):
+    lines = re.findall(r"^(?:from|import) ladder_vae.*?(?=;|$)", jobs.START, re.MULTILINE)
+    assert lines
+    for line in lines:
         exec(line, {})

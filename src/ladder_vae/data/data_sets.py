@@ -50,6 +50,9 @@ class ImageData(ABC):
         UserError: If a setting makes no sense.
     """
 
+    #: What a class is called.
+    noun = "class"
+
     def __init__(
         self,
         batch_size: int = 512,
@@ -245,6 +248,8 @@ class ImageData(ABC):
 
 class MNIST(ImageData):
     """The MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0), 28x28, inside the package."""
+
+    noun = "digit"
 
     def load(self) -> Images:
         return load_mnist()

@@ -210,7 +210,7 @@ def _check_memory(config: Mapping[str, Any], data: ImageData) -> None:
     width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
     try:
         needed = training_memory(model, objective, (data.batch_size, *data.image_shape), width)
-    except (NotImplementedError, RuntimeError):  # a step that has to know values; its memory will show
+    except (NotImplementedError, RuntimeError):  # nothing can be said of a step that reads its own values
         return
     there = total_memory(choose_device_type(config["trainer"]["accelerator"]))
     if needed > there:
