@@ -11,9 +11,10 @@ from ladder_vae import load_run
 from ladder_vae.data.batches import Batches
 from ladder_vae.data.data_sets import Npz
 from ladder_vae.models import LadderVAE
+from ladder_vae.models.evaluator import Settings, image_statistics
+from ladder_vae.models.summary import summarize
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.system.errors import UserError
-from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training import fit
 from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.objective import Objective
@@ -22,10 +23,19 @@ from ladder_vae.training.objective import Objective
 def test_a_run_directory_is_complete(train):
     run = train("data.val_size=8")
     metrics = json.loads((run / "metrics.json").read_text())
-    expected = {
-        f"test/{name}" for name in ("elbo", "rate", "distortion", "rate/z1", "rate/z2", "mse", "ssim")
+    by_level = {"active_units", "active_units_var", "rate", "variance_ratio"}
+    expected = {f"test/{name}/{z}" for name in by_level for z in ("z1", "z2")}
+    totals = {"elbo", "rate", "distortion", "mse", "ssim", "active_units", "active_units_var"}
+    expected |= {f"test/{name}" for name in totals}
+    expected |= {f"test/{part}_stderr" for part in ("elbo", "rate", "distortion")}
+    expected |= {
+        "train_eval/rate/z1",
+        "train_eval/rate/z2",
+        "model/parameters",
+        "train/epochs",
+        "train/seconds",
+        "train/images_per_second",
     }
-    expected |= {"model/parameters", "train/epochs", "train/seconds", "train/images_per_second"}
     parts = ("elbo", "rate", "distortion")
     expected |= {f"train_eval/{part}{error}" for part in parts for error in ("", "_stderr")}
     assert metrics.keys() == expected
@@ -64,32 +74,36 @@ def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
     loaded = load_run(run)
     assert not loaded.model.training
     data = Npz(path=str(npz), val_size=8, eval_batch_size=10)
-    torch.manual_seed(stream_seed(loaded.config["seed"], "test"))
-    with torch.no_grad():
-        total = sum(loaded.model.infer(x).terms().mean().elbo.item() * len(x) for x in data.batches("test"))
-    assert json.loads((run / "metrics.json").read_text())["test/elbo"] == pytest.approx(total / 24, rel=1e-6)
+    data.setup()
+    x = data.observe("test", range(24))
+    settings = Settings(10, ())
+    expected = summarize(image_statistics(loaded.model, x, range(24), settings), settings, [4, 3])
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"test/elbo", "test/rate/z2", "test/ssim", "test/active_units/z1"} <= set(expected)
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5), name
 
 
 def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch):
     """Evenly spaced, unwarped, by the averaged weights in evaluation mode; in TensorBoard, too."""
     monkeypatch.setattr(fit, "TRAINING_IMAGES", 20)
-    seen, measure = [], fit.mean_elbo
+    seen, measure = [], fit.image_statistics
 
-    def record(model, batches, stage):
-        found = list(batches)
-        seen.extend(len(batch) for batch in found)
-        return measure(model, found, stage)
+    def record(model, x, indices, settings):
+        seen.append(len(x))
+        return measure(model, x, indices, settings)
 
-    monkeypatch.setattr(fit, "mean_elbo", record)
+    monkeypatch.setattr(fit, "image_statistics", record)
     run = train("data.val_size=8", "data.warp=0.2", "data.eval_batch_size=7", "optimizer.lr=0.05")
     metrics, loaded = json.loads((run / "metrics.json").read_text()), load_run(run)
-    x = Npz(path=str(npz), val_size=8).observe("train", [i * 32 // 20 for i in range(20)])
-    torch.manual_seed(stream_seed(loaded.config["seed"], "train_eval"))
-    with torch.no_grad():
-        terms = [loaded.model.infer(batch) for batch in x.split(7)]
-    distortion = torch.cat([-inference.log_px[0] for inference in terms])
-    rate = torch.cat([inference.rates().sum(0)[0] for inference in terms])
-    for name, values in (("elbo", -distortion - rate), ("distortion", distortion), ("rate", rate)):
+    index = [i * 32 // 20 for i in range(20)]
+    x = Npz(path=str(npz), val_size=8).observe("train", index)
+    found = image_statistics(loaded.model, x, index, Settings(10, ()))
+    for name, values in (
+        ("elbo", found.elbo),
+        ("distortion", found.distortion),
+        ("rate", found.rates.sum(1)),
+    ):
         assert metrics[f"train_eval/{name}"] == pytest.approx(values.mean().item(), rel=1e-5)
         error = values.std().item() / 20**0.5
         assert metrics[f"train_eval/{name}_stderr"] == pytest.approx(error, rel=1e-4)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ladder_vae.analysis.readings import Readings
 from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture
-from ladder_vae.runs.metrics import z_name
+from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
 

@@ -22,6 +22,7 @@ from ladder_vae.runs.metrics import LEVELS
 from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
 from ladder_vae.system.errors import warn
+from ladder_vae.system.naming import z_name
 
 PROJECTOR = "projector_config.pbtxt"  # TensorBoard's, to which every embedding is appended
 SPRITE = 8192  # pixels: side of the largest picture of all images that it can show
@@ -86,9 +87,9 @@ def _show_in_tensorboard(
             writer.add_scalar(name, value, step)
         for picture in drawn:
             writer.add_image(f"{LEVELS}/{picture.stem}", image_grids.read(picture), step, dataformats="HWC")
-        for level, means in enumerate(analysis.readings.means, start=1):
+        for level, means in enumerate(analysis.readings.means):
             # three decimals: the file is text, and the picture needs no more
             coordinates = torch.round(means.double(), decimals=3)
             writer.add_embedding(
-                coordinates, metadata=labels, label_img=images, global_step=step, tag=f"z{level}"
+                coordinates, metadata=labels, label_img=images, global_step=step, tag=z_name(level)
             )

@@ -9,6 +9,7 @@ from torch import Tensor
 from ladder_vae.drawing.pages import Table
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES, Metric
+from ladder_vae.system.naming import z_name
 
 SHARE = Metric("share", "share", 1, "%")
 Figures = Mapping[str, float]  # by name, see level_metrics in readings.py
@@ -33,10 +34,10 @@ def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
     headings = ["", *(_heading(metric, noun) for metric in columns)]
     headings.insert(2, "units awake")
     rows = []
-    for level, rates in reversed(list(enumerate(unit_rates, start=1))):
-        cells = [written(metric, figures, f"{metric.name}/z{level}") for metric in columns]
+    for level, rates in reversed(list(enumerate(unit_rates))):
+        cells = [written(metric, figures, f"{metric.name}/{z_name(level)}") for metric in columns]
         cells.insert(1, f"{len(rates) - len(sleepers(rates))} of {len(rates)}")
-        rows.append([f"z{level}", *cells])
+        rows.append([z_name(level), *cells])
     for place, label in REFERENCES.items():
         if place in figures or f"pixel_change/{place}" in figures:
             names = [
@@ -93,7 +94,7 @@ def sleeping_units(unit_rates: Sequence[Tensor]) -> Table:
     rows = []
     for level in reversed(range(len(unit_rates))):
         asleep = sleepers(unit_rates[level])
-        rows.append([f"z{level + 1}", str(len(asleep)), ", ".join(map(str, asleep)) or "none"])
+        rows.append([z_name(level), str(len(asleep)), ", ".join(map(str, asleep)) or "none"])
     return Table(["", "asleep", "units, counted from 0"], rows)
 
 

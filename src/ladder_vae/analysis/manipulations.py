@@ -25,7 +25,7 @@ from ladder_vae.models.innovations import (
     swap,
     traverse,
 )
-from ladder_vae.runs.metrics import z_name
+from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
 DRAWS = 5  # of a level, for the same images

@@ -15,6 +15,7 @@ from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html, write_markdown
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES
 from ladder_vae.runs.opened import Subject
+from ladder_vae.system.naming import z_name
 
 MAX_LEVELS = 8  # that are drawn, unless they are named
 SHOWN, MAX_SHOWN = 10, 12  # images a row
@@ -103,11 +104,11 @@ def _sections(
         ]
         paragraphs = []
         if len(points) >= LEAST_POINTS:
-            on_step(f"embedding z{level + 1}")
+            on_step(f"embedding {z_name(level)}")
             drawn.append(embedded(level, readings, analysis.labels, points, settings.seed))
         else:
             paragraphs.append(f"{len(points)} test images are too few for an embedding.")
-        sections.append(Section(f"Level z{level + 1}", paragraphs, None, drawn))
+        sections.append(Section(f"Level {z_name(level)}", paragraphs, None, drawn))
     return [*sections, _method(subject, analysis, settings, levels)]
 
 
@@ -116,9 +117,11 @@ def _chart(analysis: Analysis, noun: str) -> Picture:
     figures, depth = analysis.figures, len(analysis.readings.means)
     panels = {}
     for metric in OF_LEVELS:
-        bars = {f"{metric.name}/z{level}": (f"z{level}", level) for level in range(depth, 0, -1)}
+        bars: dict[str, tuple[str, int | None]] = {
+            f"{metric.name}/{z_name(level)}": (z_name(level), level) for level in reversed(range(depth))
+        }
         bars |= {
-            place if place in figures else f"{metric.name}/{place}": (REFERENCES[place], 0)
+            place if place in figures else f"{metric.name}/{place}": (REFERENCES[place], None)
             for place in metric.against
         }
         found = [
@@ -126,8 +129,8 @@ def _chart(analysis: Analysis, noun: str) -> Picture:
                 of.format(noun=noun),
                 metric.factor * figures[name],
                 metric.factor * figures.get(f"{name}_stderr", 0.0),
-                reference=level == 0,
-                shade=max(level - 1, 0),
+                reference=level is None,
+                shade=level or 0,
             )
             for name, (of, level) in bars.items()
             if name in figures
@@ -147,7 +150,7 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
     run, depth = subject.run, subject.run.model.num_layers
     paragraphs = [
         f"A {type(run.model).__name__} of {depth} level{'s' if depth > 1 else ''}, z1 next to the image, "
-        f"z{depth} at the top; {subject.checkpoint}.ckpt of {run.path}, data "
+        f"{z_name(depth - 1)} at the top; {subject.checkpoint}.ckpt of {run.path}, data "
         f"{type(subject.data).__name__}.",
         "The innovation of a level is e = (z - μp) / σp, what it adds to what the levels above expect. "
         "Manipulations change the innovations of the levels named, keep those of the others, and "
@@ -163,5 +166,5 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
             "training images is in no error."
         )
     if len(levels) < depth:
-        paragraphs.append(f"Drawn are {', '.join(f'z{level + 1}' for level in levels)} of {depth} levels.")
+        paragraphs.append(f"Drawn are {', '.join(map(z_name, levels))} of {depth} levels.")
     return Section("How it was made", paragraphs, level_tables.sleeping_units(analysis.readings.unit_rates))

@@ -15,6 +15,7 @@ from ladder_vae.analysis.probes import probe_accuracy
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations
+from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
 PROBED = ("mean", "sample", "innovation")  # of each level
@@ -77,7 +78,7 @@ def level_metrics(
         probes: Accuracies by name, see :func:`probe_levels`.
     """
     images, depth = readings.rates.shape
-    places = [*(f"z{level}" for level in range(1, depth + 1)), "all", "posterior"]
+    places = [*map(z_name, range(depth)), "all", "posterior"]
     metrics: dict[str, float] = {"images": images, "draws": draws}
     for name, values in {"rate": readings.rates, **influence.changes}.items():
         for place, column in zip(places, values.T.double(), strict=False):
@@ -119,8 +120,8 @@ def probe_levels(
     }
     for kind in PROBED:
         levels = zip(getattr(trained, f"{kind}s"), getattr(tested, f"{kind}s"), strict=True)
-        for level, (features, test_features) in enumerate(levels, start=1):
-            probes[f"probe_{kind}/z{level}"] = accuracy(features, test_features)
+        for level, (features, test_features) in enumerate(levels):
+            probes[f"probe_{kind}/{z_name(level)}"] = accuracy(features, test_features)
     return probes
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ladder_vae.analysis.level_tables import Figures, share, sleepers
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, Metric
+from ladder_vae.system.naming import z_name
 
 # Shares of the change that drawing all levels anew makes, over what another posterior sample makes.
 DECIDES, HAS_A_SAY = 0.5, 0.2
@@ -150,7 +151,7 @@ def _redundancy(figures: Figures, depth: int, noun: str) -> str:
     passing = (
         " z1 contains no less of it than the top level: where an image is decoded from z1 alone, all that "
         "the levels above say has to pass through z1."
-        if figures["probe_sample/z1"] >= figures[f"probe_sample/z{depth}"]
+        if figures["probe_sample/z1"] >= figures[f"probe_sample/{z_name(depth - 1)}"]
         else ""
     )
     return (
@@ -166,8 +167,8 @@ def _redundancy(figures: Figures, depth: int, noun: str) -> str:
 def _asleep(figures: Figures, unit_rates: Sequence[Tensor], closed_form: bool) -> list[str]:
     """Levels and units that say nothing of the image, and what usually helps."""
     depth, parts = len(unit_rates), []
-    asleep = {f"z{level}": len(sleepers(rates)) for level, rates in enumerate(unit_rates, start=1)}
-    units = {f"z{level}": len(rates) for level, rates in enumerate(unit_rates, start=1)}
+    asleep = {z_name(level): len(sleepers(rates)) for level, rates in enumerate(unit_rates)}
+    units = {z_name(level): len(rates) for level, rates in enumerate(unit_rates)}
     dead = [z for z in _names(depth) if asleep[z] == units[z]]
     for z in dead:
         influence = (
@@ -184,7 +185,7 @@ def _asleep(figures: Figures, unit_rates: Sequence[Tensor], closed_form: bool) -
             f"norm where the model has it and it is off (model.batch_norm=true),{top_down} longer "
             "training."
         )
-    if dead and dead[0] == f"z{depth}" and len(dead) < depth and _is_still(figures, dead[0]):
+    if dead and dead[0] == z_name(depth - 1) and len(dead) < depth and _is_still(figures, dead[0]):
         parts.append(f"Or leave {dead[0]} out (model.num_layers={depth - 1}): hardly anything would be lost.")
     counts = [f"{asleep[z]} of {units[z]} in {z}" for z in _names(depth) if 0 < asleep[z] < units[z]]
     if counts:
@@ -211,7 +212,7 @@ def _is_still(figures: Figures, z: str) -> bool:
 
 
 def _names(depth: int) -> list[str]:
-    return [f"z{level}" for level in range(depth, 0, -1)]
+    return [z_name(level) for level in reversed(range(depth))]
 
 
 def _and(words: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from ladder_vae.drawing import charts, image_grids
 from ladder_vae.drawing.pages import Picture
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of
 from ladder_vae.runs.record import read_images
+from ladder_vae.system.naming import z_name
 
 UNITS = {
     "active_units": "with a rate above 0.01 nats",
@@ -104,12 +105,12 @@ def _of_analyzed(groups: Sequence[Group]) -> list[Picture]:
     panels: dict[str, list[charts.Estimate]] = {}
     for metric in OF_LEVELS:
         for group in kept:
-            for level in range(group.depth, 0, -1):
-                name = f"{split}/{LEVELS}/{metric.name}/z{level}"
+            for level in reversed(range(group.depth)):
+                name = f"{split}/{LEVELS}/{metric.name}/{z_name(level)}"
                 if group.values(name):
                     value, spread = (metric.factor * v for v in (group.mean(name), _spread(group, name)))
-                    label = f"{_short(group, groups)}: z{level}"
-                    bar = charts.Estimate(label, value, spread, shade=level - 1)
+                    label = f"{_short(group, groups)}: {z_name(level)}"
+                    bar = charts.Estimate(label, value, spread, shade=level)
                     panels.setdefault(metric.heading, []).append(bar)
     if not panels:
         return []

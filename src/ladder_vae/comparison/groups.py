@@ -18,6 +18,7 @@ from ladder_vae.runs.record import (
     flat,
     not_started,
 )
+from ladder_vae.system.naming import z_name
 
 # Settings in which runs of one group may differ: the seed, and what changes no result.
 NOT_A_SETTING = (
@@ -79,7 +80,7 @@ class Group:
 
     def by_level(self, metric: str) -> list[float]:
         """Mean over seeds of ``metric`` of each level, z_1 first."""
-        return [self.mean(f"{metric}/z{level}") for level in range(1, self.depth + 1)]
+        return [self.mean(f"{metric}/{z_name(level)}") for level in range(self.depth)]
 
 
 def group_runs(records: Sequence[Record]) -> list[Group]:

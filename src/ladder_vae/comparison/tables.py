@@ -18,6 +18,7 @@ from ladder_vae.comparison.groups import (
 )
 from ladder_vae.comparison.paired import paired_differences
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, OF_RUNS, OF_UNITS, images_of
+from ladder_vae.system.naming import z_name
 
 LEVELS_IN_COLUMNS = 10  # beyond, a row names the rates of all levels in one cell
 
@@ -35,7 +36,7 @@ def run_columns(groups: Sequence[Group]) -> Columns:
     columns = [(metric.name, metric.heading, metric.form) for metric in OF_RUNS]
     if deepest(groups) <= LEVELS_IN_COLUMNS:
         at = 1 + [metric for metric, *_ in columns].index("test/rate")
-        columns[at:at] = [(f"test/rate/z{n}", f"z{n}", ".2f") for n in range(1, deepest(groups) + 1)]
+        columns[at:at] = [(f"test/rate/{z}", z, ".2f") for z in map(z_name, range(deepest(groups)))]
     return [column for column in columns if any(group.values(column[0]) for group in groups)]
 
 
@@ -92,10 +93,10 @@ def level_rows(groups: Sequence[Group], split: str) -> Cells:
     columns = [m for m in OF_LEVELS if any(g.values(f"{split}/{LEVELS}/{m.name}/z1") for g in groups)]
     rows = []
     for group in groups:
-        for level in range(group.depth, 0, -1):
-            cells = [group.series, str(group.depth), str(len(group.runs)), f"z{level}"]
+        for z in map(z_name, reversed(range(group.depth))):
+            cells = [group.series, str(group.depth), str(len(group.runs)), z]
             for metric in columns:
-                name = f"{split}/{LEVELS}/{metric.name}/z{level}"
+                name = f"{split}/{LEVELS}/{metric.name}/{z}"
                 if not group.values(name):
                     cells.append("–")
                     continue

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
 
 from ladder_vae.drawing.image_grids import DPI, save
+from ladder_vae.system.naming import z_name
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: s
         base = np.where(values >= 0, ends, starts)
         place = np.minimum(level / np.maximum(top - 1, 1), 1)
         style: dict[str, Any] = {"color": shades.to_rgba(place), "edgecolor": "white", "linewidth": 0.4}
-        ax.barh(range(len(models)), values, left=base, label=f"z{level + 1}", **style)
+        ax.barh(range(len(models)), values, left=base, label=z_name(level), **style)
         for i, (value, start) in enumerate(zip(values, base, strict=True)):
             if abs(value) > visible:
                 color = "white" if place[i] < 0.6 else "black"
@@ -167,7 +168,7 @@ def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> No
     """
     figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.4), dpi=DPI)
     grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
-    for number, (ax, rates) in enumerate(zip(grid, levels, strict=True), start=1):
+    for level, (ax, rates) in enumerate(zip(grid, levels, strict=True)):
         ordered = np.sort(rates)[::-1]
         active = ordered > threshold
         # below zero (possible bottom-up) and at zero, a logarithm shows nothing; a stub marks the place
@@ -176,7 +177,7 @@ def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> No
         ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
         ax.set_yscale("log")
         ax.set_xlabel("units, by rate")
-        ax.set_title(f"z{number}: {active.sum()} of {len(rates)} active", fontsize=10)
+        ax.set_title(f"{z_name(level)}: {active.sum()} of {len(rates)} active", fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0].set_ylabel("rate (nats)")
     figure.suptitle(f"What each unit carries; active above the dashed line ({threshold} nats)", fontsize=10)

@@ -40,7 +40,7 @@ from ladder_vae.system.self_check import pass_doubt
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
-VERSION = 4  # of what is computed; another one makes nothing of what was kept
+VERSION = 5  # of what is computed; another one makes nothing of what was kept
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:

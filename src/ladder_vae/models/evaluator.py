@@ -21,6 +21,7 @@ from ladder_vae.models.statistics import ImageStatistics, UnitSums
 from ladder_vae.system.randomness import stream_seed
 
 SAMPLE_BLOCK = 100  # draws of an image that share one random stream
+DRAWN_TOGETHER = 10  # of them, so that few draws cost less noise than many
 MIN_UNIT_DRAWS = 10  # over which what a unit inherits from other levels is averaged out
 
 
@@ -30,7 +31,7 @@ class Settings:
 
     Args:
         num_samples: Draws an image, N.
-        sample_sizes: K of each bound; each divides N.
+        sample_sizes: K of each bound; each divides N. There may be none.
         seed: Of the noise.
         chunk_size: Draws (of all images together) a forward pass. Changes no result beyond rounding.
         binarizations: Draws of binary pixels that the result is a mean over.
@@ -80,14 +81,17 @@ def image_statistics(
     settings: Settings,
     weigh: Weigher | None = None,
 ) -> ImageStatistics:
-    """Draw, weigh, and average. Meant for a model in eval mode.
+    """Draw, weigh and average: the one evaluator, of what ends a training and of a long evaluation alike.
 
-    What is computed from the image alone is computed once; apart from one number a draw and image,
-    memory does not grow with the number of draws.
+    What depends on the image alone is computed once. Apart from one number per draw and image, memory does
+    not grow with the number of draws.
 
     Args:
+        model: In eval mode.
         x: Images as the likelihood prepares them, ``(B, C, H, W)``, on the model's device.
-        indices: Which images of the split they are; keys of the noise, ``(B,)``.
+        indices: Which images of their split they are, ``(B,)``. The noise of an image depends on its index,
+            whatever the batch.
+        settings: How much is drawn.
         weigh: ``weigher(model)``, if it was made before.
     """
     weigh = weigh or weigher(model)
@@ -99,9 +103,9 @@ def image_statistics(
     units: UnitSums | None = None
     for start in range(0, settings.draws, SAMPLE_BLOCK):
         size = min(SAMPLE_BLOCK, settings.draws - start)
-        noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, settings)
+        noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, size, settings)
         samples_per_pass = max(1, settings.chunk_size // len(x))
-        for eps in zip(*(e[:size].split(samples_per_pass) for e in noise), strict=True):
+        for eps in zip(*(e.split(samples_per_pass) for e in noise), strict=True):
             if start == 0:  # of these draws, more than weights is kept
                 inference = model.infer(x, noise=eps, features=features)
                 if units is None:
@@ -120,12 +124,15 @@ def image_statistics(
             rates += level_rates.sum(1).T
             kept -= len(log_px)
     weights = torch.cat(log_weights)  # (N, B)
-    bounds = [importance_bound(weights, k) for k in settings.sample_sizes]
+    bounds = torch.zeros(3, len(settings.sample_sizes), len(x), dtype=torch.float64)
+    for i, k in enumerate(settings.sample_sizes):
+        bounds[:, i] = torch.stack(importance_bound(weights, k))
+    log_px, draw_var, ess = bounds.mT  # (M, number of K) each
     assert units is not None
     statistics: dict[str, Tensor] = {
-        "log_px": torch.stack([bound.log_px for bound in bounds], 1),
-        "draw_var": torch.stack([bound.draw_var for bound in bounds], 1),
-        "ess": torch.stack([bound.ess for bound in bounds], 1),
+        "log_px": log_px,
+        "draw_var": draw_var,
+        "ess": ess,
         "khat": pareto_khat(weights),
         "distortion": distortion / settings.num_samples,
         "rates": rates / settings.num_samples,
@@ -137,22 +144,23 @@ def image_statistics(
 
 
 def _keyed_noise(
-    model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, settings: Settings
+    model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, size: int, settings: Settings
 ) -> list[Tensor]:
-    """Noise of each level, ``(SAMPLE_BLOCK, B, *event)``; of each image, and draw of its pixels, its own."""
-    sizes = unit_counts(model)
-    # On the CPU and in float32 wherever and however the model computes, so that the draws are the same.
+    """Noise of each level, ``(size, B, *event)``; image, block of draws and level have streams of their own.
+
+    It is drawn on the CPU and in float32 wherever and however the model computes: the draws are the same.
+    """
     again = (settings.binarization,) if settings.binarization else ()
+    times = math.ceil(size / DRAWN_TOGETHER)
 
-    def draw(index: int) -> Tensor:
-        key = stream_seed(settings.seed, "evaluate", index, block, *again)
-        return torch.randn(SAMPLE_BLOCK, sum(sizes), generator=torch.Generator().manual_seed(key))
+    def draw(level: int, event: tuple[int, ...], index: int) -> Tensor:
+        key = stream_seed(settings.seed, "evaluate", index, block, level, *again)
+        source = torch.Generator().manual_seed(key)
+        return torch.cat([torch.randn(DRAWN_TOGETHER, *event, generator=source) for _ in range(times)])[:size]
 
-    draws = [draw(index) for index in indices]
-    noise = torch.stack(draws, 1).to(x.device, x.dtype)  # (SAMPLE_BLOCK, B, U)
     return [
-        e.unflatten(-1, event)
-        for e, event in zip(noise.split(sizes, dim=-1), model.event_shapes, strict=True)
+        torch.stack([draw(level, event, index) for index in indices], 1).to(x.device, x.dtype)
+        for level, event in enumerate(model.event_shapes)
     ]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.system.naming import z_name
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class Terms(NamedTuple):
     def mean(self) -> Terms:
         """Means over draws and images."""
         return Terms(self.distortion.mean(), self.rates.mean((1, 2)))
+
+    def named(self, stage: str) -> dict[str, Tensor]:
+        """``STAGE/elbo``, ``/rate``, ``/distortion``, ``/rate/z1``, ...: the names of ``metrics.json``."""
+        named = {"elbo": self.elbo, "rate": self.rate, "distortion": self.distortion}
+        named |= {f"rate/{z_name(level)}": rate for level, rate in enumerate(self.rates)}
+        return {f"{stage}/{name}": value for name, value in named.items()}
 
 
 @dataclass(frozen=True)

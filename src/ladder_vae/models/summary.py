@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ladder_vae.models.evaluator import Settings
-from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.inference import Terms
 from ladder_vae.models.statistics import ImageStatistics
+from ladder_vae.system.naming import z_name
 
 ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2015
@@ -20,7 +21,7 @@ ESS_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 def summarize(
     statistics: ImageStatistics, settings: Settings, units: Sequence[int], split: str = "test"
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Means over images, by the names of ``metrics.json``.
 
     Left out is what cannot be told: errors over a single image or draw, variance over a single image.
@@ -31,13 +32,12 @@ def summarize(
         split: First part of every name.
     """
     images = len(statistics.elbo)
-    elbo, rates = statistics.elbo, statistics.rates.mean(0)
-    metrics = {
-        f"{split}/elbo": elbo.mean(),
+    elbo = statistics.elbo
+    metrics = Terms(statistics.distortion.mean(), statistics.rates.mean(0)).named(split)
+    metrics |= {
         f"{split}/elbo_stderr": _stderr(elbo),
-        f"{split}/rate": rates.sum(),
-        f"{split}/distortion": statistics.distortion.mean(),
-        **{f"{split}/rate/z{level}": rate for level, rate in enumerate(rates, start=1)},
+        f"{split}/rate_stderr": _stderr(statistics.rates.sum(1)),
+        f"{split}/distortion_stderr": _stderr(statistics.distortion),
         f"{split}/mse": statistics.mse.mean(),
         f"{split}/ssim": statistics.ssim.mean(),
     }
@@ -66,31 +66,11 @@ def summarize(
         active["active_units_var"] = statistics.units.variance() > ACTIVE_VARIANCE
     for name, which in active.items():
         metrics[f"{split}/{name}"] = which.sum()
-        by_level = enumerate(which.split(list(units)), start=1)
-        metrics |= {f"{split}/{name}/z{level}": a.sum() for level, a in by_level}
+        by_level = enumerate(which.split(list(units)))
+        metrics |= {f"{split}/{name}/{z_name(level)}": a.sum() for level, a in by_level}
     ratios = statistics.units.log_ratio.split(list(units))
-    metrics |= {f"{split}/variance_ratio/z{level}": r.mean().exp() for level, r in enumerate(ratios, start=1)}
+    metrics |= {f"{split}/variance_ratio/{z_name(level)}": r.mean().exp() for level, r in enumerate(ratios)}
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-
-
-@torch.no_grad()
-def mean_elbo(model: Hierarchy, batches: Iterable[Tensor], stage: str) -> dict[str, float]:
-    """ELBO, rate and distortion of images by one posterior draw each, with their errors over images; nats.
-
-    Args:
-        model: In eval mode.
-        batches: Images ``(B, C, H, W)``, on the model's device.
-        stage: First part of every name.
-    """
-    found = []
-    for x in batches:
-        inference = model.infer(x)
-        distortion, rate = -inference.log_px[0], inference.rates().sum(0)[0]  # (B,) each
-        found.append(torch.stack([-(distortion + rate), rate, distortion]).cpu().double())
-    terms = dict(zip(("elbo", "rate", "distortion"), torch.cat(found, 1), strict=True))
-    means = {f"{stage}/{name}": float(values.mean()) for name, values in terms.items()}
-    errors = {f"{stage}/{name}_stderr": float(_stderr(values)) for name, values in terms.items()}
-    return means | {name: error for name, error in errors.items() if math.isfinite(error)}
 
 
 def _stderr(values: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+
+from ladder_vae.system.naming import z_name
 
 LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
 IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
@@ -150,29 +151,9 @@ def hparams_columns(num_layers: int) -> list[str]:
     return [*of_runs[:1], *bounds, *of_runs[1:], "train/epochs", *of_levels]
 
 
-def z_name(level: int) -> str:
-    """``z3`` for level index 2."""
-    return f"z{level + 1}"
-
-
-def named_terms(stage: str, terms: Any) -> dict[str, Any]:
-    """ELBO, rate, distortion and the rate of each level, by the names of TensorBoard and ``metrics.json``.
-
-    Args:
-        stage: First part of every name.
-        terms: Means of :class:`~ladder_vae.models.inference.Terms`.
-    """
-    return {
-        f"{stage}/elbo": terms.elbo,
-        f"{stage}/rate": terms.rate,
-        f"{stage}/distortion": terms.distortion,
-        **{f"{stage}/rate/z{level}": rate for level, rate in enumerate(terms.rates, start=1)},
-    }
-
-
 def curves(stage: str, num_layers: int) -> list[str]:
     """Names of the terms that training logs of ``train`` or ``val``."""
-    rates = [f"rate/z{level}" for level in range(1, num_layers + 1)]
+    rates = [f"rate/{z_name(level)}" for level in range(num_layers)]
     return [f"{stage}/{name}" for name in ("elbo", "rate", "distortion", *rates)]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ladder_vae.system.errors import one_line
+from ladder_vae.system.naming import z_name
 
 MARGIN = 5.0  # how many times the rounding error of the plain function is let pass
 FLOOR = 4.0  # roundings of a gradient that are let pass besides, and typical errors of a single number
@@ -48,7 +49,7 @@ def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
         weights = {name: weight for name, weight in of.named_parameters() if weight.requires_grad}
         found = torch.autograd.grad(values.loss, list(weights.values()), allow_unused=True)
         named = {"the loss": values.loss, "the distortion": values.distortion}
-        named |= {f"the rate of z{level}": rate for level, rate in enumerate(values.rates, start=1)}
+        named |= {f"the rate of {z_name(level)}": rate for level, rate in enumerate(values.rates)}
         return named, {
             f"the gradient of {name}": torch.zeros_like(weight) if gradient is None else gradient
             for (name, weight), gradient in zip(weights.items(), found, strict=True)

@@ -8,7 +8,8 @@ import torch
 
 from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
-from ladder_vae.models.summary import mean_elbo
+from ladder_vae.models.evaluator import image_statistics
+from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.record import (
     checkpoint_path,
@@ -18,13 +19,14 @@ from ladder_vae.runs.record import (
     write_images,
     write_metrics,
 )
-from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training.build import Assembly
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.interruption import interruptible
+from ladder_vae.training.lightning_module import TESTED
 from ladder_vae.training.tensorboard import draw_pictures
 
 TRAINING_IMAGES = 10_000  # evenly spaced, of which the ELBO is measured as of test images
+LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion"))
 PICTURED = 10  # test images in a run's figures, and as many samples
 
 
@@ -69,12 +71,13 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
     limit = assembly.config["trainer"].get("limit_test_batches")  # where test images are few, so are these
     count = min(TRAINING_IMAGES, (limit or TRAINING_IMAGES) * data.eval_batch_size)
     index = data.sample("train", count)
-    cuts = range(0, len(index), data.eval_batch_size)
-    torch.manual_seed(stream_seed(module.seed, "train_eval"))
-    batches = (data.observe("train", index[cut : cut + data.eval_batch_size]).to(device) for cut in cuts)
-    metrics = mean_elbo(module.model, batches, "train_eval")
+    cuts = [index[at : at + data.eval_batch_size] for at in range(0, len(index), data.eval_batch_size)]
+    found = [
+        image_statistics(module.model, data.observe("train", cut).to(device), cut, TESTED) for cut in cuts
+    ]
+    metrics = module.summary(ImageStatistics.concatenate(found), "train_eval")
     module.cpu()  # where Lightning left it
-    return metrics
+    return {name: value for name, value in metrics.items() if name.startswith(LIKE_FOR_LIKE)}
 
 
 def _draw(assembly: Assembly, path: Path) -> None:

@@ -16,8 +16,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
 from ladder_vae.runs.record import is_run, last_checkpoint, write_config, write_status
 from ladder_vae.settings import command_line, schema
+from ladder_vae.system.naming import z_name
 from ladder_vae.training.build import build
 from ladder_vae.training.fit import fit
 from ladder_vae.training.preflight import resumed
@@ -54,21 +56,32 @@ def job(cfg: DictConfig) -> float | None:
             print(f"error: {path.name}: {said}", file=sys.stderr)
             error.reported = True  # type: ignore[attr-defined]
         raise
-    _print_summary(metrics)
+    _print_summary(metrics, assembly.module.model.num_layers)
     print(_shown(path))
     bound = assembly.checkpoints.best
     return bound if math.isfinite(bound) else None
 
 
-def _print_summary(metrics: dict[str, float]) -> None:
-    table = Table("metric", "value", title="test split, nats per image")
-    table.columns[1].justify = "right"
-    for name, value in metrics.items():
-        table.add_row(
-            name,
-            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}",
-        )
-    Console().print(table)
+def _print_summary(metrics: dict[str, float], num_layers: int) -> None:
+    """What the run ended with, and what each level is worth."""
+    whole = Table("metric", "value", "± over images", title="averages over images")
+    for metric in OF_RUNS:
+        if metric.name in metrics:
+            error = metrics.get(f"{metric.name}_stderr")
+            whole.add_row(
+                metric.heading,
+                metric.text(metrics[metric.name]),
+                "" if error is None else metric.text(error),
+            )
+    levels = Table("level", "rate (nats)", *(metric.heading for metric in OF_UNITS), title="of test images")
+    for z in map(z_name, reversed(range(num_layers))):
+        found = {metric: metrics.get(f"test/{metric.name}/{z}") for metric in OF_UNITS}
+        cells = ["–" if value is None else metric.text(value) for metric, value in found.items()]
+        levels.add_row(z, f"{metrics[f'test/rate/{z}']:.2f}", *cells)
+    for table in (whole, levels):
+        for column in table.columns[1:]:
+            column.justify = "right"
+        Console().print(table)
 
 
 def _shown(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -13,18 +13,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.maths.bounds import mean_bound
-from ladder_vae.maths.image_quality import reconstruction_quality
+from ladder_vae.models.evaluator import MIN_UNIT_DRAWS, Settings, image_statistics, unit_counts
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.inference import Terms
-from ladder_vae.runs.metrics import named_terms, z_name
+from ladder_vae.models.statistics import ImageStatistics
+from ladder_vae.models.summary import summarize
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
+TESTED = Settings(num_samples=MIN_UNIT_DRAWS, sample_sizes=())  # what ends a training; bounds take more draws
 
 
 class HierarchicalVAE(L.LightningModule):
@@ -66,6 +69,7 @@ class HierarchicalVAE(L.LightningModule):
         self.compile_step = compile
         self._values = self._plain_values(model)
         self._recent: list[StepValues] = []  # of each step since they were last read
+        self._tested: list[ImageStatistics] = []  # of each batch
 
     def _plain_values(self, model: Hierarchy) -> Callable[..., StepValues]:
         return batch_values(model, self.objective)
@@ -113,7 +117,7 @@ class HierarchicalVAE(L.LightningModule):
             step = self.global_step + 1 - len(finite) + first  # zero-based, this step is not counted yet
             raise _diverged(f"at step {step}", Terms(distortions[first], rates[first]))
         terms = Terms(distortions.mean(), rates.mean(0))
-        metrics = named_terms("train", terms)
+        metrics: dict[str, Any] = {**terms.named("train")}
         metrics["train/loss"] = losses.mean()
         metrics["train/beta"] = beta
         metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -151,7 +155,7 @@ class HierarchicalVAE(L.LightningModule):
         terms = inference.terms().mean()
         if not (terms.distortion.isfinite() & terms.rates.isfinite().all()):
             raise _diverged(f"in validation after step {self.global_step}", terms)
-        self.log_dict(named_terms("val", terms), batch_size=len(x))
+        self.log_dict(terms.named("val"), batch_size=len(x))
         self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
         # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
         weighted = self.objective.importance_samples > 1
@@ -169,20 +173,20 @@ class HierarchicalVAE(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[FINGERPRINT] = self.trainer.datamodule.data.fingerprint  # type: ignore[attr-defined]
 
-    def on_test_epoch_start(self) -> None:
-        torch.manual_seed(stream_seed(self.seed, "test"))
-
     def test_step(self, x: Tensor, batch_idx: int) -> None:
+        start = sum(len(batch.elbo) for batch in self._tested)
         with torch.autocast(x.device.type, enabled=False):
-            inference = self.model.infer(x)
-        pixel = self.model.likelihood
-        mse, ssim = reconstruction_quality(pixel.mean(inference.params[0]), pixel.intensities(x))
-        metrics = {
-            **named_terms("test", inference.terms().mean()),
-            "test/mse": mse.mean(),
-            "test/ssim": ssim.mean(),
-        }
-        self.log_dict(metrics, batch_size=len(x))
+            self._tested.append(image_statistics(self.model, x, range(start, start + len(x)), TESTED))
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.summary(ImageStatistics.concatenate(self._tested), "test"))
+        self._tested.clear()
+
+    def summary(self, statistics: ImageStatistics, stage: str) -> Mapping[str, float]:
+        """What ends a training, by the names of ``metrics.json``. Raises UserError if it is not finite."""
+        if not statistics.elbo.isfinite().all():
+            raise UserError(f"the ELBO of {stage} images is not finite; {REMEDY}")
+        return summarize(statistics, TESTED, unit_counts(self.model), stage)
 
 
 class StepValues(NamedTuple):
