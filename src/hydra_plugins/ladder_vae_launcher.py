@@ -1,8 +1,8 @@
-"""Hydra launcher: several jobs of a sweep at once, each a process of its own with its share of the threads.
+"""A Hydra launcher that runs several jobs of a sweep at once, each in a process with its share of threads.
 
-Small models leave cores idle between the many small steps of a layer, so that two jobs of one thread finish
-sooner than one job of two threads after the other (benchmarks/README.md). Ctrl-C reaches every job once, and
-each leaves what it leaves alone.
+Small models leave cores idle between many small operations, so two jobs at once with one thread each finish
+sooner than two jobs in a row with two threads each (benchmarks/README.md). Ctrl-C reaches every job once, and
+each job leaves the same files as if it had run alone.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from ladder_vae.runs.record import is_run, write_status
 from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
 
 log = logging.getLogger(__name__)
-MOST_AT_ONCE = 4  # of ``auto``: each takes a gigabyte of memory
+MOST_AT_ONCE = 4  # the most that ``auto`` runs, because each job takes a gigabyte of memory
 
 
 class ParallelLauncher(BasicLauncher):
-    """See the module. With one job at once it is Hydra's basic launcher: all in this process.
+    """Runs several jobs at once. With one job at once it is Hydra's basic launcher, in this process.
 
     Args:
-        jobs: How many at once; ``auto``: one a core up to four, or one on a GPU.
+        jobs: Number of jobs at once; ``auto`` means one per core up to four, or one on a GPU.
     """
 
     def __init__(self, jobs: Any = "auto") -> None:
@@ -82,7 +82,7 @@ class ParallelLauncher(BasicLauncher):
         return self.jobs
 
     def _config(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """The composed configuration of one job; its directories are settled here, time stamps too."""
+        """The composed configuration of one job, with its directories and their time stamps resolved."""
         assert self.config is not None
         assert self.hydra_context is not None
         log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
@@ -90,7 +90,7 @@ class ParallelLauncher(BasicLauncher):
         with open_dict(config), read_write(config):
             config.hydra.job.id = config.hydra.job.num = number
             config.hydra.sweep.dir = str(self.config.hydra.sweep.dir)
-        # The name of the directory may refer to the whole, by way of what Hydra takes for the current job.
+        # The name of the directory may refer to any setting, and Hydra resolves it for its current job.
         current = HydraConfig.instance()
         before = current.cfg
         current.set_config(config.copy())
@@ -102,19 +102,19 @@ class ParallelLauncher(BasicLauncher):
 
 
 def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, threads: int) -> list[JobReturn]:
-    """Run all jobs; results in their order.
+    """Run all jobs and return their results in order.
 
     Raises:
-        KeyboardInterrupt: After every running job has stopped; with the hints of all of them.
+        KeyboardInterrupt: After Ctrl-C, once every running job has stopped. The message has all their hints.
     """
-    # Forked from a process that has only imported; elsewhere each job imports for itself.
+    # On Linux, jobs are forked from a process that has only imported. Elsewhere each job imports for itself.
     fork = sys.platform == "linux"
     context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
     context.set_forkserver_preload(["ladder_vae.training.job", "ladder_vae.training.preflight"])
     results: dict[int, JobReturn] = {}
     running: dict[Connection, tuple[int, BaseProcess]] = {}
     hints: list[str] = []
-    # The deepest first: they take longest, and short jobs fill what is left at the end.
+    # The deepest models start first, because they take longest; short jobs then fill the gaps at the end.
     waiting = sorted(range(len(configs)), key=lambda i: -int(configs[i].model.get("num_layers") or 0))
 
     def collect() -> None:
@@ -142,12 +142,12 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
                 process = context.Process(
                     target=_job, args=(theirs, task, configs[number], threads), name=name
                 )
-                # A process that is still starting would die of an interrupt, loudly.
+                # An interrupt would kill a process that is still starting, with a traceback.
                 _hold_interrupts(signal.SIG_BLOCK)
                 process.start()
                 running[ours] = (number, process)
                 _hold_interrupts(signal.SIG_UNBLOCK)
-                theirs.close()  # so that its death ends the pipe
+                theirs.close()  # so that the pipe ends when the job does
             collect()
             if hints:
                 raise KeyboardInterrupt
@@ -162,7 +162,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
 
 
 def _died(config: DictConfig, code: int | None) -> JobReturn:
-    """What a job left that the system killed."""
+    """The result of a job whose process was killed; also writes its status."""
 
     path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     message = f"the process ended with code {code}" + (", killed, perhaps for its memory" * (code == -9))
@@ -175,7 +175,7 @@ def _died(config: DictConfig, code: int | None) -> JobReturn:
 
 
 def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads: int) -> None:
-    """In the process of one job."""
+    """Run one job; called in its process. Sends the result and the printed text through the connection."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -212,7 +212,7 @@ def _call(task: TaskFunction, config: DictConfig, threads: int) -> JobReturn:
 
 
 def _hold_interrupts(how: int) -> None:
-    """Hold Ctrl-C back (SIG_BLOCK), also in processes that are started meanwhile, or let it through."""
+    """Hold Ctrl-C back (SIG_BLOCK) in this process and in those that it starts, or let it through again."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(how, {signal.SIGINT})
 

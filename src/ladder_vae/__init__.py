@@ -12,7 +12,7 @@ __all__ = ["Run", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is named in ``__all__``, on its first use: a report starts without PyTorch."""
+    """Import a name of ``__all__`` on its first use, so that a report starts without PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ladder_vae.runs import checkpoints

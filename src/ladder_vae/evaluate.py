@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
     device = choose_device(cfg.device)
-    choose_compile("compile", cfg.compile, False)  # refuses what it does not know before any run is opened
+    choose_compile("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
 
     def check(subject: Subject) -> None:
         data = subject.data

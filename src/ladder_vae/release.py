@@ -1,8 +1,8 @@
-"""Trained models that come with the package; and how a run becomes one: ``python -m ladder_vae.release``.
+"""Make a release of a run: ``python -m ladder_vae.release``.
 
-A release is a run directory small enough to pass on: ``config.yaml``, ``status.json``, ``metrics.json``,
-and ``weights.safetensors``, in half precision, in place of checkpoints. Wherever a run directory is opened,
-a release can be; the package's own by name.
+A release is a run directory that is small enough to pass on: ``config.yaml``, ``status.json``,
+``metrics.json``, and ``weights.safetensors`` in half precision in place of checkpoints. A release can be
+opened wherever a run directory can. The releases that come with the package are opened by name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def write_release(path: str | Path, directory: str | Path, *, trust: bool = Fals
 
     Args:
         path: The run directory.
-        directory: Where to write; does not exist yet.
-        trust: Whether to import what the run names beyond this package.
+        directory: The directory to write, which must not exist yet.
+        trust: Whether to import classes that the run names and that are not of this package.
 
     Raises:
-        UserError: If the run has not finished, or the directory is there already.
+        UserError: If the run has not finished, or the directory exists already.
     """
     path, directory = Path(path), Path(directory)
     run = load_run(path, trust=trust)
@@ -46,9 +46,9 @@ def write_release(path: str | Path, directory: str | Path, *, trust: bool = Fals
     }
     kept = {key: str(run.checkpoint[key]) for key in RELEASED_FACTS if key in run.checkpoint}
     (directory / WEIGHTS).write_bytes(save(weights, metadata=kept))
-    # Paths of the machine that trained it say nothing to anybody else.
+    # A path on the machine that trained the run means nothing elsewhere.
     write_config(directory, {**run.config, "init_from": None})
-    # All others are of weights that were not rounded.
+    # All other metrics were measured with the weights before rounding.
     write_metrics(directory, {k: record.metrics[k] for k in KEPT_METRICS if k in record.metrics})
     write_status(directory, "finished")
 

@@ -15,7 +15,7 @@ from ladder_vae.system.errors import UserError
 
 
 def default_output(directories: Sequence[Path]) -> Path:
-    """Beside the runs of the one folder named; otherwise a new folder under ``runs/reports``."""
+    """The folder itself if a single folder of runs is named, otherwise a new folder in ``runs/reports``."""
     if len(directories) == 1 and not is_run(directories[0]):
         return directories[0]
     return Path("runs/reports") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

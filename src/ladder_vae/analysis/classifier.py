@@ -1,4 +1,4 @@
-"""A judge of images: a small classifier, trained once a data set and kept."""
+"""The judge of generated images: a small classifier, trained once per data set and kept on disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ladder_vae.data.data_sets import ImageData
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.randomness import stream_seed
 
-VERSION = 1  # of the network and its training; another one makes nothing of what was kept
+VERSION = 1  # of the network and its training; a classifier kept by another version is not used
 EPOCHS, LEAST_STEPS = 4, 300
 BATCH = 256
 LEARNING_RATE = 2e-3
-CHUNK = 1000  # images a forward pass
+CHUNK = 1000  # images per forward pass
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Classifier:
     """A trained classifier.
 
     Args:
-        net: Gray-level images in [0, 1], ``(n, C, H, W)``, to logits ``(n, classes)``; in eval mode.
+        net: Maps gray-level images in [0, 1], ``(n, C, H, W)``, to logits ``(n, classes)``; in eval mode.
         classes: Labels in the order of the logits, ``(classes,)``.
-        accuracy: Share of the test split that it names correctly.
-        test_images: How many images that is of.
+        accuracy: Share of the test images that it classifies correctly.
+        test_images: Number of images in the test split.
     """
 
     net: nn.Module
@@ -51,15 +51,15 @@ class Classifier:
 def trained_classifier(
     data: ImageData, directory: Path, announce: Callable[[str], None] = lambda what: None
 ) -> Classifier | None:
-    """The classifier of a data set, trained on its training split at the first call.
+    """The classifier of a data set; the first call trains it on the training split.
 
-    None where the images have no classes, or all the same.
-
-    It sees what a decoder's mean looks like, the expected value of the binarized image.
+    Its inputs are expected values of binarized images, because these look like a decoder's mean. The result
+    is None if the images have no classes or only one.
 
     Args:
-        directory: Where it is kept, in a file named by the data.
-        announce: Told, if it has to be trained.
+        data: The data set.
+        directory: Where the classifier is kept, in a file named after the data.
+        announce: Called with a message before the classifier is trained.
 
     Raises:
         UserError: If the directory cannot be written.
@@ -77,7 +77,7 @@ def trained_classifier(
     if kept is not None:
         return kept
     net = _network(data.image_shape, len(classes))
-    _write(path, {})  # whether it can be kept is to be known before it is trained
+    _write(path, {})  # fails now, and not after training, if the directory cannot be written
     announce(f"training the classifier that judges images, once, for {path}")
     _train(net, data, torch.searchsorted(classes, train))
     classifier = Classifier(net.eval(), classes, 0.0, len(test))
@@ -95,12 +95,12 @@ def _read(
         kept = torch.load(path, weights_only=True)
         net.load_state_dict(kept["weights"])
         return Classifier(net.eval(), classes, float(kept["accuracy"]), test_images)
-    except Exception:  # missing, or damaged in whatever way: it is trained again
+    except Exception:  # the file is missing or damaged, so the classifier is trained again
         return None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
+    part = path.with_name(f"{path.name}.{os.getpid()}")  # another process may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, part)
@@ -110,7 +110,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _network(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Two strided convolutions and a hidden layer."""
+    """A network of two strided convolutions and one hidden layer."""
     channels, height, width = image_shape
     cells = -(-height // 4) * -(-width // 4)
     with torch.random.fork_rng(devices=[]):
@@ -131,7 +131,7 @@ def _train(net: nn.Module, data: ImageData, targets: Tensor) -> None:
     images = data.expected("train")
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     batches = -(-len(images) // BATCH)
-    epochs = max(EPOCHS, -(-LEAST_STEPS // batches))  # few images are seen more often
+    epochs = max(EPOCHS, -(-LEAST_STEPS // batches))  # small data sets get more epochs
     steps = epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(stream_seed(0, "classifier", "order"))

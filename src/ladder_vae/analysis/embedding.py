@@ -1,4 +1,4 @@
-"""Where the images lie on a level, in two dimensions."""
+"""Picture the latents of a level in two dimensions."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def embedded(
     points: Sequence[int],
     seed: int,
 ) -> Picture:
-    """Posterior means and innovations in two dimensions.
+    """A picture of a level's posterior means and innovations, embedded in two dimensions by t-SNE.
 
     Args:
-        classes: Of all images that were read, ``(N,)``, or None.
-        points: Which of the images that were read are drawn; at least 3.
-        seed: Of the embedding.
+        level: Index of the level.
+        readings: Latents of N images.
+        classes: Classes of these images, ``(N,)``, or None.
+        points: Indices of the images to draw, at least 3 of the N.
+        seed: Seed of the embedding.
     """
     panels = {}
     for label, features in (("posterior mean", readings.means), ("innovation", readings.innovations)):
@@ -58,7 +60,7 @@ def embedded(
 
 def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(30.0, (len(features) - 1) / 3)
-    # PCA's first component has to have a spread: a level that never moves has none
+    # t-SNE divides by the spread of PCA's first component, and a level that never moves has no spread.
     init = "pca" if min(features.shape) >= 2 and np.ptp(features, axis=0).max() > 1e-6 else "random"
     tsne = TSNE(
         init=init,

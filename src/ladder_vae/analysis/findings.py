@@ -1,4 +1,4 @@
-"""What becomes of a finished analysis: printed, entered into the record, shown by TensorBoard."""
+"""Publish a finished analysis: print it, enter it into the run's record, show it in TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ladder_vae.runs.record import read_record, write_metrics
 from ladder_vae.system.errors import warn
 from ladder_vae.system.naming import z_name
 
-PROJECTOR = "projector_config.pbtxt"  # TensorBoard's, to which every embedding is appended
-SPRITE = 8192  # pixels: side of the largest picture of all images that it can show
+PROJECTOR = "projector_config.pbtxt"  # TensorBoard's file, to which it appends every embedding
+SPRITE = 8192  # pixels: the longest side of a sprite image that TensorBoard can show
 
 
 def print_table(subject: Subject, analysis: Analysis) -> None:
-    """The figures of each level, to the terminal."""
+    """Print the figures of each level to the terminal."""
     cells = level_tables.numbers(analysis.figures, analysis.readings.unit_rates, "class")
     images = f"{int(analysis.figures['images']):,} test images"
     table = Table(*cells.headings, title=escape(f"{subject.run.path}: {images}"))
@@ -47,7 +47,17 @@ def keep(
     drawn: list[Path],
     on_step: Callable[[str], None],
 ) -> None:
-    """Figures into ``metrics.json``, everything to TensorBoard, if they belong there."""
+    """Write the figures to ``metrics.json`` and everything to TensorBoard, or warn why that is not done.
+
+    The figures of an unfinished run, or of fewer draws than an earlier analysis, do not belong there.
+
+    Args:
+        subject: The run and its images.
+        analysis: The figures.
+        settings: How they were measured.
+        drawn: Files of the pictures.
+        on_step: Called with a message before each step.
+    """
     path, prefix = subject.run.path, f"{subject.split}/{LEVELS}/"
     reason = why_not_final(subject)
     earlier = read_record(path).metrics
@@ -69,17 +79,17 @@ def _show_in_tensorboard(
 ) -> None:
     path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
     (path / PROJECTOR).unlink(missing_ok=True)
-    for pattern in ("[0-9]*", "[0-9]*/z[0-9]*"):  # links in a run that somebody sent lead elsewhere
+    for pattern in ("[0-9]*", "[0-9]*/z[0-9]*"):  # a run from a stranger may hold links to other places
         for link in filter(Path.is_symlink, list(path.glob(pattern))):
             link.unlink()
-    for earlier in path.glob("[0-9]*/z[0-9]*"):  # which would stay beside the new
+    for earlier in path.glob("[0-9]*/z[0-9]*"):  # earlier embeddings would stay beside the new ones
         shutil.rmtree(earlier)
     observed = subject.data.observe("test", subject.indices)
     x = 1 - subject.run.model.likelihood.intensities(
         observed
-    )  # dark on light, to be told from the background
+    )  # dark on light, so that images stand out from the background
     size = max(x.shape[2:])
-    x = F.pad(x, (0, size - x.shape[3], 0, size - x.shape[2]), value=1.0)  # it takes square ones only
+    x = F.pad(x, (0, size - x.shape[3], 0, size - x.shape[2]), value=1.0)  # sprites must be square
     images = x if math.ceil(math.sqrt(len(x))) * size <= SPRITE else None
     labels = None if analysis.labels is None else analysis.labels.tolist()
     with SummaryWriter(str(path)) as writer:
@@ -88,7 +98,7 @@ def _show_in_tensorboard(
         for picture in drawn:
             writer.add_image(f"{LEVELS}/{picture.stem}", image_grids.read(picture), step, dataformats="HWC")
         for level, means in enumerate(analysis.readings.means):
-            # three decimals: the file is text, and the picture needs no more
+            # Three decimals are enough for the picture and keep the text file small.
             coordinates = torch.round(means.double(), decimals=3)
             writer.add_embedding(
                 coordinates, metadata=labels, label_img=images, global_step=step, tag=z_name(level)

@@ -1,4 +1,4 @@
-"""What drawing a level anew does to images."""
+"""Measure how images change when a level is drawn anew."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations, render, resample
 from ladder_vae.system.randomness import stream_seed
 
-CHUNK = 1000  # images a forward pass
+CHUNK = 1000  # images per forward pass
 
 
 @dataclass(frozen=True)
 class Influence:
-    """What becomes of M reconstructions when a part of their code is drawn anew.
+    """How M reconstructions change when a part of their code is drawn anew.
 
     Args:
-        changes: By name, means over draws, ``(M, L + 2)``. Columns: each level alone, z_1 first; all
-            levels, so that nothing of the image is left; another posterior sample, so that all of it is.
-            ``pixel_change`` is the mean absolute change of a pixel of the decoder's mean, ``ink_change`` that
-            of the sum of its pixels, as a share of it, ``slant_change`` that of its :func:`slant`, degrees,
-            ``class_change`` (with a judge) how often the judge names another class.
-        kept: How often the judge names the unchanged reconstruction as the image is labeled, ``(M,)``; None
+        changes: Each change by name, averaged over draws, ``(M, L + 2)``. The first L columns are for
+            drawing one level alone, z_1 first. The next is for drawing all levels, which keeps nothing of the
+            image. The last is for another posterior sample of the same image. ``pixel_change`` is the mean
+            absolute change of a pixel of the decoder's mean; ``ink_change`` is the relative change of the sum
+            of its pixels; ``slant_change`` is the change of its :func:`slant`, in degrees;
+            ``class_change``, which needs a judge, is how often the judge changes its answer.
+        kept: How often the judge gives the unchanged reconstruction the label of the image, ``(M,)``; None
             without a judge or labels.
     """
 
@@ -40,11 +41,15 @@ class Influence:
 def measure_influence(
     model: Hierarchy, data: ImageData, index: Sequence[int], judge: Classifier | None, draws: int, seed: int
 ) -> Influence:
-    """Draw each level of test images anew, all other innovations kept. Meant for a model in eval mode.
+    """Draw each level of test images anew and keep all other innovations. The model should be in eval mode.
 
     Args:
-        index: Which images of the test split.
-        draws: How often an image; each time from another posterior sample.
+        model: The hierarchy.
+        data: The data set.
+        index: Indices of M images of the test split.
+        judge: Names the class of an image; None measures no change of class.
+        draws: Draws per image, each with another posterior sample.
+        seed: Seed of all draws.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(stream_seed(seed, "influence"))
@@ -68,13 +73,16 @@ def measure_influence(
 def _draw(
     model: Hierarchy, x: Tensor, features: Any, judge: Classifier | None, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Changes of one draw, ``(B, L + 2)``, and the classes of the unchanged reconstructions, on the CPU."""
+    """Changes for one draw, ``(B, L + 2)`` each, and the judge's classes of the unchanged reconstructions.
+
+    Both are on the CPU.
+    """
     one, other = (
         model.infer(x, noise=model.draw_noise(1, len(x), like=x, generator=generator), features=features)
         for _ in range(2)
     )
     code, every = innovations(one), range(model.num_layers)
-    base = render(model, code)  # and not from params: what changes nothing is then 0, not 1e-9
+    base = render(model, code)  # not from params, so that no change gives exactly 0 and not 1e-9
     anew = [render(model, resample(code, level, generator=generator)) for level in every]
     anew.append(render(model, resample(code, *every, generator=generator)))
     anew.append(model.likelihood.mean(other.params[0]))
@@ -91,18 +99,18 @@ def pixel_change(image: Tensor, base: Tensor) -> Tensor:
 
 
 def ink_change(image: Tensor, base: Tensor) -> Tensor:
-    """Change of the sum of pixels, as a share of it, ``(n,)``."""
+    """Absolute change of the sum of pixels, relative to the sum in ``base``, ``(n,)``."""
     weight = base.flatten(1).sum(1)
     return (image.flatten(1).sum(1) - weight).abs() / weight.clamp(min=1.0)
 
 
 def slant_change(image: Tensor, base: Tensor) -> Tensor:
-    """Change of the :func:`slant`, degrees, ``(n,)``."""
+    """Absolute change of the :func:`slant`, in degrees, ``(n,)``."""
     return (slant(image) - slant(base)).abs()
 
 
-#: What is measured of images ``(n, C, H, W)`` that became of ``base`` when a level was drawn anew, by the
-#: name of its :class:`~ladder_vae.runs.metrics.Metric`.
+#: Measures of the change from images ``base`` to the images after a level was drawn anew, ``(n, C, H, W)``
+#: both. The key is the name of a :class:`~ladder_vae.runs.metrics.Metric`.
 CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pixel_change": pixel_change,
     "ink_change": ink_change,
@@ -111,9 +119,10 @@ CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def slant(images: Tensor) -> Tensor:
-    """Lean of what is bright, degrees from the vertical, ``(n,)``; positive to the lower right.
+    """The angle at which the bright part of an image leans from the vertical, in degrees, ``(n,)``.
 
-    The slope of columns over rows, by moments of the pixels: 0 for what is round, upright or lies flat.
+    It is positive if the bottom lies to the right of the top. It is computed as a regression of columns on
+    rows, weighted by the pixels, so it is 0 for a shape that is round, upright or flat.
 
     Args:
         images: Intensities, ``(n, C, H, W)``.

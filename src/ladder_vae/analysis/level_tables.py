@@ -16,7 +16,7 @@ Figures = Mapping[str, float]  # by name, see level_metrics in readings.py
 
 
 def written(metric: Metric, figures: Figures, name: str) -> str:
-    """A figure and its error in the metric's unit; empty if it is not there."""
+    """A figure and its error in the metric's unit; an empty text if there is no such figure."""
     if name not in figures:
         return ""
     error = figures.get(f"{name}_stderr")
@@ -24,12 +24,12 @@ def written(metric: Metric, figures: Figures, name: str) -> str:
 
 
 def share(figures: Figures, name: str) -> str:
-    """A share and its error, in percent; empty if it is not there."""
+    """A share and its error in percent; an empty text if there is no such figure."""
     return written(SHARE, figures, name)
 
 
 def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
-    """All figures, the top level first, and what to hold them against."""
+    """A table of all figures, the top level first, followed by references to compare them with."""
     columns = [metric for metric in OF_LEVELS if f"{metric.name}/z1" in figures]
     headings = ["", *(_heading(metric, noun) for metric in columns)]
     headings.insert(2, "units awake")
@@ -51,7 +51,7 @@ def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
 
 
 def _heading(metric: Metric, noun: str) -> str:
-    """With its unit, where cells do not have it."""
+    """Heading of a column, with the unit if the cells do not show it."""
     title = metric.title.format(noun=noun)
     return f"{title} ({metric.unit})" if metric.unit and not metric.suffix else title
 
@@ -90,7 +90,7 @@ def _reading(figures: Figures, noun: str) -> str:
 
 
 def sleeping_units(unit_rates: Sequence[Tensor]) -> Table:
-    """Which units are asleep, by number."""
+    """A table of the units that are asleep, by number."""
     rows = []
     for level in reversed(range(len(unit_rates))):
         asleep = sleepers(unit_rates[level])
@@ -99,5 +99,5 @@ def sleeping_units(unit_rates: Sequence[Tensor]) -> Table:
 
 
 def sleepers(rates: Tensor) -> list[int]:
-    """Units whose rate is about zero; bottom-up, one far below zero is awake."""
+    """Units whose rate is about zero. A rate far below zero, possible bottom-up, counts as awake."""
     return (rates.abs() <= ACTIVE_KL).nonzero()[:, 0].tolist()

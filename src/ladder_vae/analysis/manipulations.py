@@ -1,4 +1,4 @@
-"""What each level does to images: manipulated codes as rows of images, with captions."""
+"""Pictures of what each level does: rows of images from manipulated codes, with captions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from ladder_vae.models.innovations import (
 from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
-DRAWS = 5  # of a level, for the same images
+DRAWS = 5  # of one level, for the same images
 GLANCE_IMAGES, GLANCE_DRAWS = 4, 8
-SWAPPED = 8  # images that give, and images that take
+SWAPPED = 8  # images that give a level, and images that take it
 TRAVERSED_IMAGES, TRAVERSED_UNITS = 2, 6
 TRAVERSE_TO, TRAVERSE_STEPS = 3.0, 7
 INTERPOLATED_PAIRS, INTERPOLATION_STEPS = 3, 10
@@ -40,13 +40,13 @@ SAMPLES = 10
 
 @dataclass(frozen=True)
 class Gallery:
-    """What pictures are made of.
+    """What all pictures of an analysis share.
 
     Args:
-        model: In eval mode.
+        model: The hierarchy, in eval mode.
         x: Test images to show, ``(n, C, H, W)``, on the model's device.
-        code: One posterior sample of each.
-        seed: Of all that is drawn.
+        code: The innovations of one posterior sample per image.
+        seed: Seed of all draws.
     """
 
     model: Hierarchy
@@ -60,7 +60,7 @@ class Gallery:
         return self.model.likelihood.intensities(self.x)
 
     def generator(self, *keys: int | str) -> torch.Generator:
-        """A source of draws, the same for the same keys."""
+        """A random generator; equal keys give equal draws."""
         return torch.Generator().manual_seed(stream_seed(self.seed, "pictures", *keys))
 
     def render(self, code: Sequence[Tensor]) -> np.ndarray:
@@ -70,14 +70,14 @@ class Gallery:
 
 @torch.inference_mode()
 def open_gallery(model: Hierarchy, x: Tensor, seed: int) -> Gallery:
-    """Infer the images that are shown; see :class:`Gallery`."""
+    """Infer the codes of the images ``x`` that are shown."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "pictures"))
     noise = model.draw_noise(1, len(x), like=x, generator=generator)
     return Gallery(model, x, innovations(model.infer(x, noise=noise)), seed)
 
 
 def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
-    """Every level drawn anew, for the same few images."""
+    """Draw every level anew, for the same few images."""
     some = [e[:GLANCE_IMAGES] for e in gallery.code]
     x, reconstruction = to_bytes(gallery.originals[:GLANCE_IMAGES]), gallery.render(some)
     rows = {}
@@ -102,7 +102,7 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
 
 
 def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
-    """Reconstructions from the top levels only."""
+    """Reconstruct images from the top levels only."""
     depth = gallery.model.num_layers
     rows = {"test image": to_bytes(gallery.originals), "all levels kept": gallery.render(gallery.code)}
     drawn = resample(gallery.code, *range(depth), generator=gallery.generator("fewer"))
@@ -134,7 +134,7 @@ def fewer_levels(gallery: Gallery, levels: Sequence[int]) -> Picture:
 
 
 def resampled(gallery: Gallery, level: int) -> Picture:
-    """One level drawn anew, for all shown images."""
+    """Draw one level anew, for all shown images."""
     draws = _draws(gallery, gallery.code, level, DRAWS)
     file = f"resample_{z_name(level)}.png"
     draw = partial(
@@ -155,7 +155,7 @@ def resampled(gallery: Gallery, level: int) -> Picture:
 
 
 def swapped(gallery: Gallery, level: int) -> Picture:
-    """One level from B, the rest from A, for every pair."""
+    """Take one level from image B and the rest from image A, for every pair."""
     some = [e[:SWAPPED] for e in gallery.code]
     rest, given = pairs(some, some)
     images, file = gallery.render(some), f"swap_{z_name(level)}.png"
@@ -177,7 +177,11 @@ def swapped(gallery: Gallery, level: int) -> Picture:
 
 
 def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
-    """The units of the level with the highest rate, one after the other."""
+    """Move the units of the level with the highest rates, one after the other.
+
+    Args:
+        unit_rates: Rate of each unit of the level, nats, ``(units,)``.
+    """
     values = torch.linspace(-TRAVERSE_TO, TRAVERSE_TO, TRAVERSE_STEPS)
     units = unit_rates.argsort(descending=True)[:TRAVERSED_UNITS].tolist()
     shown = range(len(gallery.x))[2::3][:TRAVERSED_IMAGES] or range(1)
@@ -206,7 +210,7 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
 
 
 def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
-    """Between two images, in one level at a time; at least two images are shown."""
+    """Interpolate between two images, in one level at a time. The gallery must show at least two images."""
     count = min(INTERPOLATED_PAIRS, len(gallery.x) // 2)
     weights = torch.linspace(0, 1, INTERPOLATION_STEPS)
     a, b = ([e[start : 2 * count : 2] for e in gallery.code] for start in (0, 1))
@@ -231,7 +235,7 @@ def interpolated(gallery: Gallery, levels: Sequence[int]) -> Picture:
 
 
 def heated(gallery: Gallery, level: int) -> Picture:
-    """Samples with the prior's standard deviation of one level scaled."""
+    """Draw samples of the model with the prior's standard deviation of one level scaled."""
     model, file = gallery.model, f"temperature_{z_name(level)}.png"
     rows = {}
     for t in TEMPERATURES:

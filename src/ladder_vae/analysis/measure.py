@@ -18,16 +18,17 @@ from ladder_vae.system.errors import UserError
 
 @dataclass(frozen=True)
 class Settings:
-    """What is drawn, and how much is measured.
+    """Settings of an analysis.
 
     Args:
-        levels: Indices of the levels to draw; None: all, of many those with the highest rates.
-        show: Indices of the test images in the pictures; None: the first of each class.
-        draws: An image, when a level is drawn anew.
-        probe_images: Training images that probes are fitted on.
-        embedded: Test images in the plane.
-        seed: Of all draws.
-        classifier_dir: Keeps the judge.
+        levels: Indices of the levels in the pictures; None means all, or, of many, those with the highest
+            rates.
+        show: Indices of the test images in the pictures; None means the first of each class.
+        draws: Draws per image when a level is drawn anew.
+        probe_images: Number of training images that probes are fitted on.
+        embedded: Number of test images in the embedding.
+        seed: Seed of all draws.
+        classifier_dir: Directory that keeps the judge.
     """
 
     levels: tuple[int, ...] | None
@@ -41,12 +42,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found.
+    """The result of an analysis.
 
     Args:
-        figures: See :func:`~ladder_vae.analysis.readings.level_metrics`.
-        readings: Of the test images.
-        labels: Their classes, ``(N,)``, or None.
+        figures: Figures by name; see :func:`~ladder_vae.analysis.readings.level_metrics`.
+        readings: Latents and rates of the N test images.
+        labels: Classes of these images, ``(N,)``, or None.
     """
 
     figures: dict[str, float]
@@ -55,7 +56,7 @@ class Analysis:
 
 
 def check(subject: Subject, settings: Settings) -> None:
-    """Raises UserError if a level or an image is named that the run does not have."""
+    """Raises UserError if the settings name a level or an image that the run does not have."""
     depth, total = subject.run.model.num_layers, len(subject.data.split("test"))
     for level in settings.levels or ():
         if not 0 <= level < depth:
@@ -74,10 +75,13 @@ def analyze(
     """Measure what each level holds.
 
     Args:
-        on_step: Told what comes next.
+        subject: The run and its images.
+        settings: How much to measure.
+        device: Where to compute.
+        on_step: Called with a message before each step.
 
     Raises:
-        UserError: If the judge cannot be kept, or the model has diverged.
+        UserError: If the judge cannot be written to disk, or the model has diverged.
     """
     data, index = subject.data, subject.indices
     model = subject.run.model.to(device)

@@ -1,4 +1,4 @@
-"""What each level holds, in numbers."""
+"""Read the latents of every level and turn them into figures: rates, changes, probes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PROBED = ("mean", "sample", "innovation")  # of each level
 
 @dataclass(frozen=True)
 class Readings:
-    """What inference says of N images on each level; lists are by level, z_1 first.
+    """Latents and rates of N images. Lists have one entry per level, z_1 first.
 
     Args:
-        means: Posterior means, the levels that a posterior is conditioned on at their means, ``(N, units)``.
+        means: Posterior means, ``(N, units)``. The levels that a posterior reads are at their means, too.
         samples: One posterior sample, ``(N, units)``.
-        innovations: Of that sample, ``(N, units)``; at the top, the sample itself.
-        unit_rates: Rate of each unit under that sample, mean over images, nats, ``(units,)``.
-        rates: Rate of each level, nats, ``(N, L)``.
+        innovations: Innovations of that sample, ``(N, units)``. At the top they equal the sample.
+        unit_rates: Rate of each unit for that sample, averaged over images, nats, ``(units,)``.
+        rates: Rate of each level for that sample, nats, ``(N, L)``.
     """
 
     means: list[Tensor]
@@ -42,7 +42,7 @@ class Readings:
 
 @torch.inference_mode()
 def read_levels(model: Hierarchy, data: ImageData, split: str, index: Sequence[int], seed: int) -> Readings:
-    """Infer images of a split, on the CPU when done. Meant for a model in eval mode."""
+    """Infer images of a split; the result is on the CPU. The model should be in eval mode."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(stream_seed(seed, "levels", split))
     means, samples, added, units, rates = [], [], [], [], []
@@ -75,7 +75,11 @@ def level_metrics(
     """All figures by name, each with its standard error over images under ``..._stderr``.
 
     Args:
-        probes: Accuracies by name, see :func:`probe_levels`.
+        readings: Latents and rates of the test images.
+        influence: How these images change when a level is drawn anew.
+        probes: Accuracies by name; see :func:`probe_levels`.
+        judge: The classifier, if there is one.
+        draws: Draws per image that ``influence`` is averaged over.
     """
     images, depth = readings.rates.shape
     places = [*map(z_name, range(depth)), "all", "posterior"]
@@ -94,14 +98,17 @@ def level_metrics(
 def probe_levels(
     data: ImageData, train: Sequence[int], trained: Readings, test: Sequence[int], tested: Readings
 ) -> dict[str, float]:
-    """Accuracy of a linear probe for the class on each of ``PROBED`` of each level.
+    """Accuracies of linear probes that read the class off each level's mean, sample and innovation.
 
-    ``probe_pixels`` is of the binarized image itself, ``probe_none`` of always naming the commonest class.
-    Empty where the images have no classes, or all the same.
+    ``probe_pixels`` is the accuracy of a probe on the binarized image, ``probe_none`` that of always naming
+    the commonest class. The result is empty if the images have no classes or only one.
 
     Args:
-        train: Images of the training split that the probes are fitted on, with their readings.
-        test: Images of the test split that they are scored on, with theirs.
+        data: The data set.
+        train: Indices of the training images that probes are fitted on.
+        trained: Readings of these images.
+        test: Indices of the test images that probes are scored on.
+        tested: Readings of these images.
     """
     y, y_test = (data.labels(name) for name in ("train", "test"))
     if y is None or y_test is None:

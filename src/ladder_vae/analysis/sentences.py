@@ -1,4 +1,4 @@
-"""What the figures of an analysis say, in words."""
+"""Say in sentences what the figures of an analysis mean."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, Metric
 from ladder_vae.system.naming import z_name
 
-# Shares of the change that drawing all levels anew makes, over what another posterior sample makes.
+# Thresholds on a level's change of class, scaled so that another posterior sample gives 0 and drawing all
+# levels anew gives 1.
 DECIDES, HAS_A_SAY = 0.5, 0.2
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
-STILL = 0.02  # of the pixel change of all levels together; below, a level changes nothing to speak of
-# Below these the judge can tell nothing: of reconstructions named as labeled, of samples named otherwise.
+STILL = 0.02  # share of the pixel change of all levels; a level below it changes nothing to speak of
+# The judge is heard only if it recognizes this share of the reconstructions, and if drawing all levels anew
+# changes its answer more often than another posterior sample does, by this share.
 RECOGNIZED, ROOM = 0.5, 0.2
 
 
 def headline(figures: Figures, depth: int, noun: str) -> str:
-    """One sentence: what each level does."""
+    """One sentence that says what each level does."""
     if depth == 1:
         return "With a single level, drawing it anew is drawing a new sample of the model."
     if not _judge_can_tell(figures):
@@ -40,13 +42,13 @@ def headline(figures: Figures, depth: int, noun: str) -> str:
 
 
 def describe(figures: Figures, unit_rates: Sequence[Tensor], noun: str, closed_form: bool) -> list[str]:
-    """Which level holds what, and which hold nothing: paragraphs.
+    """Paragraphs that say which level holds what, and which levels hold nothing.
 
     Args:
-        figures: See :func:`~ladder_vae.analysis.readings.level_metrics`.
-        unit_rates: Rate of each unit of each level, nats, z_1's first.
+        figures: Figures by name; see :func:`~ladder_vae.analysis.readings.level_metrics`.
+        unit_rates: Rate of each unit, nats, ``(units,)`` per level, z_1 first.
         noun: What a class is called.
-        closed_form: Whether every rate is a divergence.
+        closed_form: Whether the rate of every level is a divergence, as in top-down models.
     """
     depth = len(unit_rates)
     parts = []
@@ -74,7 +76,7 @@ def describe(figures: Figures, unit_rates: Sequence[Tensor], noun: str, closed_f
 
 
 def _judge_can_tell(figures: Figures) -> bool:
-    """Whether a changed answer of the judge says anything."""
+    """Whether the judge's answers can be relied on."""
     if "class_change/all" not in figures:
         return False
     room = figures["class_change/all"] - figures["class_change/posterior"]
@@ -82,7 +84,7 @@ def _judge_can_tell(figures: Figures) -> bool:
 
 
 def _roles(figures: Figures, depth: int) -> tuple[list[str], list[str], list[str], list[str]]:
-    """The levels that decide the class, that have a say in it, that change the rest, that change nothing."""
+    """Names of the levels that decide the class, have a say in it, change only details, or change nothing."""
     floor, ceiling = figures["class_change/posterior"], figures["class_change/all"]
     moving = [z for z in _names(depth) if not _is_still(figures, z)]
     shares = {z: (figures[f"class_change/{z}"] - floor) / (ceiling - floor) for z in moving}
@@ -99,7 +101,7 @@ def _each(figures: Figures, metric: str, depth: int, write: Callable[[Figures, s
 
 
 def _influence(figures: Figures, depth: int, noun: str) -> str:
-    """What drawing a level anew does to the class."""
+    """Say how drawing a level anew changes the class."""
     return (
         f"Drawn anew, with all other innovations of a real image kept, a level changes the {noun} in "
         f"{_each(figures, 'class_change', depth, share)} of the cases. Drawing all levels anew makes a "
@@ -112,7 +114,7 @@ def _influence(figures: Figures, depth: int, noun: str) -> str:
 
 
 def _style(figures: Figures, depth: int) -> str:
-    """What drawing a level anew does to the looks."""
+    """Say how drawing a level anew changes the looks of the image."""
     looks = [metric for metric in OF_LEVELS if metric.said and f"{metric.name}/z1" in figures]
     most = [max(_names(depth), key=lambda z: figures[f"{m.name}/{z}"]) for m in looks]
     if len(set(most)) == 1:
@@ -146,7 +148,7 @@ def _by_pixels(figures: Figures, depth: int) -> str:
 
 
 def _redundancy(figures: Figures, depth: int, noun: str) -> str:
-    """What a level contains against what it adds."""
+    """Compare what a level contains with what it adds."""
     adds = max(_names(depth), key=lambda z: figures[f"probe_innovation/{z}"])
     passing = (
         " z1 contains no less of it than the top level: where an image is decoded from z1 alone, all that "
@@ -165,7 +167,7 @@ def _redundancy(figures: Figures, depth: int, noun: str) -> str:
 
 
 def _asleep(figures: Figures, unit_rates: Sequence[Tensor], closed_form: bool) -> list[str]:
-    """Levels and units that say nothing of the image, and what usually helps."""
+    """Name the levels and units that say nothing about the image, and what usually helps."""
     depth, parts = len(unit_rates), []
     asleep = {z_name(level): len(sleepers(rates)) for level, rates in enumerate(unit_rates)}
     units = {z_name(level): len(rates) for level, rates in enumerate(unit_rates)}

@@ -1,4 +1,4 @@
-"""Images: sources, data sets, batches, warping. What is named here can be configured."""
+"""Images: sources, data sets, batches, warping. A run may name what is exported here."""
 
 from ladder_vae.data.data_sets import KMNIST, MNIST, FashionMNIST, Npz
 

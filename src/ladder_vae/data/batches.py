@@ -1,4 +1,4 @@
-"""Batches from byte images: drawn pixels, and an order that can be repeated."""
+"""Batches of model inputs from byte images, with random pixels and a random order that can be repeated."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ladder_vae.system.randomness import stream_seed
 
 
 class Batches:
-    """Batches ``(B, C, H, W)`` of what a model sees of byte images: an index and a vectorized draw.
+    """Iterates over model inputs ``(B, C, H, W)``. Each batch is cut from memory and drawn in one piece.
 
-    Everything random in an epoch follows from ``(seed, epoch)``, so that a resumed run sees what an
-    uninterrupted one would.
+    Everything random in an epoch follows from ``(seed, epoch)``, so that a resumed run sees the same batches
+    as an uninterrupted one.
 
     Args:
-        images: uint8 ``(N, C, H, W)``. Batches are drawn where they lie: on the CPU, or all on a GPU.
-        batch_size: Images a batch; the last batch is smaller where N does not divide.
-        likelihood: What a pixel is; None: Bernoulli.
-        seed: Seed of order and draws; None serves the images in order, as they are.
-        draw: Whether to draw pixels anew each time; otherwise they have been drawn.
-        strength: Of the :func:`~ladder_vae.data.warping.warp` of an epoch; 0 leaves the images as they are.
-        epoch: Called at the start of an iteration for the number of the epoch.
+        images: uint8 ``(N, C, H, W)``. Batches are drawn on the device that holds the images.
+        batch_size: Images per batch. The last batch is smaller if N is not a multiple.
+        likelihood: Draws and prepares the pixels; None means Bernoulli.
+        seed: Seed of order and draws. None serves the images in order, without warping or drawing.
+        draw: Whether to draw pixels anew each time. If not, ``images`` must hold drawn pixels already.
+        strength: Gives the strength of :func:`~ladder_vae.data.warping.warp` in an epoch; 0 does not warp.
+        epoch: Called at the start of an iteration; returns the number of the epoch.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Batches:
         self.strength = strength
         self.epoch = epoch
         remainder = len(images) % batch_size
-        # Batch norm cannot normalize a training batch of one image; it waits for another epoch.
+        # Batch norm cannot normalize a training batch of one image, so an epoch leaves such an image out.
         self._count = len(images) - (remainder if seed is not None and remainder == 1 else 0)
 
     def __len__(self) -> int:

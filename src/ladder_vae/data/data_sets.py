@@ -1,4 +1,4 @@
-"""Data sets: how byte images become splits, and splits become batches of what a model sees."""
+"""Data sets: byte images become splits, and splits become batches of model inputs."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from ladder_vae.system.errors import UserError
 from ladder_vae.system.randomness import stream_seed
 
 BINARIZATIONS = ("dynamic", "static", "threshold")
-# The draws of validation and test images, and of `static`, are the same in every run.
+# With this seed, the draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
-MAX_WARP = 0.5  # images are beyond recognition at less
+MAX_WARP = 0.5  # at this strength images are long beyond recognition
 
 
 def spaced(total: int, count: int) -> Sequence[int]:
-    """``count`` evenly spaced numbers below ``total``; all of them if there are no more."""
+    """``count`` evenly spaced integers from 0 to ``total - 1``, or all of them if there are fewer."""
     return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 class ImageData(ABC):
-    """Images with an official test split, which neither training nor selection ever sees.
+    """Images with an official test split, which is used for neither training nor selection.
 
     Args:
-        batch_size: Training images a step.
+        batch_size: Training images per step.
         val_size: Validation images, taken from the end of the training split; 0 trains on all of it.
         binarization: ``dynamic`` leaves gray levels to the likelihood, which draws training pixels anew each
             time an image is served; ``static`` is one seeded draw of this package (*not* the files of
             Larochelle and Murray 2011); ``threshold`` sets pixels of 128 and more. Validation and test images
             are drawn once, the same in every run.
         seed: Seed of the order and draws of training images.
-        eval_batch_size: Validation or test images a step.
-        warp: How much training images are sheared and bent, anew each time (see
-            :func:`~ladder_vae.data.warping.warp`); 0: not at all.
-        warp_epochs: Epochs in which they do, from the first; None: all.
-        likelihood: What a pixel is.
+        eval_batch_size: Validation or test images per step.
+        warp: How strongly training images are sheared and bent, anew each time (see
+            :func:`~ladder_vae.data.warping.warp`); 0 leaves them as they are.
+        warp_epochs: Number of epochs, from the first, in which images are warped; None means all.
+        likelihood: The distribution p(x | z) of the pixels, which draws them; None means Bernoulli.
 
     Raises:
-        UserError: If a setting makes no sense.
+        UserError: If a setting is out of range, or settings contradict each other.
     """
 
     #: What a class is called.
@@ -91,10 +91,10 @@ class ImageData(ABC):
 
     @abstractmethod
     def load(self) -> Images:
-        """The gray-level images. Raises UserError if they cannot be had."""
+        """Load the gray-level images. Raises UserError if they cannot be read or downloaded."""
 
     def setup(self) -> None:
-        """Load and split; validation and test pixels are drawn here, once."""
+        """Load and split the images, and draw validation and test pixels. Raises UserError if that fails."""
         if self._splits is not None:
             return
         self.source = self.load()
@@ -111,7 +111,7 @@ class ImageData(ABC):
         self._splits = {"train": train[:cut], "val": val, "test": self._fixed(self.source.test, "test")}
 
     def _fixed(self, images: Tensor, name: str, draw: int = 0) -> Tensor:
-        """Bytes of what is observed of images, in every run the same for a ``draw``."""
+        """Draw the pixels of images, uint8 of the same shape; the same for equal ``name`` and ``draw``."""
         if self.binarization == "threshold":
             return images.ge(128).byte() * 255
         key = stream_seed(FIXED_DRAW_SEED, name, *([draw] if draw else []))
@@ -119,17 +119,19 @@ class ImageData(ABC):
         return self.likelihood.draw(images, generator)
 
     def split(self, name: str) -> Tensor:
-        """Bytes of ``train``, ``val`` or ``test``, uint8 ``(N, C, H, W)``."""
+        """``train``, ``val`` or ``test``, uint8 ``(N, C, H, W)``; drawn, but for dynamic training images."""
         self.setup()
         assert self._splits is not None
         return self._splits[name]
 
     def observe(self, name: str, index: Sequence[int], draw: int = 0) -> Tensor:
-        """Images of a split as a model sees them, ``(n, C, H, W)``; the same at every call.
+        """Images of a split as model inputs, ``(n, C, H, W)``. Every call gives the same pixels.
 
         Args:
-            draw: Which draw of their pixels. 0 is the one that runs are validated and tested on; there are
-                others only with ``binarization="dynamic"``.
+            name: ``train``, ``val`` or ``test``.
+            index: Indices of the images.
+            draw: Number of the draw of the pixels. Draw 0 is used for validation and test. Other draws exist
+                only with ``binarization="dynamic"``; otherwise they raise ValueError.
         """
         if draw and self.binarization != "dynamic":
             raise ValueError(
@@ -142,7 +144,7 @@ class ImageData(ABC):
         return self.likelihood.prepare(images[list(index)])
 
     def _redrawn(self, name: str, draw: int) -> Tensor:
-        """Another draw of the pixels of a split, bytes 0 or 255; the last one is kept."""
+        """Another draw of the pixels of a split, uint8 ``(N, C, H, W)``; the latest one stays in memory."""
         if self._latest_draw[0] != (name, draw):
             self.setup()
             train, cut = self.source.train, len(self.source.train) - self.val_size
@@ -151,10 +153,10 @@ class ImageData(ABC):
         return self._latest_draw[1]
 
     def sample(self, name: str, count: int) -> Sequence[int]:
-        """Indices of ``count`` images of a split, evenly spaced; of all, if it has no more.
+        """Indices of ``count`` evenly spaced images of a split, or of all images if it has fewer.
 
-        MNIST's training images come from two groups of writers in turn, so that one in six would be of one
-        group alone: where the distance between images is even, every second one gives way to its neighbor.
+        MNIST's training images alternate between two groups of writers, so every sixth image, say, would be
+        from one group alone. If the spacing is even, every second index is therefore moved by one.
         """
         total = len(self.split(name))
         index = spaced(total, count)
@@ -164,7 +166,7 @@ class ImageData(ABC):
 
     @cached_property
     def _drawn_train(self) -> Tensor:
-        """Training images are drawn anew in training; these draws are for looking at them afterwards."""
+        """Training images with fixed pixels, for evaluation; in training they are drawn anew each time."""
         return self._fixed(self.split("train"), "train")
 
     def labels(self, name: str) -> Tensor | None:
@@ -179,28 +181,28 @@ class ImageData(ABC):
         return labels[:cut] if name == "train" else labels[cut:]
 
     def expected(self, name: str) -> Tensor:
-        """Mean of what is observed of all the source's ``train`` or ``test`` images, in [0, 1]."""
+        """Expected pixels of all ``train`` or ``test`` images of the source, in [0, 1], ``(N, C, H, W)``."""
         self.setup()
         images = self.source.train if name == "train" else self.source.test
         return images.ge(128).float() if self.binarization == "threshold" else images.float() / 255
 
     def gallery(self, count: int) -> list[int]:
-        """Indices of at most ``count`` test images: the first of each class, then the first of all."""
+        """Indices of at most ``count`` test images: the first of each class, then the first of the split."""
         total, labels = len(self.split("test")), self.labels("test")
         firsts = [] if labels is None else [int((labels == c).nonzero()[0, 0]) for c in labels.unique()]
         return list(dict.fromkeys([*firsts, *range(min(count, total))]))[:count]
 
     def examples(self, count: int) -> tuple[str, Tensor]:
-        """Images to look at while training, as a model sees them, and the split they are from.
+        """Name of a split, and its first ``count`` images as model inputs, to look at during training.
 
-        Validation images, or training images where there are none; the same in every run.
+        They are validation images, or training images if there are none. Every run shows the same.
         """
         name = "val" if self.val_size else "train"
         return name, self.likelihood.prepare(self._fixed(self.split(name)[:count], "examples"))
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the gray-level images and of how they are binarized; checkpoints keep it."""
+        """SHA-256 of the gray-level images and of the kind of binarization; checkpoints keep it."""
         self.setup()
         digest = hashlib.sha256(self.binarization.encode())
         for images in (self.source.train, self.source.test):
@@ -225,11 +227,11 @@ class ImageData(ABC):
     def training_batches(
         self, epoch: Callable[[], int] = lambda: 0, device: torch.device | str = "cpu"
     ) -> Batches:
-        """Training images in the order, and with the draws, of an epoch.
+        """Batches of training images, whose order and pixels depend on the seed and the epoch.
 
         Args:
-            epoch: Called for the number of the epoch.
-            device: Where images lie and are drawn: all of them, so that nothing is copied in the loop.
+            epoch: Called at the start of an iteration; returns the number of the epoch.
+            device: Device that holds all images and draws their pixels, so that the loop copies nothing.
         """
         return Batches(
             self.split("train").to(device),
@@ -242,12 +244,12 @@ class ImageData(ABC):
         )
 
     def batches(self, name: str) -> Batches:
-        """Images of a split in order, as they are in every run."""
+        """Batches of a split in order; every run gets the same."""
         return Batches(self.split(name), self.eval_batch_size, self.likelihood)
 
 
 class MNIST(ImageData):
-    """The MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0), 28x28, inside the package."""
+    """The MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0), 28x28; they come with the package."""
 
     noun = "digit"
 

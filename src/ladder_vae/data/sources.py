@@ -1,4 +1,4 @@
-"""Gray-level images from files to bytes in memory: MNIST inside the package, torchvision, ``.npz``."""
+"""Read gray-level images into memory: MNIST from the package, data sets of torchvision, ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ladder_vae.system.errors import UserError, one_line
 
-FINGERPRINT = "data_fingerprint"  # key of a checkpoint: which images a run was trained on
+FINGERPRINT = "data_fingerprint"  # key in a checkpoint; its value identifies the images a run was trained on
 MNIST_DIR = Path(__file__).parents[1] / "assets" / "mnist"
-# Of the unpacked files, as published by LeCun, Cortes and Burges.
+# Hashes of the unpacked files, as published by LeCun, Cortes and Burges.
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -47,7 +47,7 @@ class Images:
 
 @lru_cache(maxsize=1)
 def load_mnist(directory: Path = MNIST_DIR) -> Images:
-    """The 60,000 and 10,000 digits that travel with the package, checked against their SHA-256.
+    """Load the 60,000 training and 10,000 test digits of the package, checked against their SHA-256.
 
     Raises:
         UserError: If a file is missing, truncated or altered.
@@ -87,12 +87,12 @@ def _bytes(content: bytes) -> Tensor:
 
 @lru_cache(maxsize=2)
 def load_torchvision(name: str, directory: Path) -> Images:
-    """``FashionMNIST`` or ``KMNIST`` through torchvision, downloaded into ``directory`` once.
+    """Load ``FashionMNIST`` or ``KMNIST`` through torchvision, which downloads it into ``directory`` once.
 
     Raises:
-        UserError: If the download cannot be reached or its files cannot be read.
+        UserError: If the download fails or its files cannot be read.
     """
-    import torchvision  # here, because importing it takes longer than loading MNIST
+    import torchvision  # imported here, because it takes longer than loading MNIST
 
     dataset = getattr(torchvision.datasets, name)
     try:
@@ -111,13 +111,13 @@ def load_torchvision(name: str, directory: Path) -> Images:
 
 @lru_cache(maxsize=2)
 def load_npz(path: Path) -> Images:
-    """A user's ``.npz`` with ``x_train`` and ``x_test``, optionally ``y_train`` and ``y_test``.
+    """Load a user's ``.npz`` file with ``x_train`` and ``x_test``, optionally ``y_train`` and ``y_test``.
 
-    Images are ``(N, H, W)`` or ``(N, 1, H, W)``: bytes 0 to 255, booleans, or floats from 0 to 1,
-    which are rounded to 1/255.
+    Images are ``(N, H, W)`` or ``(N, 1, H, W)``. They are bytes from 0 to 255, booleans, or floats from 0 to
+    1; floats are rounded to multiples of 1/255. Labels are integers, ``(N,)``.
 
     Raises:
-        UserError: If the file or an array is not of that form.
+        UserError: If the file cannot be read, or an array has another form.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""Training images sheared and bent a little, so that a model sees more handwriting than there is."""
+"""Shear and bend training images a little, so that a model sees a larger variety of handwriting."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from torch.nn.functional import grid_sample
 
 
 def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    r"""Each image sheared and bent a little, within the box that its ink fills.
+    r"""Shear and bend each image a little, within the box that its ink fills; uint8 ``(B, C, H, W)``.
 
-    The pixel at p gets what was at $q + d(q)$. The displacement d is a polynomial in x and y, measured from
-    the center in halves of the longer side, without a constant term; its coefficients are normal, with
-    standard deviation s for x and y, s / 2 for x², xy and y². Were q equal to p, ink would leave the rows and
-    columns that it filled; q(p) stretches and moves each axis such that, to first order in d, it does not.
-    (Digits of MNIST were scaled to a box of 20 by 20 pixels. A model knows that, and an image scaled
-    otherwise costs it some nats.)
+    The pixel at p gets the gray level from $q + d(q)$. The displacement d is a polynomial without a constant
+    term in x and y, which are measured from the center in units of half the longer side. Its coefficients are
+    normal, with standard deviation s for x and y, and s / 2 for x², xy and y². With q = p, ink would leave
+    the rows and columns that it filled. Therefore q(p) stretches and moves each axis such that, to first
+    order in d, the ink stays in its box. (MNIST's digits were scaled to a box of 20 by 20 pixels. Models
+    learn that, and an image scaled otherwise costs them some nats.)
 
-    Bicubic interpolation, black outside the image. What blur that leaves is undone by giving all images
-    together the histogram of gray levels that they had, so that pixels drawn from them are as certain as
+    Interpolation is bicubic, and everything outside the image is black. Interpolation blurs, so in the end
+    the batch as a whole gets back its histogram of gray levels; pixels drawn from it are then as certain as
     before.
 
     Args:
         intensities: uint8 ``(B, C, H, W)``, on the generator's device.
-        strength: s.
+        strength: The standard deviation s.
+        generator: Source of the coefficients.
     """
     count, _, height, width = intensities.shape
     device = intensities.device
@@ -34,13 +35,13 @@ def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Te
     coefficients = spread * torch.randn(count, 2, 5, generator=generator, device=device)
 
     ink = intensities.gt(0).any(1)
-    ink |= ~ink.any(-1, keepdim=True).any(-2, keepdim=True)  # a blank image fills itself
-    # first order: ink at p goes to p - d(p)
+    ink |= ~ink.any(-1, keepdim=True).any(-2, keepdim=True)  # a blank image counts as full of ink
+    # to first order, ink at p goes to p - d(p)
     dx, dy = _displacement(coefficients, x, y)
     source_x = _stretched(x, dx, ink, 1 / unit)  # (B, 1, W)
     source_y = _stretched(y, dy, ink, 1 / unit)  # (B, H, 1)
     dx, dy = _displacement(coefficients, source_x, source_y)
-    # grid_sample measures each axis in its own half length
+    # grid_sample measures each axis in units of its own half length
     grid = torch.stack([(source_x + dx) * (2 * unit / width), (source_y + dy) * (2 * unit / height)], -1)
     warped = grid_sample(intensities.float(), grid, mode="bicubic", align_corners=False)
     return _with_histogram(warped.round_().clamp_(0, 255).byte(), intensities)
@@ -54,7 +55,7 @@ def _displacement(coefficients: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, T
 
 
 def _stretched(place: Tensor, displacement: Tensor, ink: Tensor, pixel: float) -> Tensor:
-    """An axis, stretched such that ink that went to ``place - displacement`` is seen where it was."""
+    """Stretch an axis so that ink which moved to ``place - displacement`` fills the same span as before."""
 
     def span(where: Tensor) -> tuple[Tensor, Tensor]:
         low = where.where(ink, torch.inf).amin((1, 2), keepdim=True)
@@ -67,7 +68,7 @@ def _stretched(place: Tensor, displacement: Tensor, ink: Tensor, pixel: float) -
 
 
 def _with_histogram(intensities: Tensor, like: Tensor) -> Tensor:
-    """Gray levels replaced, in their order, by those at the same quantiles of ``like``."""
+    """Replace each gray level by the one at the same quantile of ``like``; both are uint8."""
     count, wanted = (torch.bincount(levels.flatten(), minlength=256) for levels in (intensities, like))
     middle = count.cumsum(0) - count / 2
     table = torch.searchsorted(wanted.cumsum(0).to(middle), middle).clamp(max=255).byte()

@@ -1,1 +1,1 @@
-"""Arrays in, files out: grids of images, charts, pages."""
+"""Drawing takes arrays and writes files: grids of images, charts, pages."""

@@ -25,10 +25,10 @@ class Series:
     """One line of a plot against depth.
 
     Args:
-        label: What distinguishes it.
+        label: What distinguishes the line from others.
         x: Numbers of levels, ascending.
-        mean: A value per x.
-        std: Standard deviation over seeds per x; zero for a single run.
+        mean: The mean over seeds at each x.
+        std: The standard deviation over seeds at each x; zero for a single run.
     """
 
     label: str
@@ -38,17 +38,17 @@ class Series:
 
 
 def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> None:
-    """One panel a metric, each against the number of levels, with error bars over seeds.
+    """Draw one panel per metric against the number of levels, with error bars over seeds.
 
     Args:
         path: PNG to write.
-        panels: Axis label (metric and unit) to its series.
+        panels: Maps an axis label (metric and unit) to the lines of its panel.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.1 * columns, 3.1 * rows), dpi=DPI)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    # not every line is in every panel, but its color is the same everywhere
+    # A line may be missing in a panel, but it has the same color in all others.
     labels = list(dict.fromkeys(line.label for series in panels.values() for line in series))
     handles: dict[str, Any] = {}
     for ax, (label, series) in zip(grid, panels.items(), strict=False):
@@ -70,15 +70,16 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
 
 
 def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: str, title: str) -> None:
-    """Stacked bars: how the total of each model splits over its levels.
+    """Draw stacked bars that show how the total of each model splits over its levels.
 
-    A color is a level by its number; if a legend cannot name all, by its place between image and top.
+    Colors stand for level numbers. If there are too many levels for a legend, colors stand for the relative
+    position between image and top.
 
     Args:
         path: PNG to write.
-        models: Label of a model to a value per level, z_1 first.
-        label: Of the axis: what is counted, in which unit.
-        title: What is to be seen.
+        models: Maps the label of a model to one value per level, z_1 first.
+        label: Label of the axis: what is counted, in which unit.
+        title: Title of the chart.
     """
     deepest = max(len(r) for r in models.values())
     named = deepest <= 16
@@ -117,10 +118,10 @@ class BoundCurve:
     """L_K of one model against K.
 
     Args:
-        label: What distinguishes it.
-        k: Numbers of samples, ascending.
-        log_px: L_K, nats, a value per K.
-        error: Its standard error, a value per K.
+        label: What distinguishes the model from others.
+        k: Numbers of samples K, ascending.
+        log_px: L_K in nats, one value per K.
+        error: Standard error of L_K, one value per K.
     """
 
     label: str
@@ -130,11 +131,12 @@ class BoundCurve:
 
 
 def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None:
-    """L_K against K, one line a model.
+    """Draw L_K against K, one line per model.
 
     Args:
         path: PNG to write.
-        title: What is to be seen, and what the error bars are.
+        curves: One curve per model.
+        title: Title of the chart, which also says what the error bars are.
     """
     figure = Figure(figsize=(6.4, 4.2 + 0.12 * len(curves)), dpi=DPI)
     ax = figure.subplots()
@@ -159,19 +161,19 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
 
 
 def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> None:
-    """The units of each level by what they carry, most first.
+    """Draw the rates of the units of each level, highest first.
 
     Args:
         path: PNG to write.
-        levels: Rate of each unit in nats, one array a level, z_1 first.
-        threshold: Above which a unit counts as active.
+        levels: Rate of each unit in nats, one array per level, z_1 first.
+        threshold: Rate above which a unit counts as active, nats.
     """
     figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.4), dpi=DPI)
     grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
     for level, (ax, rates) in enumerate(zip(grid, levels, strict=True)):
         ordered = np.sort(rates)[::-1]
         active = ordered > threshold
-        # below zero (possible bottom-up) and at zero, a logarithm shows nothing; a stub marks the place
+        # A log axis cannot show rates of zero, or below (possible bottom-up); a short bar marks their place.
         heights = ordered.clip(threshold / 10)
         ax.bar(np.arange(len(rates)), heights, color=np.where(active, "tab:blue", "lightgray"), width=1.0)
         ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
@@ -190,11 +192,11 @@ class Estimate:
     """A figure with its standard error, which may be zero.
 
     Args:
-        label: What it is of.
+        label: Label of the bar.
         value: The figure.
         error: Its standard error.
-        reference: Whether it is there to compare the others with.
-        shade: Number of its color.
+        reference: Whether the bar is a reference to compare the others with.
+        shade: Index of its color.
     """
 
     label: str
@@ -205,12 +207,12 @@ class Estimate:
 
 
 def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, title: str) -> None:
-    """One panel a quantity, in each a bar an estimate, from top to bottom; references are gray.
+    """Draw one panel per quantity with one bar per estimate, from top to bottom. References are gray.
 
     Args:
         path: PNG to write.
-        panels: Axis label (quantity and unit) to its estimates.
-        title: What is to be seen.
+        panels: Maps an axis label (quantity and unit) to the estimates of its panel.
+        title: Title of the chart.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -244,13 +246,13 @@ def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, titl
 def save_embedding(
     path: Path, panels: Mapping[str, np.ndarray], classes: np.ndarray | None, *, title: str
 ) -> None:
-    """Points in the plane, colored by class, one panel a set of points.
+    """Draw points in the plane, colored by class, one panel per set of points.
 
     Args:
         path: PNG to write.
-        panels: Label to points, ``(n, 2)``.
-        classes: Class of each point, ``(n,)``, the same in every panel; None draws them in one color.
-        title: What is to be seen.
+        panels: Maps the label of a panel to its points, ``(n, 2)``.
+        classes: Class of each point, ``(n,)``, the same in every panel; None draws all in one color.
+        title: Title of the chart.
     """
     figure = Figure(figsize=(4.2 * len(panels) + 0.8, 4.5), dpi=DPI)
     names = [] if classes is None else sorted(set(classes.tolist()))

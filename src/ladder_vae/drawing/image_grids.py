@@ -1,4 +1,4 @@
-"""Images: they arrive as arrays and leave as PNG files."""
+"""Grids of images: they arrive as arrays and leave as PNG files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GAP = 2  # pixels between images of a strip
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Intensities in [0, 1], ``(n, 1, H, W)``, as bytes ``(n, H, W)``."""
+    """Convert intensities in [0, 1], ``(n, 1, H, W)``, to bytes, uint8 ``(n, H, W)``."""
     return (images[:, 0] * 255).round().byte().cpu().numpy()
 
 
 def strip(images: np.ndarray, columns: int) -> np.ndarray:
-    """uint8 ``(n, H, W)`` in rows of ``columns``, separated by gray lines, as one ``(H', W')``."""
+    """Join images, uint8 ``(n, H, W)``, to one image ``(H', W')`` with ``columns`` per row and gray lines."""
     n, h, w = images.shape
     rows = -(-n // columns)
     canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP), 128, np.uint8)
@@ -42,14 +42,14 @@ def save_strips(
     title: str,
     headings: Sequence[str] = (),
 ) -> None:
-    """Labeled strips of images below each other.
+    """Draw labeled strips of images below each other.
 
     Args:
         path: PNG to write.
-        rows: Label to images, uint8 ``(n, H, W)``.
-        columns: Images a row.
-        title: What is to be seen.
-        headings: What stands above the columns, from the first one on.
+        rows: Maps the label of a strip to its images, uint8 ``(n, H, W)``.
+        columns: Images per row.
+        title: Title of the picture.
+        headings: Headings of the columns, from the first column on.
     """
     strips = {label: strip(images, columns) for label, images in rows.items()}
     labels = [textwrap.fill(label, 20) for label in strips]
@@ -80,22 +80,22 @@ def save_strips(
 def save_cross(
     path: Path, left: np.ndarray, top: np.ndarray, cells: np.ndarray, *, labels: tuple[str, str], title: str
 ) -> None:
-    """A table of images: what is in a cell comes from the image left of its row and that above its column.
+    """Draw a table of images whose cells combine the image left of their row with that above their column.
 
     Args:
         path: PNG to write.
-        left: uint8 ``(n, H, W)``.
-        top: uint8 ``(m, H, W)``.
-        cells: uint8 ``(n * m, H, W)``, row by row.
-        labels: What the left images give, and what those above.
-        title: What is to be seen.
+        left: Images on the left, uint8 ``(n, H, W)``.
+        top: Images above, uint8 ``(m, H, W)``.
+        cells: Images in the table, uint8 ``(n * m, H, W)``, row by row.
+        labels: What the images on the left contribute, and what those above do.
+        title: Title of the picture.
     """
     n, m = len(left), len(top)
     corner = np.full_like(left[:1], 255)
     rows = [corner, top, *(part for i in range(n) for part in (left[i : i + 1], cells[i * m : (i + 1) * m]))]
     canvas = strip(np.concatenate(rows), m + 1)
     h, w = left.shape[1:]
-    canvas[h : h + GAP] = canvas[:, w : w + GAP] = 255  # what is given stands apart from what became of it
+    canvas[h : h + GAP] = canvas[:, w : w + GAP] = 255  # a white gap separates inputs and cells
     canvas = np.insert(np.insert(canvas, [h] * GAP * 2, 255, 0), [w] * GAP * 2, 255, 1)
     figure = Figure(figsize=(7.0, 7.0 * canvas.shape[0] / canvas.shape[1] + 0.6), dpi=DPI)
     ax = figure.subplots()
@@ -112,7 +112,7 @@ def save_cross(
 
 
 def save_run(directory: Path, images: Mapping[str, np.ndarray]) -> None:
-    """``reconstructions.png`` and ``samples.png`` of one run, from its ``images.npz``."""
+    """Draw ``reconstructions.png`` and ``samples.png`` of a run from the arrays of its ``images.npz``."""
     columns = len(images["originals"])
     save_strips(
         directory / "reconstructions.png",
@@ -129,11 +129,11 @@ def save_run(directory: Path, images: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> np.ndarray:
-    """A picture that was saved, intensities in [0, 1], ``(H, W, 3)``."""
+    """Read a picture that was saved: intensities in [0, 1], ``(H, W, 3)``."""
     return matplotlib.image.imread(path)[..., :3]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture; its folder is made."""
+    """Write a picture, and make its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -1,4 +1,4 @@
-"""Densities, likelihoods, bounds, image quality: tensors in, tensors out. Likelihoods can be configured."""
+"""Densities, likelihoods, bounds, image quality: tensors in, tensors out. A run may name a likelihood."""
 
 from ladder_vae.maths.likelihoods import Bernoulli
 

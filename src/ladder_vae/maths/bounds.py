@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Bound(NamedTuple):
-    """L_K of each image.
+    """The importance-weighted bound L_K of each image.
 
     Args:
         log_px: L_K, nats, ``(B,)``.
-        draw_var: Variance of it over repetitions with other draws, ``(B,)``; NaN from a single draw.
+        draw_var: Estimated variance of ``log_px`` if the draws were repeated, ``(B,)``; NaN from one draw.
         ess: Effective sample size of K draws, between 1 and K, ``(B,)``.
     """
 
@@ -26,13 +26,14 @@ class Bound(NamedTuple):
 def importance_bound(log_weights: Tensor, k: int) -> Bound:
     r"""$L_K = E[\log \frac1K \sum_k w_k]$ (Burda et al. 2015, arXiv 1509.00519, eq. 8).
 
-    The mean over disjoint blocks of ``k`` draws, in float64. Over a fixed set of draws it never falls where
-    ``k`` is replaced by a multiple of it. Its variance comes from the spread of the blocks. A single block
-    has none; there the jackknife stands in, which leaves out one draw after the other and errs on the large
-    side (Efron and Stein 1981), where the delta method would err on the small one.
+    The bound is averaged over disjoint blocks of ``k`` draws, in float64. For a fixed set of draws it never
+    falls when ``k`` is replaced by a multiple. Its variance is estimated from the spread of the blocks. A
+    single block has no spread, so its variance is estimated by the jackknife, which leaves out one draw at a
+    time. The jackknife errs on the large side (Efron and Stein 1981); the delta method errs on the small.
 
     Args:
         log_weights: log p(x, z) - log q(z | x), nats, ``(N, B)``; N is a multiple of ``k``.
+        k: Draws per block.
     """
     draws, images = log_weights.shape
     blocks = log_weights.double().view(draws // k, k, images)
@@ -42,7 +43,7 @@ def importance_bound(log_weights: Tensor, k: int) -> Bound:
     if len(blocks) > 1:
         draw_var = values.var(0) / len(blocks)
     elif k > 1:
-        shares = torch.exp(log_weights.double() - totals).clamp(max=1 - 1e-12)  # finite, should one be all
+        shares = torch.exp(log_weights.double() - totals).clamp(max=1 - 1e-12)  # keeps log1p finite
         draw_var = (k - 1) ** 2 / k * torch.log1p(-shares).var(0)
     else:
         draw_var = torch.full_like(ess[0], math.nan)
@@ -50,5 +51,5 @@ def importance_bound(log_weights: Tensor, k: int) -> Bound:
 
 
 def mean_bound(log_weights: Tensor) -> Tensor:
-    """L_K of K log-weights of each of B images, ``(K, B)``; mean over images, nats, shape ``()``."""
+    """L_K from K log-weights of each of B images, ``(K, B)``: the mean over images, nats, shape ``()``."""
     return (log_weights.logsumexp(0) - math.log(len(log_weights))).mean()

@@ -1,4 +1,4 @@
-"""Diagonal Gaussians: the only distribution that stands on a latent level."""
+"""Diagonal Gaussians, the only distribution of latents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 LOG_2PI = math.log(2 * math.pi)
 # exp(88) is finite in float32, exp(89) is not.
 MAX_EXPONENT = 88.0
-# Log-variances up to here are what a head says they are; beyond, they approach twice as much.
+# Log-variances up to this size stay as they are; larger ones are bent toward twice this size.
 PLAIN_LOG_VAR = 20.0
 
 
@@ -22,10 +22,10 @@ class Gaussian:
     Args:
         mean: $\mu$, shape ``(*batch, *event)``.
         log_var: $\log \sigma^2$, broadcastable with ``mean``.
-        event_dims: How many trailing axes make one variable; densities sum over them.
+        event_dims: Number of trailing axes that form one variable; densities sum over them.
 
-    Half-precision parameters are promoted to float32, so that no sum over units is ever taken in
-    bfloat16 or float16, whatever autocast did in the nets.
+    Half-precision parameters are promoted to float32, so that no sum over units is taken in bfloat16 or
+    float16, even if autocast ran the nets in half precision.
     """
 
     mean: Tensor
@@ -59,20 +59,20 @@ class Gaussian:
         return self._sum_event(self.unit_kl(other))
 
     def unit_kl(self, other: Gaussian) -> Tensor:
-        r"""The closed-form divergence of each unit, nats, shape ``(*batch, *event)``.
+        r"""The closed-form KL of each unit, nats, shape ``(*batch, *event)``.
 
         $\frac12 [\,e^d - 1 - d + (\mu - \mu_o)^2 / \sigma_o^2\,]$ with
-        $d = \log\sigma^2 - \log\sigma_o^2$; ``expm1`` loses less of a small difference
-        than ``exp`` would. Zero for two equal Gaussians, however narrow or wide.
+        $d = \log\sigma^2 - \log\sigma_o^2$. ``expm1`` keeps more digits of a small difference
+        than ``exp``. The KL of two equal Gaussians is exactly zero, however narrow or wide they are.
         """
         d = self.log_var - other.log_var
         squared = (self.mean - other.mean) ** 2 * other._precision()
         return 0.5 * (torch.expm1(d) - d + squared)
 
     def _precision(self) -> Tensor:
-        r"""$1 / \sigma^2$, finite: zero times an infinite one would be NaN.
+        r"""$1 / \sigma^2$, kept finite because zero times infinity would be NaN.
 
-        Below a log-variance of -88, which no head makes, it is smaller than it should be.
+        For log-variances below -88, which no head produces, it is smaller than it should be.
         """
         return torch.exp(-self.log_var.clamp(min=-MAX_EXPONENT))
 
@@ -91,10 +91,14 @@ def product(e: Gaussian, p: Gaussian) -> Gaussian:
 
     $1/\sigma_q^2 = 1/\sigma_e^2 + 1/\sigma_p^2$ and
     $\mu_q = \sigma_q^2 (\mu_e/\sigma_e^2 + \mu_p/\sigma_p^2)$
-    (Sønderby et al. 2016, arXiv 1602.02282). The result is at least as sure as the surer of the two;
-    a flat partner (log-variance of +inf) leaves the other as it is.
+    (Sønderby et al. 2016, arXiv 1602.02282). The result is at least as narrow as the narrower of the two.
+    Merging with a flat Gaussian (log-variance of +inf) changes nothing.
+
+    Args:
+        e: The evidence. Its parameters broadcast with those of ``p``.
+        p: The prior. The result has its ``event_dims``.
     """
-    # sigma_q^2 is the smaller variance times max / (max + min): finite where one of them is not
+    # sigma_q^2 = min * max / (max + min) of the two variances; in this form it is finite if one of them is
     log_var_q = torch.minimum(e.log_var, p.log_var) + torch.log(torch.sigmoid((e.log_var - p.log_var).abs()))
     weight_e = torch.sigmoid(p.log_var - e.log_var)  # sigma_q^2 / sigma_e^2
     weight_p = torch.sigmoid(e.log_var - p.log_var)  # sigma_q^2 / sigma_p^2
@@ -102,16 +106,16 @@ def product(e: Gaussian, p: Gaussian) -> Gaussian:
 
 
 def bounded_log_var(log_var: Tensor) -> Tensor:
-    """``log_var`` up to 20 either way; beyond, what approaches 40, with the same slope where the two meet.
+    """``log_var`` itself between -20 and 20. Outside it is bent, with a continuous slope, toward -40 or 40.
 
-    No net can then make a variance that float32 does not hold, and a unit that strayed far finds back: its
-    gradient is small, not zero.
+    So no net can produce a variance that overflows or underflows float32. A unit that strayed far can come
+    back, because its gradient is small but not zero.
     """
-    size = log_var.abs().clamp(min=PLAIN_LOG_VAR)  # keeps the branch that is not taken finite
+    size = log_var.abs().clamp(min=PLAIN_LOG_VAR)  # keeps the unused branch finite
     beyond = log_var.sign() * (2 * PLAIN_LOG_VAR - PLAIN_LOG_VAR**2 / size)
     return torch.where(log_var.abs() <= PLAIN_LOG_VAR, log_var, beyond)
 
 
 def full_precision(value: Tensor) -> Tensor:
-    """``value`` in float32 if it came in half precision, else as it is."""
+    """``value`` in float32 if it is in half precision, else unchanged."""
     return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""How well a reconstruction fits its image."""
+"""How well a reconstruction fits its image: mean squared error and SSIM."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def reconstruction_quality(mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         mean: The decoder's mean, intensities in [0, 1], ``(B, C, H, W)``.
-        x: The images that were reconstructed, the same.
+        x: The images that were reconstructed, intensities in [0, 1], ``(B, C, H, W)``.
 
-    SSIM has its usual Gaussian window, or a uniform one that fits images smaller than that.
+    SSIM uses its usual Gaussian window. For images smaller than that window it uses a uniform one that fits.
     """
-    # here, because importing it takes longer than importing PyTorch
+    # imported here, because it takes longer than importing PyTorch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     mse = ((mean - x) ** 2).flatten(1).mean(1)
@@ -27,7 +27,7 @@ def reconstruction_quality(mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         data_range=1.0,
         reduction="none",
         gaussian_kernel=smallest >= DEFAULT_WINDOW,
-        kernel_size=smallest if smallest % 2 else max(smallest - 1, 1),  # of the uniform window alone
+        kernel_size=smallest if smallest % 2 else max(smallest - 1, 1),  # of the uniform window only
     )
     assert isinstance(ssim, Tensor)
     return mse, ssim.reshape(-1)  # torchmetrics drops the axis of a single image

@@ -1,7 +1,7 @@
-"""What a pixel is: from bytes to what a model sees, to p(x | z), and back to a picture.
+"""Likelihoods: from bytes to the input of a model, to p(x | z), and back to a picture.
 
-A :class:`Likelihood` owns all of it: nothing else counts the decoder's channels or knows what its output
-means.
+A :class:`Likelihood` owns all these steps. No other code counts the decoder's channels or knows what its
+output means.
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ from ladder_vae.maths.gaussian import full_precision
 class Likelihood(ABC):
     """A distribution over images ``(B, C, H, W)``, given the decoder's output ``(K, B, channels, H, W)``."""
 
-    #: Whether what is observed of gray levels is random.
+    #: Whether :meth:`draw` is random.
     random = False
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What is observed of gray levels, where that is random: bytes to bytes of the same shape.
+        """Draw the observed image, as bytes, from gray levels. A likelihood without randomness returns them.
 
-        The same for the same state of the generator, in every version: test images are drawn by it.
+        The result depends on the state of the generator alone and must be the same in every version of this
+        package, because the test images are drawn by this method.
 
         Args:
-            images: uint8, on the generator's device.
+            images: Gray levels, uint8 ``(N, C, H, W)``, on the generator's device.
+            generator: Source of the draw.
         """
         return images
 
     def draw_anew(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """:meth:`draw` for training, where other random numbers may be faster."""
+        """:meth:`draw` for training; it may use other, faster random numbers."""
         return self.draw(images, generator)
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
-        """What a model sees of bytes that were drawn: float, the same shape."""
+        """The input of a model, float, from images that were drawn, uint8 of the same shape."""
 
     def channels(self, image_channels: int) -> int:
-        """Channels of the decoder's output for images of so many."""
+        """Number of channels that the decoder needs for images of ``image_channels`` channels."""
         return image_channels
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x | z), nats per image, shape ``(K, B)``, at least in float32.
+        """log p(x | z), nats per image, shape ``(K, B)``, in float32 or float64.
 
         Args:
             params: The decoder's output, ``(K, B, channels, H, W)``.
@@ -54,7 +56,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """E[x | z] as intensities in [0, 1], ``(*lead, C, H, W)``."""
+        """E[x | z] as intensities in [0, 1], ``(*lead, C, H, W)``, from ``(*lead, channels, H, W)``."""
 
     @abstractmethod
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -66,20 +68,20 @@ class Likelihood(ABC):
 
 
 class Bernoulli(Likelihood):
-    """Independent binary pixels; ``params`` are logits, one a pixel."""
+    """Independent binary pixels; ``params`` holds one logit per pixel."""
 
     random = True
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Each pixel is 255 with probability ``intensity / 255``, exactly, else 0."""
+        """Set each pixel to 255 with probability exactly ``intensity / 255``, else to 0."""
         # A byte uniform on 0 .. 254 lies below intensity b in exactly b of 255 cases.
         uniform = torch.empty_like(images).random_(0, 255, generator=generator)
         return (uniform < images).byte() * 255
 
     def draw_anew(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The same from other random numbers, on the CPU in a third of the time.
+        """:meth:`draw` from other random numbers, which takes a third of the time on the CPU.
 
-        Eight bytes a number, and another draw where a byte is 255.
+        Each 64-bit random number gives eight bytes. A byte of 255 is drawn again.
         """
         if images.device.type != "cpu":
             return self.draw(images, generator)
@@ -91,7 +93,7 @@ class Bernoulli(Likelihood):
         return (uniform.view(images.shape) < images).view(torch.uint8).mul_(255)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """0 stays 0, all else is 1."""
+        """Zero stays 0, and any other byte becomes 1."""
         return images.gt(0).float()
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -105,5 +107,5 @@ class Bernoulli(Likelihood):
         return torch.sigmoid(full_precision(params))
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Each pixel on with its probability."""
+        """Each pixel is 1 with its probability, else 0."""
         return torch.bernoulli(self.mean(params), generator=generator)

@@ -1,4 +1,4 @@
-"""How heavy the tail of importance weights is: the Pareto k-hat of an image."""
+"""The Pareto k-hat of an image, which measures how heavy the tail of its importance weights is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-FEWEST = 5  # draws in the tail that a fit needs
-PRIOR_DRAWS, PRIOR_SHAPE = 10, 0.5  # a fit to few draws is pulled toward 0.5, as by so many draws more
+FEWEST = 5  # a fit needs this many draws in the tail
+PRIOR_DRAWS, PRIOR_SHAPE = 10, 0.5  # the fit is pulled toward 0.5, with the weight of ten draws
 
 
 def tail_length(draws: int) -> int:
-    """How many of the largest weights make the tail: a fifth of few draws, 3 sqrt(N) of many."""
+    """How many of the largest of N weights form the tail: N / 5 or 3 sqrt(N), whichever is less."""
     return math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
 
 
@@ -20,17 +20,17 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     r"""Shape of a generalized Pareto distribution fitted to the largest weights of each image, ``(B,)``.
 
     A weight exceeds $u$ with a probability that falls like $u^{-1/k}$: moments of order below $1/k$ exist.
-    Below 0.5 weights have a variance, and the error of their average is what it says; above 0.7 (less for
-    few draws) it is not to be trusted; above 1 the draws show no sign that their mean exists (Vehtari et
-    al. 2015, "Pareto smoothed importance sampling", arXiv 1507.02646). The fit is that of Zhang and
-    Stephens (2009, "A new and efficient estimation method for the generalized Pareto distribution",
-    Technometrics 51), with the weak prior of the former's appendix C.
+    If k is below 0.5, the weights have a finite variance, and the standard error of their average can be
+    trusted. Above 0.7 (less for few draws) it cannot. Above 1 the draws show no sign that the mean of the
+    weights exists (Vehtari et al. 2015, "Pareto smoothed importance sampling", arXiv 1507.02646). The fit is
+    that of Zhang and Stephens (2009, "A new and efficient estimation method for the generalized Pareto
+    distribution", Technometrics 51), with the weak prior of Vehtari et al., appendix C.
 
     Args:
         log_weights: log p(x, z) - log q(z | x), nats, ``(N, B)``.
 
     Returns:
-        k-hat; NaN where there are fewer than 21 draws, 0 where the largest weights are all the same.
+        k-hat, ``(B,)``; NaN if there are fewer than 21 draws, 0 if the largest weights are all equal.
     """
     draws, images = log_weights.shape
     length = tail_length(draws)
@@ -38,13 +38,13 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         return log_weights.new_full((images,), math.nan)
     largest = log_weights.double().T.topk(length + 1).values.flip(1)  # (B, length + 1), ascending
     weights = torch.exp(largest - largest[:, -1:])
-    excess = weights[:, 1:] - weights[:, :1]  # over the largest weight that is not in the tail
+    excess = weights[:, 1:] - weights[:, :1]  # over the largest weight outside the tail
     most = excess[:, -1:]
     smallest = torch.finfo(torch.float64).tiny
     quartile = excess[:, [int(length / 4 + 0.5) - 1]].clamp(min=smallest)
     points = 30 + int(math.sqrt(length))
     at = torch.arange(1, points + 1, device=excess.device, dtype=torch.float64)
-    # theta = -k / sigma, of which the likelihood's maximum over sigma is known; averaged over a grid of it
+    # theta = -k / sigma. Each theta has a known best k; theta itself is averaged over a grid.
     spread = (1 - torch.sqrt(points / (at - 0.5))) / (3 * quartile)
     theta = 1 / most.clamp(min=smallest) + spread  # (B, points)
     shape = torch.log1p(-theta[:, :, None] * excess[:, None, :]).mean(2)

@@ -1,4 +1,4 @@
-"""Hierarchies: inference, generation, evaluation, one file a model. What is named here can be configured."""
+"""Hierarchies: inference, generation, evaluation; one file per model. A run may name what this exports."""
 
 from ladder_vae.models.bottom_up import BottomUpVAE
 from ladder_vae.models.ladder import LadderVAE

@@ -1,4 +1,4 @@
-"""The hierarchical VAE that the Ladder VAE was compared with: the same sizes, inferred bottom-up."""
+"""The hierarchical VAE that the Ladder VAE was compared with: it has the same sizes and infers bottom-up."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from ladder_vae.models.sizes import image_shape, params_shape, published_sizes
 
 
 class BottomUpVAE(BottomUp):
-    """q(z_1 | x) and q(z_l | z_{l-1}) = N(MLP(z_{l-1})): every level reads the sample below it.
+    """Bottom-up inference: q(z_l | z_{l-1}) = N(MLP(z_{l-1})) reads the sample of the level below.
 
-    The generative model and all sizes are those of :class:`~ladder_vae.models.LadderVAE`; with one
-    level the two are the same model, name by name. The "VAE" rows of Sønderby et al. 2016.
+    The generative model and all sizes are those of :class:`~ladder_vae.models.LadderVAE`. With one level the
+    two models are the same, down to the names of their parameters. This is the "VAE" of the tables in
+    Sønderby et al. 2016.
 
     Args:
         input_shape: Image shape (C, H, W).
-        num_layers: Latent levels L, 1 to 64; enough by itself.
-        latent_sizes: Latents per level from the data up (default ``max(64 >> l, 4)``).
-        hidden_sizes: MLP width per level (default ``max(512 >> l, 32)``).
+        num_layers: Number of latent levels L, 1 to 64. The other sizes have defaults.
+        latent_sizes: Latents per level, z_1 first (default ``max(64 >> l, 4)``, l from 0).
+        hidden_sizes: MLP width per level, z_1 first (default ``max(512 >> l, 32)``).
         batch_norm: Whether MLP layers are batch-normalized.
-        likelihood: What a pixel is; None: Bernoulli.
+        likelihood: The distribution p(x | z) of the pixels; None means Bernoulli.
 
     Raises:
-        ValueError: If sizes do not fit the depth.
+        ValueError: If sizes do not fit the number of levels.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
-"""The interface of every model: ``infer`` an image's latents, ``generate`` images from the top.
+"""The interface of every model: ``infer`` the latents of images, ``generate`` images from the prior.
 
-Levels are numbered from the data up: index 0 is z_1, next to the image; index L - 1 is z_L, the top.
-A model is a stack of *rungs*. A rung knows what its level is conditioned on; the walk from the top
-down to the image is written once, here, and serves inference of both pathways and generation.
-Shapes: ``*lead`` stands for the axes before those of a single image's latent, ``(K, B)`` of inference,
-``(n,)`` of generation.
+Levels are counted from the image: index 0 is z_1, next to the image; index L - 1 is z_L, the top.
+A model is a stack of *rungs*, one per level. A rung computes the prior and the posterior of its level.
+The walk from the top down to the image is written once, here. Top-down inference, bottom-up inference
+and generation all use it.
+Shapes: ``*lead`` stands for the axes in front of a single image's latent. They are ``(K, B)`` in
+inference and ``(n,)`` in generation.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.inference import Generation, Inference, Level, Terms
 
 ImageShape = tuple[int, int, int]
-#: Chooses the latent of a level, given the state from above and the prior: z, and the Gaussian it is from.
+#: Chooses the latent of a level: (level, state from above, prior) to (z, the Gaussian that z is drawn from).
 Pick = Callable[[int, Any, Gaussian], tuple[Tensor, Gaussian]]
 
 
 class Rung(nn.Module):
-    """One level: what its prior and posterior are, and what it hands to the level below.
+    """One level: its prior, its posterior, and the state that it passes to the level below.
 
-    The *state* is all that the level sees of the levels above, ``(*lead, ...)``. At the top, and only there,
+    The *state*, ``(*lead, ...)``, is all that a level sees of the levels above. At the top, and only there,
     it is ``None``.
 
     Args:
-        event_shape: Of one image's z_l.
-        prior_net: The state to p(z_l | z_>l); None at the top, where that is N(0, I).
+        event_shape: Shape of one image's z_l.
+        prior_net: Maps the state to p(z_l | z_>l). It is None at the top, where the prior is N(0, I).
     """
 
     zero: Tensor
@@ -42,42 +43,47 @@ class Rung(nn.Module):
         super().__init__()
         self.event_shape = event_shape
         self.prior_net = prior_net
-        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and type
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # has the model's device and dtype
 
     def prior(self, state: Any) -> Gaussian:
-        """p(z_l | z_>l), parameters ``(*lead, *event)``; at the top ``(*event,)``."""
+        """p(z_l | z_>l), with parameters ``(*lead, *event)``; at the top ``(*event,)``."""
         if self.prior_net is None:
             return standard_normal(self.event_shape, like=self.zero)
         return self.prior_net(state)
 
     def posterior(self, evidence: Any, state: Any, p: Gaussian) -> Gaussian:
-        """q(z_l | x, z_>l) of top-down inference, ``(K, B, *event)``; at the top ``(B, *event)``.
+        """q(z_l | x, z_>l) of top-down inference, parameters ``(K, B, *event)``; at the top ``(B, *event)``.
 
         Args:
-            evidence: What :meth:`TopDown.encode` says of the level, ``(B, ...)``.
-            state: ``(K, B, ...)``; None at the top.
-            p: The level's prior.
+            evidence: The entry of :meth:`TopDown.encode` for this level, ``(B, ...)``.
+            state: The state from above, ``(K, B, ...)``; None at the top.
+            p: The prior of this level.
+
+        Raises:
+            TypeError: If the rung has no top-down posterior, as in a bottom-up model.
         """
         raise TypeError(f"{type(self).__name__} has no top-down posterior")
 
     def descend(self, state: Any, z: Tensor) -> Any:
-        """State for the level below, ``(*lead, ...)``, from this level's and its latent ``(*lead, *event)``.
+        """The state for the level below, ``(*lead, ...)``. In a Markov hierarchy it is ``z`` alone.
 
-        In a Markov hierarchy the latent, and nothing else.
+        Args:
+            state: The state that this level got, ``(*lead, ...)``; None at the top.
+            z: The latent of this level, ``(*lead, *event)``.
         """
         return z
 
 
 class Hierarchy(nn.Module, ABC):
-    """A hierarchical VAE: rungs (index 0 next to the data), a decoder, a likelihood.
+    """A hierarchical VAE: rungs, a decoder, a likelihood.
 
     Args:
-        rungs: One per level, from the data up.
-        decoder: State below z_1 to the parameters of p(x | z), ``(*lead, channels, H, W)``.
-        likelihood: What a pixel is, p(x | z); None: Bernoulli.
+        rungs: One rung per level, z_1 first.
+        decoder: Maps the state below z_1 to the parameters of p(x | z), ``(*lead, channels, H, W)``.
+        likelihood: The distribution p(x | z) of the pixels; None means Bernoulli.
     """
 
-    #: Whether every level's rate is a closed-form KL, hence never negative; else the top level's alone is.
+    #: Whether the rate of every level is a closed-form KL, hence never negative. Otherwise only the top's is.
     closed_form_rates: bool
 
     def __init__(
@@ -95,7 +101,7 @@ class Hierarchy(nn.Module, ABC):
 
     @property
     def event_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of one image's latent on each level."""
+        """Shape of one image's latent on each level, z_1 first."""
         return tuple(self.rung(level).event_shape for level in range(self.num_layers))
 
     def rung(self, level: int) -> Rung:
@@ -104,19 +110,22 @@ class Hierarchy(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Any:
-        """All that inference computes once an image, however many samples follow."""
+        """The part of inference that is computed once per image ``(B, C, H, W)`` and serves all K samples."""
 
     @abstractmethod
     def picks(self, features: Any, noise: Sequence[Tensor]) -> Pick:
-        """How inference chooses each level's latent.
+        """The function by which inference chooses the latent of each level.
 
         Args:
-            features: ``encode(x)``.
+            features: The result of ``encode(x)``.
             noise: Standard-normal noise of each level, ``(K, B, *event)``.
         """
 
     def walk(self, pick: Pick) -> tuple[Tensor, tuple[Level, ...]]:
-        """From the top to the image: at each level form the prior, pick the latent, descend.
+        """Walk from the top to the image: on each level form the prior, pick the latent, descend.
+
+        Args:
+            pick: Chooses the latent of each level.
 
         Returns:
             The decoder's output, ``(*lead, channels, H, W)``, and the levels, z_1 first.
@@ -144,8 +153,8 @@ class Hierarchy(nn.Module, ABC):
             x: Images as the likelihood prepares them, ``(B, C, H, W)``; for Bernoulli in {0, 1}.
             num_samples: Draws K per image.
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
-                (see :meth:`draw_noise`); its K then counts.
-            features: ``encode(x)``, where it is at hand from an earlier call.
+                (see :meth:`draw_noise`). Its K replaces ``num_samples``.
+            features: The result of ``encode(x)``, if an earlier call has computed it.
         """
         features = self.encode(x) if features is None else features
         noise = noise or self.draw_noise(num_samples, len(x), like=x)
@@ -153,14 +162,15 @@ class Hierarchy(nn.Module, ABC):
         return Inference(levels, params, self.likelihood.log_prob(params, x))
 
     def terms(self, x: Tensor, noise: Sequence[Tensor], *, monte_carlo: bool = False) -> Terms:
-        """Distortion and rates of images, which training goes by.
+        """Distortion ``(K, B)`` and rates ``(L, K, B)`` of images, from which training forms its loss.
 
-        A model of very many levels may estimate its rates from a few of them; here they are of :meth:`infer`.
+        They come from :meth:`infer`. A model with very many levels may override this method and estimate
+        its rates from a few levels.
 
         Args:
             x: Images as the likelihood prepares them, ``(B, C, H, W)``; for Bernoulli in {0, 1}.
             noise: Standard-normal noise of each level, ``(K, B, *event)``.
-            monte_carlo: Whether rates are log q - log p of the draws where a closed form exists.
+            monte_carlo: Whether rates are log q(z) - log p(z) even where a closed form exists.
         """
         return self.infer(x, noise=noise).terms(monte_carlo=monte_carlo)
 
@@ -174,14 +184,14 @@ class Hierarchy(nn.Module, ABC):
         noise: Mapping[int, Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> Generation:
-        """Walk the prior from the top down to ``n`` images. Meant for a model in eval mode.
+        """Draw ``n`` images from the prior, top level first. The model should be in eval mode.
 
         Args:
             n: Number of images.
-            hold: Levels whose latent is given, level -> z ``(n, *event)``; none is drawn there.
-            temperature: Factor on the prior's standard deviation, level -> t (default 1).
-            noise: Levels whose innovation (z - mu_p) / sigma_p is given, level -> e ``(n, *event)``.
-            generator: Source of the remaining innovations (default: torch's global one).
+            hold: Maps a level to its latent z, ``(n, *event)``. Nothing is drawn on that level.
+            temperature: Maps a level to a factor on its prior's standard deviation (default 1).
+            noise: Maps a level to its innovation (z - mu_p) / sigma_p, ``(n, *event)``.
+            generator: Source of all other innovations (default: torch's global generator).
 
         Raises:
             ValueError: If a level does not exist.
@@ -191,7 +201,7 @@ class Hierarchy(nn.Module, ABC):
             if not 0 <= level < self.num_layers:
                 raise ValueError(f"level {level} does not exist: levels are 0 to {self.num_layers - 1}")
         missing = any(level not in hold and level not in noise for level in range(self.num_layers))
-        # all levels or none, so that holding one does not change what is drawn for another
+        # Noise is drawn for all levels or none, so that holding a level does not change another level's draw.
         like = next(self.parameters())
         fresh = self.draw_noise(1, n, like=like, generator=generator) if missing else []
 
@@ -207,8 +217,8 @@ class Hierarchy(nn.Module, ABC):
     def draw_noise(
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Standard-normal noise of each level, ``(K, B, *event)``, in the device and dtype of ``like``."""
-        source = generator.device if generator else like.device  # a CPU's draws serve any device
+        """Standard-normal noise of each level, ``(K, B, *event)``, with the device and dtype of ``like``."""
+        source = generator.device if generator else like.device  # a generator on the CPU serves any device
         return [
             torch.randn(
                 (num_samples, batch, *event), generator=generator, device=source, dtype=like.dtype
@@ -218,13 +228,13 @@ class Hierarchy(nn.Module, ABC):
 
 
 class TopDown(Hierarchy):
-    """q(z | x) = q(z_L | x) prod_l q(z_l | z_>l, x): inference takes the generative model's own path."""
+    """q(z | x) = q(z_L | x) prod_l q(z_l | z_>l, x): inference draws latents in the generative order."""
 
     closed_form_rates = True
 
     @abstractmethod
     def encode(self, x: Tensor) -> Sequence[Any]:
-        """Bottom-up evidence of each level, ``(B, ...)``."""
+        """Bottom-up evidence of each level, ``(B, ...)``, z_1 first, from images ``(B, C, H, W)``."""
 
     def picks(self, features: Sequence[Any], noise: Sequence[Tensor]) -> Pick:
         def pick(level: int, state: Any, p: Gaussian) -> tuple[Tensor, Gaussian]:
@@ -235,20 +245,25 @@ class TopDown(Hierarchy):
 
 
 class BottomUp(Hierarchy):
-    """q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1}): inference runs against the generative path.
+    """q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1}): inference draws z_1 first and z_L last.
 
-    Only at the top is the prior settled before the level is drawn, so only there is the rate a
-    closed-form KL; below, it is log q(z_l | z_{l-1}) - log p(z_l | z_{l+1}).
+    Only the prior of the top level is fixed before its latent is drawn, so only there is the rate a
+    closed-form KL. On all other levels the rate is log q(z_l | z_{l-1}) - log p(z_l | z_{l+1}).
     """
 
     closed_form_rates = False
 
     @abstractmethod
     def recognize(self, level: int, below: Tensor) -> Gaussian:
-        """q(z_1 | x) for level 0, from images ``(B, C, H, W)``; q(z_l | z_{l-1}) above, from a sample."""
+        """The posterior of a level: q(z_1 | x) for level 0, q(z_l | z_{l-1}) for the levels above.
+
+        Args:
+            level: Index of the level.
+            below: Images ``(B, C, H, W)`` for level 0, else a sample of the level below, ``(K, B, *event)``.
+        """
 
     def encode(self, x: Tensor) -> Gaussian:
-        """q(z_1 | x), the only posterior that no sample goes into."""
+        """q(z_1 | x), the only posterior that reads no sample, parameters ``(B, *event)``."""
         return self.recognize(0, x)
 
     def picks(self, features: Gaussian, noise: Sequence[Tensor]) -> Pick:

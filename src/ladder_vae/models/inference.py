@@ -1,6 +1,6 @@
-"""What a model says of images: latents, posteriors and priors by level, and what follows from them.
+"""The records that models return: latents, posteriors and priors of each level, and their rates.
 
-Levels are numbered from the data up: index 0 is z_1. Axes: K posterior samples, B images, L levels.
+Levels are counted from the image: index 0 is z_1. Axes: K posterior samples, B images, L levels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ladder_vae.system.naming import z_name
 
 @dataclass(frozen=True)
 class Level:
-    """One latent level on the way from the top to the image.
+    """One latent level: the latent, and the two Gaussians that give it a density.
 
     Args:
-        z: The latent, ``(K, B, *event)``; ``(n, *event)`` where images are generated.
-        q: The Gaussian it was drawn from: the posterior; where images are generated, ``p`` itself.
-        p: What the generative model expects there, given the levels above.
-        closed_form: Whether ``p`` was settled before ``z`` was drawn. Only then is KL(q || p) the
-            level's rate: a ``p`` that reads levels drawn from ``z`` moves with it.
+        z: The latent, ``(K, B, *event)`` in inference, ``(n, *event)`` in generation.
+        q: The Gaussian that ``z`` was drawn from: the posterior in inference, ``p`` itself in generation.
+        p: The prior of ``z``, given the levels above. Parameters of ``q`` and ``p`` broadcast to ``z``.
+        closed_form: Whether ``p`` was fixed before ``z`` was drawn. Only then is KL(q || p) the rate of
+            the level: a ``p`` that reads levels drawn from ``z`` changes with ``z``.
     """
 
     z: Tensor
@@ -33,17 +33,20 @@ class Level:
     closed_form: bool = True
 
     def rate(self, *, monte_carlo: bool = False) -> Tensor:
-        """KL(q || p) where ``closed_form`` allows it, else log q(z) - log p(z); nats, ``(K, B)``.
+        """KL(q || p) if ``closed_form``, else log q(z) - log p(z); nats, broadcastable to ``(K, B)``.
 
-        The latter may be negative for a single draw; below the top of a bottom-up model even in the
-        mean, for there only the sum over levels is a divergence.
+        The log-ratio may be negative for a single draw. Below the top of a bottom-up model even its mean
+        may be negative, because there only the sum over levels is a divergence.
+
+        Args:
+            monte_carlo: Whether to take the log-ratio even where the closed form exists.
         """
         if self.closed_form and not monte_carlo:
             return self.q.kl(self.p)
         return self.q.log_prob(self.z) - self.p.log_prob(self.z)
 
     def unit_rate(self) -> Tensor:
-        """The rate of each unit; their sum is :meth:`rate`. Nats, ``(K, B, *event)``."""
+        """The rate of each unit, nats, ``(K, B, *event)``. The units of a level add up to :meth:`rate`."""
         if self.closed_form:
             return self.q.unit_kl(self.p).expand_as(self.z)
         return self.q.unit_log_prob(self.z) - self.p.unit_log_prob(self.z)
@@ -53,8 +56,8 @@ class Terms(NamedTuple):
     """The two parts of minus the ELBO, nats per image.
 
     Args:
-        distortion: -log p(x | z), ``(K, B)``; a mean over draws and images, ``()``.
-        rates: Rate of each level, z_1 first, ``(L, K, B)``; means, ``(L,)``.
+        distortion: -log p(x | z), ``(K, B)``; after :meth:`mean`, ``()``.
+        rates: Rate of each level, z_1 first, ``(L, K, B)``; after :meth:`mean`, ``(L,)``.
     """
 
     distortion: Tensor
@@ -62,16 +65,16 @@ class Terms(NamedTuple):
 
     @property
     def rate(self) -> Tensor:
-        """Rate of all levels together, the shape of ``distortion``."""
+        """The total rate, summed over levels; it has the shape of ``distortion``."""
         return self.rates.sum(0)
 
     @property
     def elbo(self) -> Tensor:
-        """-(rate + distortion), the shape of ``distortion``; higher is better."""
+        """-(rate + distortion); it has the shape of ``distortion``, and higher is better."""
         return -(self.rate + self.distortion)
 
     def mean(self) -> Terms:
-        """Means over draws and images."""
+        """Both parts averaged over draws and images, ``()`` and ``(L,)``."""
         return Terms(self.distortion.mean(), self.rates.mean((1, 2)))
 
     def named(self, stage: str) -> dict[str, Tensor]:
@@ -83,10 +86,10 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Inference:
-    """What a model says of ``B`` images from ``K`` posterior samples each.
+    """The result of inference for ``B`` images with ``K`` posterior samples each.
 
     Args:
-        levels: ``levels[0]`` is z_1.
+        levels: One record per level; ``levels[0]`` is z_1.
         params: Decoder output, ``(K, B, channels, H, W)``; logits for Bernoulli pixels.
         log_px: log p(x | z), nats per image, ``(K, B)``.
     """
@@ -96,13 +99,13 @@ class Inference:
     log_px: Tensor
 
     def rates(self, *, monte_carlo: bool = False) -> Tensor:
-        """Rate of each level, nats, ``(L, K, B)``; ELBO = mean of ``log_px`` minus their sum over levels."""
+        """Rate of each level, nats, ``(L, K, B)``. The ELBO is the mean of ``log_px - rates().sum(0)``."""
         return torch.stack(
             [level.rate(monte_carlo=monte_carlo).expand_as(self.log_px) for level in self.levels]
         )
 
     def terms(self, *, monte_carlo: bool = False) -> Terms:
-        """Distortion and rates; ``monte_carlo`` replaces closed-form rates by log q - log p."""
+        """Distortion and rates; ``monte_carlo`` replaces closed-form rates by log q(z) - log p(z)."""
         return Terms(-self.log_px, self.rates(monte_carlo=monte_carlo))
 
     def log_weights(self) -> Tensor:
@@ -112,12 +115,12 @@ class Inference:
 
 @dataclass(frozen=True)
 class Generation:
-    """Images from the prior, and the latents that they came from.
+    """Images generated from the prior, and their latents.
 
     Args:
         params: Decoder output, ``(n, channels, H, W)``; logits for Bernoulli pixels.
         mean: E[x | z] as intensities in [0, 1], ``(n, C, H, W)``.
-        levels: Latent and prior of each, ``levels[0]`` is z_1.
+        levels: Latent and prior of each level; ``levels[0]`` is z_1.
     """
 
     params: Tensor

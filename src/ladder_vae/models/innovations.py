@@ -1,9 +1,10 @@
-"""Change one level of latent codes and leave the others: pure functions, whatever the model.
+"""Change one level of latent codes and leave the others alone: pure functions for any model.
 
-A *code* is a list of innovations, one tensor ``(n, *event)`` a level, z_1's first. The innovation of a
-level is what it adds to what the levels above expect: e_l = (z_l - mu_p) / sigma_p. Where each level sees
-only the next one, a changed *sample* above z_1 moves no pixel while the samples below it are held; a changed
-innovation does, since :func:`render` recomputes every level below from its own, unchanged innovation.
+A *code* is a list of innovations, one tensor ``(n, *event)`` per level, z_1 first. The innovation of a
+level, e_l = (z_l - mu_p) / sigma_p, is what the level adds to what the levels above expect. In a hierarchy
+where each level sees only the next one, changing a *sample* above z_1 changes no pixel while the samples
+below it are held. Changing an innovation does, because :func:`render` recomputes every level below from its
+own, unchanged innovation.
 
 Example::
 
@@ -25,24 +26,30 @@ Code = list[Tensor]
 
 
 def innovations(inference: Inference) -> Code:
-    """Codes of ``B`` images from ``K`` posterior samples each, ``(K * B, *event)`` a level.
+    """Codes of ``B`` images with ``K`` posterior samples each, ``(K * B, *event)`` per level.
 
-    N(0, 1) in every unit for latents from the prior, and for those of a unit whose posterior is the prior.
+    The innovation of a unit is N(0, 1) if its latent is drawn from the prior.
     """
     return [((level.z - level.p.mean) / level.p.std).flatten(0, 1) for level in inference.levels]
 
 
 @torch.no_grad()
 def render(model: Hierarchy, code: Sequence[Tensor]) -> Tensor:
-    """The decoder's mean for each code, ``(n, C, H, W)`` in [0, 1]. Meant for a model in eval mode."""
+    """The decoder's mean for each code, ``(n, C, H, W)`` in [0, 1]. The model should be in eval mode."""
     generation = model.generate(len(code[0]), noise=dict(enumerate(code)))
     return generation.mean
 
 
 def keep_above(code: Sequence[Tensor], level: int, below: Sequence[Tensor] | None = None) -> Code:
-    """Keep ``level`` and what is above it; below, the prior's mean, or the innovations of ``below``.
+    """Keep the innovations of ``level`` and of the levels above it, and replace those of the levels below.
 
-    ``level`` may be the number of levels: then nothing is kept.
+    Args:
+        code: Codes of ``n`` images.
+        level: The lowest level that is kept. The number of levels is allowed and keeps nothing.
+        below: Code that replaces the levels below; None sets them to 0, the mean of their prior.
+
+    Raises:
+        ValueError: If the level does not exist.
     """
     if level != len(code):
         _check(code, level)
@@ -51,20 +58,29 @@ def keep_above(code: Sequence[Tensor], level: int, below: Sequence[Tensor] | Non
 
 
 def resample(code: Sequence[Tensor], *levels: int, generator: torch.Generator | None = None) -> Code:
-    """Draw the innovations of ``levels`` anew, from N(0, 1) as the prior has them."""
+    """Draw the innovations of ``levels`` anew from N(0, 1). Raises ValueError if a level does not exist."""
     source = generator.device if generator else code[0].device
     fresh = [torch.randn(e.shape, generator=generator, dtype=e.dtype, device=source).to(e) for e in code]
     return swap(code, fresh, *levels)
 
 
 def swap(a: Sequence[Tensor], b: Sequence[Tensor], *levels: int) -> Code:
-    """``levels`` from ``b``, the rest from ``a``; codes of as many images."""
+    """Take ``levels`` from ``b`` and the rest from ``a``. Both are codes of ``n`` images.
+
+    Raises:
+        ValueError: If a level does not exist.
+    """
     _check(a, *levels)
     return [b[i] if i in levels else a[i] for i in range(len(a))]
 
 
 def pairs(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Code, Code]:
-    """Every code of ``a`` with every code of ``b``: two lists of ``len(a) * len(b)`` codes, a's slowest."""
+    """Pair each of the ``n`` codes in ``a`` with each of the ``m`` codes in ``b``.
+
+    Returns:
+        The code from ``a`` and the code from ``b`` of each pair, ``(n * m, *event)`` per level. All pairs of
+        the first code in ``a`` come first.
+    """
     n, m = len(a[0]), len(b[0])
     return (
         [e.repeat_interleave(m, dim=0) for e in a],
@@ -73,15 +89,16 @@ def pairs(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Code, Code]:
 
 
 def traverse(code: Sequence[Tensor], level: int, unit: int, values: Tensor) -> Code:
-    """The code of one image with one unit of ``level`` set to each of ``values``, ``(len(values), *event)``.
+    """Repeat the code of one image, with one unit of ``level`` set to each of ``values``: ``(m, *event)``.
 
     Args:
-        code: Of a single image, ``(1, *event)``.
+        code: The code of a single image, ``(1, *event)`` per level.
+        level: Index of the level.
         unit: Index into the level's flattened event.
-        values: Innovations, ``(m,)``.
+        values: Innovations for the unit, ``(m,)``.
 
     Raises:
-        ValueError: If level or unit do not exist.
+        ValueError: If the level or the unit does not exist.
     """
     _check(code, level)
     units = code[level][0].numel()
@@ -93,16 +110,22 @@ def traverse(code: Sequence[Tensor], level: int, unit: int, values: Tensor) -> C
 
 
 def interpolate(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor, *levels: int) -> Code:
-    """From ``a`` to ``b`` in ``levels``, the rest from ``a``: ``n * m`` codes, those of an image in a row.
+    """Go from ``a`` to ``b`` in ``levels`` and keep the rest from ``a``.
 
-    On the arc between the two innovations, so that what lies between is as long as a draw of the prior; the
+    The path is the arc between two innovations, on which vectors are about as long as a draw of the prior. A
     straight line would pass closer to zero, where the prior has hardly any mass.
 
     Args:
         a: Codes of ``n`` images.
-        b: As many.
-        weights: From 0 (``a``) to 1 (``b``), ``(m,)``.
-        levels: Which levels move.
+        b: Codes of ``n`` other images.
+        weights: Positions on the path, from 0 (``a``) to 1 (``b``), ``(m,)``.
+        levels: The levels that change.
+
+    Returns:
+        ``(n * m, *event)`` per level; the ``m`` codes of an image follow each other.
+
+    Raises:
+        ValueError: If a level does not exist.
     """
     _check(a, *levels)
     steps = len(weights)
@@ -113,11 +136,11 @@ def interpolate(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor, *leve
 
 
 def _arc(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Spherical interpolation (Shoemake 1985) of each row, ``(n * m, *event)``; linear for parallel rows."""
+    """Interpolate each row spherically (Shoemake 1985), parallel rows linearly; ``(n * m, *event)``."""
     rows_a, rows_b = a.flatten(1)[:, None], b.flatten(1)[:, None]  # (n, 1, units)
     w = weights.to(a)[:, None]  # (m, 1)
     angle = torch.acos(torch.cosine_similarity(rows_a, rows_b, dim=-1).clamp(-1, 1))[..., None]
-    parallel = torch.sin(angle) < 1e-4  # where the arc is a line, or not defined
+    parallel = torch.sin(angle) < 1e-4  # here the arc is a line, or is not defined
     sine = torch.where(parallel, 1.0, torch.sin(angle))
     of_a = torch.where(parallel, 1 - w, torch.sin((1 - w) * angle) / sine)  # (n, m, 1)
     of_b = torch.where(parallel, w, torch.sin(w * angle) / sine)

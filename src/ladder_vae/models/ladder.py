@@ -15,30 +15,31 @@ from ladder_vae.models.sizes import image_shape, params_shape, published_sizes
 
 
 class LadderRung(Rung):
-    """q(z_l | x, z_>l) is proportional to evidence(z_l; x) times p(z_l | z_{l+1})."""
+    """q(z_l | x, z_>l) is the normalized product of the image's evidence N(m, s^2) and p(z_l | z_{l+1})."""
 
     def posterior(self, evidence: Gaussian, state: Tensor | None, p: Gaussian) -> Gaussian:
-        # The top level stays unmerged, as published: N(0, I) is a prior, not evidence.
+        # As published, the posterior of the top level is the evidence alone; it is not merged with N(0, I).
         return evidence if state is None else product(evidence, p)
 
 
 class LadderVAE(TopDown):
-    r"""Every level's posterior merges what the image says with what the levels above expect.
+    r"""The posterior of each level merges the evidence of the image with the prior from the levels above.
 
-    Upward, deterministic: $d_l = MLP(d_{l-1})$ with $d_0 = x$, evidence $N(m_l(d_l), s_l^2(d_l))$.
-    Downward: $p(z_l | z_{l+1}) = N(\mu_p, \sigma_p^2)$ from $MLP(z_{l+1})$, whose width mirrors
-    the MLP that leads up to level l+1. Variances are softplus.
+    The way up is deterministic: $d_l = MLP(d_{l-1})$ with $d_0 = x$ gives the evidence
+    $N(m_l(d_l), s_l^2(d_l))$. On the way down, $MLP(z_{l+1})$ gives the prior
+    $p(z_l | z_{l+1}) = N(\mu_p, \sigma_p^2)$; it is as wide as the MLP that leads up to level l+1. All
+    variances are a softplus.
 
     Args:
         input_shape: Image shape (C, H, W).
-        num_layers: Latent levels L, 1 to 64; enough by itself.
-        latent_sizes: Latents per level from the data up (default ``max(64 >> l, 4)``).
-        hidden_sizes: MLP width per level (default ``max(512 >> l, 32)``).
+        num_layers: Number of latent levels L, 1 to 64. The other sizes have defaults.
+        latent_sizes: Latents per level, z_1 first (default ``max(64 >> l, 4)``, l from 0).
+        hidden_sizes: MLP width per level, z_1 first (default ``max(512 >> l, 32)``).
         batch_norm: Whether MLP layers are batch-normalized.
-        likelihood: What a pixel is; None: Bernoulli.
+        likelihood: The distribution p(x | z) of the pixels; None means Bernoulli.
 
     Raises:
-        ValueError: If sizes do not fit the depth.
+        ValueError: If sizes do not fit the number of levels.
 
     Example:
         >>> model = LadderVAE((1, 28, 28), num_layers=3)

@@ -1,4 +1,4 @@
-"""Deterministic building blocks. Leading axes are free: a net maps ``(*, in)`` to ``(*, out)``."""
+"""Deterministic building blocks. Each net maps ``(*, in)`` to ``(*, out)``, with any leading axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian, bounded_log_var, full_precision
 
-# A floor under softplus variances: exp underflows below about -88 in float32, log(0) would follow.
+# A floor under softplus variances: in float32, exp underflows below about -88, and log(0) would follow.
 MIN_VARIANCE = 1e-6
 
 
@@ -24,8 +24,8 @@ class BatchNorm(nn.BatchNorm1d):
 class MLP(nn.Sequential):
     """Two dense layers of ``hidden`` units, each with batch norm and leaky ReLU of slope 0.1.
 
-    The deterministic block of the Ladder VAE (Sønderby et al. 2016, arXiv 1602.02282).
-    A layer that is normalized needs no bias of its own.
+    This is the deterministic block of the Ladder VAE (Sønderby et al. 2016, arXiv 1602.02282).
+    A layer followed by batch norm has no bias, because batch norm adds one.
     """
 
     def __init__(self, in_features: int, hidden: int, *, batch_norm: bool = True) -> None:
@@ -38,7 +38,7 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
-#: Normalizations by name: each makes a module for so many features.
+#: Normalizations by name. Each is called with the number of features and makes a module.
 NORMS: dict[str, type[nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm, "none": nn.Identity}
 
 
@@ -51,22 +51,22 @@ class ResidualBlock(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        # The sum is kept in float32, whatever autocast makes of the layers: many levels add to it.
+        # The sum stays in float32 even under autocast, because many levels add to it.
         return full_precision(h) + self.out(self.body(h))
 
 
 @torch.no_grad()
 def scale(layer: nn.Linear, factor: float) -> None:
-    """Multiply the first weights and biases of a layer by ``factor``."""
+    """Multiply the initial weights and biases of a layer by ``factor``."""
     layer.weight.mul_(factor)
     layer.bias.mul_(factor)
 
 
 class GaussianHead(nn.Linear):
-    """Features ``(*, in)`` to a diagonal Gaussian over ``latents``; rows: means first, then spreads.
+    """Maps features ``(*, in)`` to a diagonal Gaussian with parameters ``(*, latents)``.
 
-    Its log-variance is bounded far out (:func:`~ladder_vae.maths.gaussian.bounded_log_var`), whatever a
-    subclass makes of the spread.
+    The first half of the outputs are means; the second half are spreads, which :meth:`log_var` turns into
+    log-variances. These are bounded (:func:`~ladder_vae.maths.gaussian.bounded_log_var`) in every subclass.
     """
 
     def __init__(self, in_features: int, latents: int) -> None:
@@ -77,7 +77,7 @@ class GaussianHead(nn.Linear):
         return Gaussian(mean, bounded_log_var(self.log_var(spread)))
 
     def log_var(self, spread: Tensor) -> Tensor:
-        """The log-variance is linear in the features."""
+        """The log-variance that a spread ``(*, latents)`` stands for. Here it is the spread itself."""
         return spread
 
 
@@ -89,7 +89,7 @@ class SoftplusHead(GaussianHead):
 
 
 class ImageDecoder(nn.Sequential):
-    """A body that maps ``(*, in)`` to ``(*, width)``, then one linear layer to ``(*, channels, H, W)``."""
+    """A body from ``(*, in)`` to ``(*, width)``, followed by one linear layer to ``(*, channels, H, W)``."""
 
     def __init__(self, body: nn.Module, width: int, params: tuple[int, int, int]) -> None:
         super().__init__(body, nn.Linear(width, math.prod(params)), nn.Unflatten(-1, params))

@@ -1,4 +1,4 @@
-"""The Markov generative model p(z_L) prod p(z_l | z_{l+1}) p(x | z_1), shared by several pathways."""
+"""The Markov generative model p(z_L) prod p(z_l | z_{l+1}) p(x | z_1), which several models share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def mirrored_generator(
     *,
     batch_norm: bool,
 ) -> tuple[list[Rung], ImageDecoder]:
-    """Rungs and decoder whose MLPs are as wide as those that lead up to the same level.
+    """Rungs and decoder whose MLPs are as wide as the MLPs of inference on the same level.
 
-    p(z_l | z_{l+1}) is an MLP of ``hidden[l + 1]`` units with a softplus head, N(0, I) at the top;
-    the decoder is an MLP of ``hidden[0]`` units from z_1 to parameters of p(x | z) of shape ``params``.
+    p(z_l | z_{l+1}) is an MLP of ``hidden[l + 1]`` units with a softplus head; the top prior is N(0, I).
+    The decoder is an MLP of ``hidden[0]`` units from z_1 to parameters of p(x | z) of shape ``params``.
     """
     priors = [
         nn.Sequential(MLP(above, width, batch_norm=batch_norm), SoftplusHead(width, below))
@@ -35,7 +35,7 @@ def mirrored_generator(
 def recognition(
     inputs: Sequence[int], hidden: Sequence[int], latents: Sequence[int], *, batch_norm: bool
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Per level: an MLP from ``inputs[l]`` to ``hidden[l]`` units, and a softplus head to ``latents[l]``."""
+    """Nets of inference: on each level an MLP of ``inputs[l]`` to ``hidden[l]`` units and a softplus head."""
     mlps = [MLP(size, width, batch_norm=batch_norm) for size, width in zip(inputs, hidden, strict=True)]
     heads = [SoftplusHead(width, size) for width, size in zip(hidden, latents, strict=True)]
     return nn.ModuleList(mlps), nn.ModuleList(heads)

@@ -1,4 +1,4 @@
-"""A residual stream from the top to the image, read and written by every level."""
+"""A hierarchy with a residual stream from the top to the image, which every level reads and writes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 
 class StreamRung(Rung):
-    """p(z_l | z_>l) reads the stream; q(z_l | x, z_>l) reads the stream and the image, and is free.
+    """p(z_l | z_>l) reads the stream; q(z_l | x, z_>l) reads the stream and the image.
+
+    The posterior is free: it does not depend on the parameters of the prior.
 
     Args:
         latents: Units of z_l.
-        width: Of the stream.
-        norm: Makes a normalization of so many features.
+        width: Features of the stream.
+        norm: Called with a number of features, makes a normalization.
         blocks: Residual blocks that follow the sample.
-        dropout: Share of their hidden units that are left out, in training.
-        top: Whether the stream begins here: the prior is N(0, I) then, and the posterior reads the image.
+        dropout: Share of the hidden units of these blocks that training leaves out.
+        top: Whether the stream begins at this level. Then the prior is N(0, I) and the posterior reads the
+            image alone.
     """
 
     def __init__(
@@ -45,17 +48,17 @@ class StreamRung(Rung):
         return self.merge(self.read(evidence, state), p)
 
     def read(self, evidence: Tensor, state: Tensor | None) -> Gaussian:
-        """What the image says, given the stream.
+        """The Gaussian that a net reads from image and stream, parameters ``(K, B, latents)``.
 
         Args:
-            evidence: The image's share of a hidden layer, ``(B, width)``.
-            state: The stream, ``(K, B, width)``, which has the other share.
+            evidence: What the image adds to the hidden layer of the net, ``(B, width)``.
+            state: The stream, ``(K, B, width)``, which adds to it, too; None at the top.
         """
         hidden = evidence if self.query is None else evidence + self.query(state)  # (K, B, width)
         return self.posterior_net(hidden)
 
     def merge(self, e: Gaussian, p: Gaussian) -> Gaussian:
-        """The posterior from what was read and the prior."""
+        """The posterior, from the Gaussian ``e`` of :meth:`read` and the prior ``p``; here it is ``e``."""
         return e
 
     def descend(self, state: Tensor | None, z: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ class StreamRung(Rung):
 
 
 class WeightedRung(StreamRung):
-    """The posterior is the precision-weighted product of what was read and the prior, as in a ladder."""
+    """The posterior is the precision-weighted product of the Gaussian read and the prior, as in a ladder."""
 
     def merge(self, e: Gaussian, p: Gaussian) -> Gaussian:
         return e if self.query is None else product(e, p)
@@ -83,28 +86,29 @@ POSTERIORS = {"free": StreamRung, "weighted": WeightedRung, "relative": Relative
 
 
 class ResidualVAE(TopDown):
-    r"""Every level sees all levels above it, and so does the image.
+    r"""Every level, and the image, sees all levels above it.
 
-    Upward: $d_l = d_{l-1} + block(d_{l-1})$ from $d_0 = Linear(x)$. Downward, on each level:
-    $p(z_l | z_{>l}) = N(net(s_{l+1}))$, N(0, I) at the top; $q(z_l | x, z_{>l}) = N(net(d_l, s_{l+1}))$;
-    the stream $s_l = r + block(r)$ with $r = s_{l+1} + Linear(z_l)$. Then $p(x | z)$ reads $s_1$. The shape
-    is that of very deep VAEs (Child 2021, arXiv 2011.10650), and so is the initialization: what each of n
-    blocks adds to a stream is scaled by $1 / \sqrt n$ at first, so that 50 levels make it as large as 3 do.
-    The parameters of the Gaussians are scaled likewise, so that all rates together begin as large.
+    On the way up, $d_l = d_{l-1} + block(d_{l-1})$ with $d_0 = Linear(x)$. On the way down, each level has
+    the prior $p(z_l | z_{>l}) = N(net(s_{l+1}))$, which is N(0, I) at the top, the posterior
+    $q(z_l | x, z_{>l}) = N(net(d_l, s_{l+1}))$, and the stream $s_l = r + block(r)$ with
+    $r = s_{l+1} + Linear(z_l)$. In the end $p(x | z)$ reads $s_1$. Architecture and initialization follow
+    very deep VAEs (Child 2021, arXiv 2011.10650): what each of n blocks adds to a stream is scaled by
+    $1 / \sqrt n$ at first, so that the stream of 50 levels begins as large as that of 3. The parameters of
+    the Gaussians are scaled in the same way, so that the total rate begins equally large at any depth.
 
     Args:
         input_shape: Image shape (C, H, W).
-        num_layers: Latent levels L, 1 to 64; enough by itself.
-        latent_sizes: Latents per level from the data up (default: ``max(64 // L, 16)`` each).
-        width: Of both streams and all hidden layers.
-        blocks: Residual blocks a level.
+        num_layers: Number of latent levels L, 1 to 64. The other sizes have defaults.
+        latent_sizes: Latents per level, z_1 first (default ``max(64 // L, 16)`` each).
+        width: Features of both streams and of all hidden layers.
+        blocks: Residual blocks per level.
         norm: ``batch``, ``layer`` or ``none``.
-        dropout: Share of the hidden units of residual blocks that are left out, in training.
+        dropout: Share of the hidden units of residual blocks that training leaves out.
         posterior: ``free``; ``weighted``, a precision-weighted product with the prior; or ``relative`` to it.
-        likelihood: What a pixel is; None: Bernoulli.
+        likelihood: The distribution p(x | z) of the pixels; None means Bernoulli.
 
     Raises:
-        ValueError: If sizes do not fit the depth, or a choice is unknown.
+        ValueError: If sizes do not fit the number of levels, or a choice is unknown.
     """
 
     def __init__(

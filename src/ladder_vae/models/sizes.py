@@ -1,4 +1,4 @@
-"""Shapes of a model, from the number of levels alone or from lists given outright."""
+"""Sizes of a model, either by rule from the number of levels or from given lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def image_shape(input_shape: Sequence[int]) -> ImageShape:
 
 
 def params_shape(image: ImageShape, likelihood: Likelihood) -> ImageShape:
-    """Shape of the decoder's output for one image."""
+    """Shape of the decoder's output for one image, (channels, H, W)."""
     channels, height, width = image
     return likelihood.channels(channels), height, width
 
@@ -27,7 +27,11 @@ def params_shape(image: ImageShape, likelihood: Likelihood) -> ImageShape:
 def published_sizes(
     latent_sizes: Sequence[int] | None, hidden_sizes: Sequence[int] | None, num_layers: int
 ) -> tuple[list[int], list[int]]:
-    """Latents and MLP widths per level of Sønderby et al. 2016, halved on at any depth: 64 >> l, 512 >> l."""
+    """Latents and MLP widths per level as in Sønderby et al. 2016: 64 >> l and 512 >> l, at any depth.
+
+    Raises:
+        ValueError: If given sizes do not fit the number of levels.
+    """
     latents = level_sizes("latent", latent_sizes, lambda level: max(64 >> level, 4), num_layers)
     hidden = level_sizes("hidden", hidden_sizes, lambda level: max(512 >> level, 32), num_layers)
     return latents, hidden
@@ -36,10 +40,10 @@ def published_sizes(
 def level_sizes(
     kind: str, given: Sequence[int] | None, default: Callable[[int], int], num_layers: int
 ) -> list[int]:
-    """Sizes of levels l = 0, 1, ... counted from the data: ``given`` outright, or ``default(l)``.
+    """Sizes of the levels l = 0, 1, ..., z_1 first: ``given``, or ``default(l)`` if that is None.
 
     Raises:
-        ValueError: If the depth is not 1 to 64, the list does not fit it, or a size is not positive.
+        ValueError: If ``num_layers`` is not 1 to 64, the list has another length, or a size is not positive.
     """
     if not 1 <= num_layers <= MAX_LAYERS:
         raise ValueError(f"num_layers={num_layers} is not between 1 and {MAX_LAYERS}")

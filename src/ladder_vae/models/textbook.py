@@ -17,7 +17,7 @@ from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 
 class ConcatRung(Rung):
-    """q(z_l | x, z_{l+1}) = N(Linear([h_l, z_{l+1}])); at the top N(Linear(h_L))."""
+    """q(z_l | x, z_{l+1}) = N(Linear([h_l, z_{l+1}])); at the top q(z_L | x) = N(Linear(h_L))."""
 
     def __init__(self, hidden: int, latents: int, above: int | None) -> None:
         super().__init__((latents,), None if above is None else GaussianHead(above, latents))
@@ -31,19 +31,19 @@ class ConcatRung(Rung):
 
 
 class TextbookVAE(TopDown):
-    r"""Bottom-up $h_l = ReLU(Linear(h_{l-1}))$ from x; q reads $[h_l, z_{l+1}]$, p reads $z_{l+1}$.
+    r"""The posterior reads $[h_l, z_{l+1}]$, the prior $z_{l+1}$; $h_l = ReLU(Linear(h_{l-1}))$, $h_0 = x$.
 
-    All Gaussians have linear means and linear log-variances; the decoder has two hidden ReLU layers.
+    All Gaussians have linear means and linear log-variances. The decoder has two hidden ReLU layers.
 
     Args:
         input_shape: Image shape (C, H, W).
-        num_layers: Latent levels L, 1 to 64; enough by itself.
-        latent_sizes: Latents per level from the data up (default ``max(32 >> l, 4)``).
-        hidden_sizes: Width of h per level (default 256; the first is the decoder's width, too).
-        likelihood: What a pixel is; None: Bernoulli.
+        num_layers: Number of latent levels L, 1 to 64. The other sizes have defaults.
+        latent_sizes: Latents per level, z_1 first (default ``max(32 >> l, 4)``, l from 0).
+        hidden_sizes: Width of h per level, z_1 first (default 256). The first is the decoder's width, too.
+        likelihood: The distribution p(x | z) of the pixels; None means Bernoulli.
 
     Raises:
-        ValueError: If sizes do not fit the depth.
+        ValueError: If sizes do not fit the number of levels.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The run directory: its record, names of metrics, checkpoints, releases. The first two need no torch."""
+"""The run directory: its record, names of metrics, checkpoints, releases. The first two need no PyTorch."""

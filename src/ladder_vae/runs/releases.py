@@ -21,29 +21,29 @@ def released() -> list[str]:
 
 
 def is_release(path: str | Path) -> bool:
-    """Whether ``path`` is the name of one of them, and of no directory here."""
+    """Whether ``path`` names a model of the package and there is no file or directory of that name."""
     return str(path) in released() and not Path(path).exists()
 
 
 def run_directory(run: str | Path) -> Path:
-    """``run`` itself, or the directory of the release of that name."""
+    """The directory of a run: ``run`` itself, or the package's directory if ``run`` names a release."""
     return RELEASES / str(run) if is_release(run) else Path(run)
 
 
 def own_copy(run: str | Path) -> Path:
-    """The run directory that is meant: ``run`` itself, or a copy of the release of that name.
+    """A run directory to write into: ``run`` itself, or a copy if ``run`` names a release of the package.
 
-    Commands that write beside what they read work on the copy, in ``runs/released``.
+    Copies lie in ``runs/released``. Commands write their results there and leave the package as it is.
 
     Raises:
-        UserError: If the copy is of another version of the package, whose weights differ.
+        UserError: If an earlier copy holds other weights than the package, as after an update.
     """
     if not is_release(run):
         return Path(run)
     source, copy = RELEASES / str(run), COPIES / str(run)
     if not copy.exists():
         COPIES.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=COPIES) as part:  # a copy is whole, or is not there
+        with tempfile.TemporaryDirectory(dir=COPIES) as part:  # no half-made copy is left behind
             shutil.copytree(source, Path(part) / "copy")
             os.replace(Path(part) / "copy", copy)
     elif not _same(source / WEIGHTS, copy / WEIGHTS):

@@ -1,1 +1,1 @@
-"""What a setting is: schema, command line, composition."""
+"""Settings: their schema, the command line, the composition of a configuration."""

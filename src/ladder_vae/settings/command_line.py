@@ -1,4 +1,4 @@
-"""One ``error:`` line for whatever goes wrong, and the exit code that goes with it."""
+"""Run a command so that any error ends with one ``error:`` line and the right exit code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GROUPS = ("model", "data", "likelihood", "optimizer", "scheduler", "logger", "ca
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit: 0, 130 after Ctrl-C, else 1 after one ``error:`` line on stderr.
+    """Call ``main`` and exit with 0, with 130 after Ctrl-C, or with 1 after one ``error:`` line on stderr.
 
     ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback.
     """
     keep_freed_memory()
     asked = os.environ.get(DETAIL)
-    os.environ[DETAIL] = "1"  # else Hydra prints and exits by itself
+    os.environ[DETAIL] = "1"  # otherwise Hydra prints the error and exits by itself
     try:
         main()
     except KeyboardInterrupt as interrupt:
@@ -47,7 +47,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-TAKES = {  # what OmegaConf calls a type, in the words of a command line
+TAKES = {  # OmegaConf's name of a type, and what to say to a user
     "Integer": "a whole number",
     "Float": "a number",
     "Boolean": "true or false",
@@ -57,20 +57,20 @@ TAKES = {  # what OmegaConf calls a type, in the words of a command line
 
 
 def explain(error: BaseException) -> str:
-    """One line that says what is wrong."""
+    """One line that says what went wrong."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error.__cause__, UserError):  # OmegaConf, of a value that could not be looked up
+    if isinstance(error.__cause__, UserError):  # OmegaConf wraps it when a look-up fails
         return str(error.__cause__)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return _explain_hydra(error)
-    if str(error).startswith("Config group override must be"):  # Hydra, of GROUP=null
+    if str(error).startswith("Config group override must be"):  # Hydra says so of GROUP=null
         return "a configuration group cannot be null; choose one of its files (logger=none)"
     return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
 
 
 def _explain_hydra(error: BaseException) -> str:
-    """Hydra's messages span lines and paragraphs; what a user needs of the common ones is this."""
+    """One line with what a user needs of Hydra's common messages, which span lines and paragraphs."""
     from ladder_vae.settings.schema import known_keys
 
     text = str(error)
@@ -91,7 +91,7 @@ def _explain_hydra(error: BaseException) -> str:
 
 
 def no_such_setting(key: str, known: Iterable[str]) -> str:
-    """What to say of a setting that does not exist, with the one that may have been meant."""
+    """The error message for a setting that does not exist; it suggests a setting of similar name."""
     section, _, name = key.rpartition(".")
     names = {k.rpartition(".")[2]: k for k in sorted(known) if k != key}
     beside = {n: k for n, k in names.items() if k == f"{section}.{n}"}
@@ -101,10 +101,10 @@ def no_such_setting(key: str, known: Iterable[str]) -> str:
 
 
 def mistyped(override: str, said: str) -> str:
-    """What to say of a value of the wrong type.
+    """The error message for a value of the wrong type.
 
     Args:
-        override: As in ``key=value``.
+        override: The setting as ``key=value``.
         said: OmegaConf's message.
     """
     said = said.splitlines()[0].rstrip(".")
@@ -113,7 +113,7 @@ def mistyped(override: str, said: str) -> str:
 
 
 def strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The parser, but bad arguments raise UserError instead of printing the usage and exiting."""
+    """Make a parser raise UserError for bad arguments, instead of printing the usage and exiting."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; --help explains the usage")

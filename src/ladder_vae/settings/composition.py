@@ -1,4 +1,4 @@
-"""The configuration that a command line asks for."""
+"""Compose the configuration of a command that looks at runs, and check it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ CHECKPOINTS = ("best", "last")
 
 
 def compose(config_name: str) -> list[DictConfig]:
-    """The configuration that the command line asks for; none where it only asked to be shown something.
+    """The configuration that the command line asks for; an empty list after ``--cfg`` or ``--help``.
 
-    For commands that look at runs. Hydra composes and no more: it would put a line of its own before that of
-    an error.
+    Hydra only composes the configuration and does not run the command, because it would print a line of its
+    own before an error.
+
+    Raises:
+        UserError: If a flag is unknown, or the command line has ``--multirun``.
     """
     flags = parse_flags()
     if flags.multirun:
@@ -35,17 +38,18 @@ def compose(config_name: str) -> list[DictConfig]:
 
 
 def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int]) -> None:
-    """Refuse what a command over runs cannot mean.
+    """Check the settings of a command that looks at runs.
 
     Args:
-        schema: The dataclass that lists its settings.
-        least: Smallest value of each number that has one.
+        cfg: The settings.
+        schema: The dataclass that lists all settings of the command.
+        least: Smallest allowed value by setting.
 
     Raises:
         UserError: If a setting is unknown, missing, or out of range.
     """
     unknown = set(cfg) - {setting.name for setting in fields(schema)}
-    if unknown:  # Hydra lets +key=value through
+    if unknown:  # Hydra accepts any +key=value
         raise UserError(f"there is no setting {sorted(map(str, unknown))[0]}; --cfg job lists all settings")
     if not cfg.run:
         raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")

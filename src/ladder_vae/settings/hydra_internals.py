@@ -1,4 +1,4 @@
-"""What we need of Hydra beyond its public interface; no other file imports from ``hydra._internal``."""
+"""What we use of Hydra beyond its public interface. No other file imports from ``hydra._internal``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["BasicLauncher", "Callbacks", "jobs_of", "parse_flags"]
 
 
 def parse_flags() -> argparse.Namespace:
-    """The flags of a Hydra command line, before Hydra sees them.
+    """Parse the flags of a Hydra command line before Hydra does.
 
     Raises:
-        UserError: If one is unknown.
+        UserError: If a flag is unknown.
     """
     return strict(get_args_parser()).parse_args()
 
 
 def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:
-    """The overrides of each job of a multirun; None of a sweeper that chooses its jobs as it goes.
+    """The overrides of each job of a multirun; None for a sweeper that chooses its jobs on the way.
 
     Args:
         hydra_config: The node ``hydra`` of a composed configuration.

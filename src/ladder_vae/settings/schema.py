@@ -1,7 +1,7 @@
-"""The settings that are ours: names and types, so that Hydra refuses others before any job starts.
+"""Names and types of our own settings, by which Hydra refuses wrong ones before any job starts.
 
-What a class takes (a model, a data set, an optimizer) stands in its signature; see
-:mod:`ladder_vae.settings.signatures`. Values live in ``conf/``.
+The settings of a class (a model, a data set, an optimizer) are checked against its signature; see
+:mod:`ladder_vae.settings.signatures`. The values of all settings are in ``conf/``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TrainerConfig:
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
-    compile: Any = False  # or auto; False of runs that are older than the setting
+    compile: Any = False  # true, false or auto; runs from before this setting count as false
     gradient_clip_val: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None
@@ -45,12 +45,13 @@ class Launcher:
 
 @dataclass
 class ByDepth:
-    """Settings that an experiment looks up by ``model.num_layers``.
+    """Tables in which an experiment looks up settings by ``model.num_layers``.
 
     Args:
-        rule: What they obey, to tell the runs of one such table from those of another.
-        tables: Section, key, number of levels: ``${at:${by_depth.tables.model.width},${model.num_layers}}``.
-        values: What a run looked up there, by setting; stands for the tables in its ``config.yaml``.
+        rule: Name of the rule behind the tables. It tells apart runs that used different tables.
+        tables: Values by section, key and number of levels. A setting refers to them by
+            ``${at:${by_depth.tables.model.width},${model.num_layers}}``.
+        values: The values that a run looked up, by setting. Its ``config.yaml`` has them in place of tables.
     """
 
     rule: str = MISSING
@@ -60,7 +61,7 @@ class ByDepth:
 
 @dataclass
 class Config:
-    """The whole configuration of a run. What is ``Any`` names a class, whose signature is its schema."""
+    """The configuration of a run. A group of type ``Any`` names a class, and its signature is the schema."""
 
     name: str = MISSING
     seed: int = MISSING
@@ -116,7 +117,7 @@ class AnalyzeConfig:
 
 
 def known_keys() -> set[str]:
-    """Names of all settings that ship, to suggest one where a name was mistyped."""
+    """Names of all settings of this package, from which an error message suggests the one that was meant."""
     keys = {f.name for node in (Config, EvaluateConfig, AnalyzeConfig) for f in fields(node)}
     keys |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
     conf = resources.files("ladder_vae.conf")
@@ -132,14 +133,14 @@ def known_keys() -> set[str]:
 
 
 def _at(table: Any, key: Any) -> Any:
-    """The entry of a table: what ``${at:${by_depth.tables.model.width},${model.num_layers}}`` stands for."""
+    """The entry of a table; resolves ``${at:${by_depth.tables.model.width},${model.num_layers}}``."""
     if key not in table:
         raise UserError(f"by_depth has no value for {key}, only for {', '.join(map(str, table))}")
     return table[key]
 
 
 def register() -> None:
-    """Make the types known to Hydra. Harmless to repeat."""
+    """Register schemas and resolvers with Hydra. It does no harm to repeat this."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="evaluate_schema", node=EvaluateConfig)

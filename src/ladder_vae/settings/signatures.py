@@ -1,4 +1,4 @@
-"""The signature of what a configuration names is the schema of its settings."""
+"""Check settings against the signature of the class or function that a configuration names."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
 
 
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Type of each keyword that a function or class takes, and whether it takes any other, too.
+    """The type of each keyword that a function or class takes, and whether it takes any other keyword, too.
 
-    Where a constructor passes ``**settings`` on, those of the class above are its own.
+    If a constructor has ``**settings``, the keywords of its base class's constructor count as its own.
     """
     places = [function]
     if inspect.isclass(function):
@@ -33,7 +33,7 @@ def parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     for place in places:
         try:
             hints = get_type_hints(place)
-        except Exception:  # names that only a type checker sees
+        except Exception:  # a hint uses a name that only a type checker imports
             hints = {}
         passes_on = False
         for name, parameter in inspect.signature(place).parameters.items():
@@ -47,7 +47,7 @@ def parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 
 
 def as_setting(hint: Any) -> Any:
-    """The type as OmegaConf knows it; Any where it knows none."""
+    """The OmegaConf type for a type hint; Any if there is none."""
     if hint in PLAIN:
         return hint
     if hint is Path:
@@ -58,7 +58,7 @@ def as_setting(hint: Any) -> Any:
         if kinds == {int, float}:
             kinds = {float}
         kind = kinds.pop() if len(kinds) == 1 else Any
-        return Optional[kind] if type(None) in arguments else kind  # noqa: UP045  of a value, not a name
+        return Optional[kind] if type(None) in arguments else kind  # noqa: UP045  kind is a value
     if origin in SEQUENCES:
         kinds = {as_setting(argument) for argument in arguments if argument is not Ellipsis}
         return list[kinds.pop()] if len(kinds) == 1 else list[Any]  # type: ignore[misc]
@@ -66,14 +66,15 @@ def as_setting(hint: Any) -> Any:
 
 
 def checked(section: str, values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """The values, each of the type that the function takes it in.
+    """Convert each value to the type that the function takes.
 
     Args:
-        section: Name of the group of settings, for errors.
-        values: Setting to value; Hydra's own (``_target_``, ``_partial_``) stay as they are.
+        section: Name of the group of settings, for error messages.
+        values: Maps settings to values. Hydra's own keys (``_target_``, ``_partial_``) stay as they are.
+        function: The function or class that takes the values.
 
     Raises:
-        UserError: If there is no such setting, or it takes another type.
+        UserError: If the function has no such setting, or a value has the wrong type.
     """
     known, open_ended = parameters(function)
     own = {key: value for key, value in values.items() if not key.startswith("_")}

@@ -1,1 +1,1 @@
-"""The machine: errors, randomness, devices, memory, compilation, files. Knows nothing of models."""
+"""The machine: errors, randomness, devices, memory, compilation, files. Nothing here knows a model."""

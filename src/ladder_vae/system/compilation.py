@@ -1,4 +1,4 @@
-"""Compiling a function, where that pays and can be trusted."""
+"""Compile a function if that pays, and use the result only if it can be trusted."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import Tensor
 from ladder_vae.system.errors import UserError, one_line, warn
 
 T = TypeVar("T")
-# What wins back the time that compiling takes; see benchmarks/README.md
-STEPS_THAT_PAY = 5_000  # of training
-DRAWS_THAT_PAY = 10_000_000  # of evaluation, of all images together
+# From these amounts of work on, compiling saves more time than it takes; see benchmarks/README.md.
+STEPS_THAT_PAY = 5_000  # training steps
+DRAWS_THAT_PAY = 10_000_000  # draws of all images together in an evaluation
 
 
 def choose_compile(setting: str, asked: Any, pays: bool) -> bool:
-    """Whether to compile.
+    """Decide whether to compile.
 
     Args:
-        setting: Name of the setting, for the error.
-        asked: True, False, or ``auto``: where it pays.
-        pays: Whether there is enough to compute to win back the time that compiling takes.
+        setting: Name of the setting, for the error message.
+        asked: True, False, or ``auto``, which compiles if that pays.
+        pays: Whether compiling saves more time than it takes.
 
     Raises:
-        UserError: If it is none of these.
+        UserError: If ``asked`` is none of these.
     """
     meaning = {"auto": pays, "true": True, "false": False}
     word = str(asked).lower()
@@ -39,7 +39,7 @@ def choose_compile(setting: str, asked: Any, pays: bool) -> bool:
 
 
 def compiler() -> str | None:
-    """The C++ compiler that ``torch.compile`` would call, if it is there."""
+    """Name of the C++ compiler that ``torch.compile`` would call; None if there is none."""
     names = (os.environ.get("CXX"), "g++", "clang++")
     return next((name for name in names if name and shutil.which(name)), None)
 
@@ -47,26 +47,28 @@ def compiler() -> str | None:
 def compiled(
     function: Callable[..., T], doubt: Callable[[Callable[..., T], Sequence[Any]], str]
 ) -> Callable[..., T]:
-    """``function``, compiled for arguments of the shapes that it is first called with.
+    """Compile ``function`` for the argument shapes of its first call.
 
-    Other shapes, as of the last batch of an epoch, take the plain way: compiling anew for them would take
-    longer than it saves. Without a compiler, or where it fails or cannot be trusted, everything does, after
-    one warning.
+    Calls with other shapes, such as the last batch of an epoch, use the plain function, because compiling
+    again would take longer than it saves. If there is no compiler, compiling fails, or the result cannot be
+    trusted, all calls use the plain function after one warning.
 
     Args:
-        doubt: Called once, with what was compiled and the first arguments. What it returns says why it
-            cannot be trusted; an empty string: it can (:mod:`ladder_vae.system.self_check`).
+        function: The plain function.
+        doubt: Called once with the compiled function and the first arguments. It returns the reason why the
+            compiled function cannot be trusted, or an empty string if it can
+            (:mod:`ladder_vae.system.self_check`).
     """
     if compiler() is None:
         warn("no C++ compiler was found (g++, clang++, CXX); going on without compilation, more slowly")
         return function
-    from torch._dynamo.exc import TorchDynamoException  # here, because it takes seconds to import
+    from torch._dynamo.exc import TorchDynamoException  # imported here, because it takes seconds
 
-    torch.compiler.reset()  # of earlier runs in this process, which count against a limit of variants
-    # Dropout draws what it draws without compilation, so that both ways train the same.
+    torch.compiler.reset()  # functions compiled earlier in this process count against a limit of variants
+    # With this option dropout draws the same as without compilation, so that both train the same model.
     options: dict[str, Any] = {"fallback_random": True}
     if hasattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe"):
-        # Nobody changes the model while it trains; looking whether somebody did takes longer than two layers.
+        # Modules do not change during training, and checking that they did not costs more than two layers.
         options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     fast = torch.compile(function, dynamic=False, options=options)
     compiled_for: list[torch.Size] = []
@@ -98,14 +100,14 @@ def compiled(
 
 
 def _toolchain(arguments: Sequence[Any]) -> str:
-    """What compiles for the device of the arguments, with versions."""
+    """Names and versions of torch and of the compiler that it uses for the arguments' device."""
     device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
     backend = f"triton {metadata.version('triton')}" if device == "cuda" else _version(compiler() or "")
     return f"torch {torch.__version__} with {backend} on {device}"
 
 
 def _version(program: str) -> str:
-    """The first line of ``PROGRAM --version``; its name if it has none."""
+    """The first line of ``PROGRAM --version``, or the program's name if that prints nothing."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):

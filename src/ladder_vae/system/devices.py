@@ -1,4 +1,4 @@
-"""Which device, and which precision on it. Knows no model."""
+"""Choose the device and the precision to compute in."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 def best_device() -> str:
-    """The accelerator, if there is one: ``cuda``, ``mps`` or ``cpu``."""
+    """``cuda`` or ``mps`` if such an accelerator is available, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def choose_device_type(accelerator: str) -> str:
-    """The device that Lightning's ``accelerator`` stands for."""
+    """The type of device that Lightning's ``accelerator`` setting stands for."""
     return {"auto": best_device(), "gpu": best_device()}.get(accelerator, accelerator)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 matrices in units made for it, rather than by emulation."""
+    """Whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
     if device == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):
@@ -33,14 +33,14 @@ def has_bfloat16(device: str) -> bool:
 
 
 def choose_precision(asked: str, device: str) -> str:
-    """What the nets compute in: ``bf16-mixed`` or ``32-true``.
+    """The precision that the nets compute in: ``bf16-mixed`` or ``32-true``.
 
     Args:
-        asked: One of these; or ``auto``, the former where it is fast.
+        asked: One of these, or ``auto``, which means ``bf16-mixed`` if the device has hardware for it.
         device: ``cpu``, ``cuda``, ...
 
     Raises:
-        UserError: If it is unknown, or slower on this device than without it.
+        UserError: If the precision is unknown, or ``bf16-mixed`` is asked of a device without the hardware.
     """
     if asked not in PRECISIONS:
         raise UserError(f"trainer.precision={asked} is unknown; choose {', '.join(PRECISIONS)}")
@@ -56,10 +56,10 @@ def choose_precision(asked: str, device: str) -> str:
 
 @contextmanager
 def fast_products() -> Iterator[None]:
-    """Products of float32 matrices as fast as sums in float32 allow, until the block ends.
+    """Within the block, multiply float32 matrices in the fastest way that still sums in float32.
 
-    From factors rounded to bfloat16 on CPUs with AMX, to TF32 on GPUs that have it; elsewhere float32 through
-    another library than usual.
+    CPUs with AMX round the factors to bfloat16, GPUs with TF32 round them to TF32. Other devices stay in
+    float32 but use another library than usual.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -73,10 +73,10 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, or with ``auto`` the accelerator, if there is one.
+    """The device of that name; ``auto`` means the accelerator if there is one, else the CPU.
 
     Raises:
-        UserError: If it is not here.
+        UserError: If this machine does not have the device.
     """
     if name == "auto":
         name = best_device()

@@ -1,4 +1,4 @@
-"""What a user can mend, and how it is said."""
+"""Errors that a user can mend, and how they are worded."""
 
 import sys
 
@@ -8,14 +8,14 @@ class UserError(Exception):
 
 
 class Refusal(BaseException):
-    """Carries an error (its ``__cause__``) past code that swallows exceptions, as Hydra's callbacks do."""
+    """Carries an error, its ``__cause__``, through code that swallows exceptions, as Hydra's callbacks do."""
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception without its line breaks; the type's name if it has none."""
+    """The message of an exception in one line, or the name of its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def warn(message: str) -> None:
-    """One ``warning:`` line on standard error, for what a command goes on after."""
+    """Print one ``warning:`` line on standard error. The command goes on."""
     print(f"warning: {message}", file=sys.stderr)

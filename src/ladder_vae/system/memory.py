@@ -1,4 +1,4 @@
-"""Memory: how much there is, and that it is kept."""
+"""How much memory a device has, and how to reuse freed memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def total_memory(device: str) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next allocation, instead of returning it to the system.
+    """Make glibc keep freed memory for the next allocation, instead of returning it to the system.
 
-    glibc returns large blocks at once, and each training step then gets some thousand pages of gradients and
-    activations back one page fault at a time. Elsewhere this does nothing.
+    By default glibc returns large blocks at once. Each training step then gets memory for its gradients and
+    activations back page by page, with some thousand page faults. With other C libraries this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,4 +1,4 @@
-"""Independent random streams, named by what they are for."""
+"""Seeds of independent random streams, which are named by their purpose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def stream_seed(*keys: int | str) -> int:
-    """A 63-bit seed from integers and words; nearby keys give unrelated streams.
+    """A 63-bit seed from integers and words. Similar keys give unrelated seeds.
 
     Example:
         >>> stream_seed(1, "train", 0) == stream_seed(1, "train", 0)

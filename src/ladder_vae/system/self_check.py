@@ -1,7 +1,7 @@
-"""Whether what was compiled computes what the plain function does; torch 2.11 got gradients wrong in silence.
+"""Check that a compiled function computes what the plain one does. (torch 2.11 silently got gradients wrong.)
 
-Two ways to compute the same differ by rounding. How much of that to expect is measured on the spot: it is
-what sets the plain function apart from itself in a higher precision.
+Two correct ways to compute the same differ by rounding. How much to expect is measured on the spot: it is the
+difference between the plain function and the same function in a higher precision.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from torch.nn.modules.dropout import _DropoutNd
 from ladder_vae.system.errors import one_line
 from ladder_vae.system.naming import z_name
 
-MARGIN = 5.0  # how many times the rounding error of the plain function is let pass
-FLOOR = 4.0  # roundings of a gradient that are let pass besides, and typical errors of a single number
-VALUE_FLOOR = 8.0  # roundings of a value, or of 1 where it is smaller
+# A difference is allowed up to MARGIN times the rounding error of the plain function, plus a floor:
+MARGIN = 5.0
+FLOOR = 4.0  # for a gradient, this many roundings and this many typical errors of a single number
+VALUE_FLOOR = 8.0  # for a value, this many roundings of the value, or of 1 if it is smaller
 Function = Callable[..., Any]
 Doubt = Callable[[Function, Sequence[Any]], str]
-Numbers = dict[str, Tensor]  # what is compared, by what it is called in a warning
+Numbers = dict[str, Tensor]  # the tensors to compare, by the name that a warning gives them
 
 
 def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
-    """Doubt of a compiled training step: of each of its values, and of the gradient of each weight.
+    """Make a check of a compiled training step, which compares each value and the gradient of each weight.
 
-    Rates are given their full weight, beta = 1, whatever the step begins with. Dropout is off meanwhile.
+    The check runs with beta = 1, so that the rates count fully, and without dropout.
 
     Args:
         model: The model that the compiled step trains.
-        make: Gives the plain step of a model: a function of images, beta and noise. Its result has a
-            ``loss``, a ``distortion`` and ``rates`` of the levels.
+        make: Called with a model, returns its plain step: a function of images, beta and noise whose result
+            has a ``loss``, a ``distortion`` and the ``rates`` of the levels.
 
     Returns:
-        A function of what was compiled and of the arguments of its first call. It says in words what
-        differs by more than rounding explains, and nothing (an empty string) if all is well. It leaves no
-        trace: buffers, gradients and random state of the model are as before.
+        A function of the compiled step and the arguments of its first call. It returns a sentence that says
+        what differs by more than rounding explains, or an empty string if nothing does. It leaves buffers,
+        gradients and random state as they were.
     """
 
     def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> tuple[Numbers, Numbers]:
@@ -59,9 +60,10 @@ def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
 
     def doubt(fast: Function, arguments: Sequence[Any]) -> str:
         x, *others = arguments
-        # Where an activation lies within rounding of the kink of a ReLU, two right ways may differ in its
-        # sign, and a gradient by an image's share. Mirrored images meet others or none; what is compiled
-        # wrong is wrong for them, too. In half precision rounding hides this.
+        # If an activation lies within rounding of the kink of a ReLU, two correct steps may see different
+        # signs, and a gradient then differs by one image's share. Mirrored images have other activations, so
+        # they rarely meet the same kink, but a wrongly compiled step is wrong for them, too. In half
+        # precision the allowed rounding hides such differences.
         half = torch.is_autocast_enabled(x.device.type)
         said = ""
         for images in (x,) if half else (x, x.flip(-1), x.flip(-2)):
@@ -74,11 +76,11 @@ def step_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
 
 
 def pass_doubt(model: nn.Module, make: Callable[[Any], Function]) -> Doubt:
-    """Doubt of a compiled pass of evaluation, as :func:`step_doubt`.
+    """Make a check of a compiled pass of evaluation; see :func:`step_doubt`.
 
     Args:
         model: The model that is evaluated.
-        make: Gives the plain pass of a model, which returns log p(x | z) and rates.
+        make: Called with a model, returns its plain pass, a function that returns log p(x | z) and rates.
     """
 
     def numbers(function: Function, of: nn.Module, arguments: Sequence[Any]) -> tuple[Numbers, Numbers]:
@@ -102,7 +104,7 @@ def _doubt(
                 plain = numbers(make(twin), twin, arguments)
                 with torch.autocast(x.device.type, enabled=False):
                     exact = numbers(*_more_exactly(model, make, arguments, half))
-            except (RuntimeError, TypeError, ValueError) as error:  # of memory, of a constant's type
+            except (RuntimeError, TypeError, ValueError) as error:  # out of memory, or a constant's type
                 return f"it could not be compared with the plain one ({one_line(error)[:200]})"
             found = numbers(fast, model, arguments)
         rounding = torch.finfo(torch.bfloat16 if half else x.dtype).eps
@@ -114,7 +116,7 @@ def _doubt(
 def _more_exactly(
     model: nn.Module, make: Callable[[Any], Function], arguments: Sequence[Any], half: bool
 ) -> tuple[Function, nn.Module, list[Any]]:
-    """The plain function of a copy of the model, in float64; in float32 if it computes in half precision."""
+    """The plain function, a copy of the model, and the arguments: in float64, or in float32 for ``half``."""
     dtype = torch.float32 if half else torch.float64
     where = arguments[0].device
     device = torch.device("cpu") if where.type == "mps" else where  # MPS has no float64
@@ -129,14 +131,21 @@ def _difference(
     exact: tuple[Numbers, Numbers],
     rounding: float,
 ) -> str:
-    """What is off by most, if by more than rounding explains, and by what share of itself."""
+    """Say what is off by most, and by how much; an empty string if rounding explains all differences.
+
+    Args:
+        found: Values and gradients of the compiled function.
+        plain: The same of the plain function.
+        exact: The same of the plain function in a higher precision.
+        rounding: Machine epsilon of the compiled function's precision.
+    """
     values, arrays = (
         {name: tuple(_flat(each[part][name]) for each in (found, plain, exact)) for name in plain[part]}
         for part in (0, 1)
     )
     if not all(p.isfinite().all() for _, p, _ in (*values.values(), *arrays.values())):
-        return ""  # the run ends anyway, and says why
-    # A single number may be near its exact value by chance, so the error that is typical of all counts, too.
+        return ""  # the run will end with an error of its own
+    # A single number may be close to its exact value by chance, so the typical error of all counts, too.
     squares = sum(float((p - e).square().sum()) for _, p, e in arrays.values())
     typical = math.sqrt(squares / sum(len(p) for _, p, _ in arrays.values()))
     floors = {name: VALUE_FLOOR * rounding * max(float(p.norm()), 1.0) for name, (_, p, _) in values.items()}
@@ -161,7 +170,7 @@ def _flat(value: Tensor) -> Tensor:
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Dropout is off within; afterwards it is as before, as are buffers and random state."""
+    """Switch dropout off within the block, and restore dropout, buffers and random state after it."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     dropout = [
         module
@@ -180,4 +189,4 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
             for buffer, value in kept:
                 buffer.copy_(value)
         if dropout:
-            torch.compiler.reset()  # what was compiled is without dropout; it is compiled anew, with it
+            torch.compiler.reset()  # the step was compiled without dropout; now it is compiled with it

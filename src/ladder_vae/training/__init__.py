@@ -1,4 +1,4 @@
-"""Training: build, fit, record, watch. What is named here can be configured."""
+"""Training: build, fit, record, watch. A run may name what is exported here."""
 
 from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.callbacks import EarlyStopping, ProgressBar

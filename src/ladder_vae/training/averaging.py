@@ -16,11 +16,14 @@ from ladder_vae.system.errors import UserError
 class ExponentialMovingAverage(WeightAveraging):
     """Averages weights and batch-norm statistics with decay min(d, (1 + n) / (10 + n)) at update n.
 
-    The warm-up keeps the random first weights from lingering in the average. Validation and every
-    checkpoint's ``state_dict`` use the averaged weights (Lightning's :class:`WeightAveraging`).
+    The decay is small at first, so that the random initial weights do not linger in the average. Validation
+    and the ``state_dict`` of every checkpoint use averaged weights (Lightning's :class:`WeightAveraging`).
 
     Args:
-        decay: d, in [0, 1).
+        decay: The final decay d, in [0, 1).
+
+    Raises:
+        UserError: If the decay is out of range.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -38,7 +41,7 @@ class ExponentialMovingAverage(WeightAveraging):
         return self._average_model.module if self._average_model is not None else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Listed once: going through all modules anew at every step takes longer than the averaging.
+        # The tensors are listed once, because walking through all modules takes longer than averaging.
         assert self._average_model is not None
         self._updates = int(self._average_model.n_averaged)
         average, current = (

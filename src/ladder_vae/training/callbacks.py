@@ -1,4 +1,4 @@
-"""What happens around training: totals, early stopping, the progress bar."""
+"""Callbacks around training: totals, early stopping, the progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's, of which a run that had stopped does not train on when it is resumed."""
+    """Lightning's early stopping, except that a run that it has stopped does not go on when it is resumed."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.stopped_epoch:
@@ -22,7 +22,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 class Totals(Callback):
-    """Epochs, seconds and images of a run, added up over every time it was resumed."""
+    """Counts epochs, seconds and images of a run, including the time before it was resumed."""
 
     def __init__(self) -> None:
         self.epochs = 0
@@ -35,7 +35,7 @@ class Totals(Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall time of fitting, with validation and checkpoints."""
+        """Wall time of fitting in seconds, including validation and checkpoints."""
         running = time.perf_counter() - self._started if self._started is not None else 0.0
         return self._earlier_seconds + running
 
@@ -84,7 +84,7 @@ class Totals(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """A bar that shows the ELBO; where nobody watches a terminal, a line an epoch."""
+    """Shows the ELBO in a progress bar, or in one line per epoch if the output is no terminal."""
 
     def __init__(self, refresh_rate: int = 20) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)

@@ -1,4 +1,4 @@
-"""Data sets, served to Lightning."""
+"""The data module, which serves a data set to Lightning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ladder_vae.data.data_sets import ImageData
 
 
 class ImageDataModule(L.LightningDataModule):
-    """A data set as Lightning wants it; for its use apart from Lightning, :attr:`data` is enough.
+    """Serves a data set to Lightning. Code without Lightning can use :attr:`data` directly.
 
     Args:
         data: The data set.

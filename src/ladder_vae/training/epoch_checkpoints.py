@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when they are written, and that they stay whole."""
+"""Write the checkpoints of a run at the end of each epoch, never half a file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 
 class DirectCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a local file, without Lightning's copies for remote ones.
+    """Writes a checkpoint straight to a local file, without the copies that Lightning makes for remote files.
 
-    :class:`EpochCheckpoints` sees to it that a half-written one replaces nothing.
+    :class:`EpochCheckpoints` makes sure that a half-written file never replaces a checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -26,15 +26,14 @@ class DirectCheckpointIO(TorchCheckpointIO):
 
 
 class EpochCheckpoints(Checkpoint):
-    """``best.ckpt`` by ``val/bound``, the ELBO or what else is trained on, and ``last.ckpt``.
+    """Writes ``last.ckpt`` and ``best.ckpt``, the one with the highest ``val/bound`` (the ELBO, or L_K).
 
-    Both are written at the end of an epoch, the only point from which resuming is exact.
+    Both are written at the end of an epoch, the only point from which resuming is exact. Without validation
+    ``best.ckpt`` is the last epoch. After Ctrl-C in the first epoch, ``last.ckpt`` holds the state before the
+    first step. So there is always a checkpoint to resume from, and it never holds half an epoch.
 
-    Lightning's ModelCheckpoint writes its "last" only when the best improves, and forgets the best
-    score when a run directory was moved. Without validation the best is the last.
-
-    On Ctrl-C in the first epoch, ``last.ckpt`` becomes the state before the first step: there is
-    always something to resume from, and never half an epoch.
+    Lightning's ModelCheckpoint would not do: it writes its "last" only when the best improves, and it
+    forgets the best score when a run directory is moved.
 
     Args:
         directory: Where the two files go.
@@ -59,17 +58,17 @@ class EpochCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         best = self.directory / "best.ckpt"
         score = float(trainer.callback_metrics.get("val/bound", "-inf"))
-        # an epoch may go unvalidated (trainer.check_val_every_n_epoch); a run may, altogether
+        # Some epochs, or all epochs of a run, may have no validation (trainer.check_val_every_n_epoch).
         validated = trainer.enable_validation and self.best > float("-inf")
         improved = score > self.best or not validated or not best.exists()
         if improved:
             self.best = score
-        # whatever interrupts the writing, both stay whole
+        # If writing is interrupted, both old checkpoints are still whole.
         part, best_part = self.directory / "last.part", self.directory / "best.part"
-        for stale in (part, best_part):  # of a run that was killed here; best.ckpt may be the same file
+        for stale in (part, best_part):  # left by a killed run; either may be a hard link to best.ckpt
             stale.unlink(missing_ok=True)
         trainer.save_checkpoint(part)
-        if improved:  # the same bytes under two names, where the file system can do that
+        if improved:  # a hard link saves the second copy, if the file system has hard links
             try:
                 os.link(part, best_part)
             except OSError:
@@ -90,5 +89,5 @@ class EpochCheckpoints(Checkpoint):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        key = "best" if "best" in state_dict else "best_elbo"  # of runs before L_K was validated
+        key = "best" if "best" in state_dict else "best_elbo"  # key in older checkpoints
         self.best = state_dict[key]

@@ -1,4 +1,4 @@
-"""Ctrl-C: what was asked for happens, whatever stands in the way."""
+"""Make sure that Ctrl-C always ends the training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 
 class Interruption(Callback):
-    """Has Ctrl-C end the training where Python alone would drop it.
+    """Ends the training after Ctrl-C even where Python drops the exception.
 
-    An exception in a callback of a weak reference, of which compiling a step runs thousands, is printed and
-    ignored. What was asked for there happens before the next step.
+    Python prints and ignores an exception that is raised in a callback of a weak reference, and compiling a
+    step runs thousands of these. The training then ends before the next step.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Interruption(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._ask)  # interruptible puts the other one back
+            signal.signal(signal.SIGINT, self._ask)  # interruptible restores the old handler
 
     def _ask(self, number: int, frame: Any) -> None:
         self._asked = True
@@ -36,7 +36,7 @@ class Interruption(Callback):
 
 
 def interruptible(trainer: L.Trainer, stage: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a stage of the trainer. Lightning turns Ctrl-C into exit code 1; this turns it back."""
+    """Call a stage of the trainer. After Ctrl-C it raises KeyboardInterrupt, where Lightning exits with 1."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return stage(*args, **kwargs)

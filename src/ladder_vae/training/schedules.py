@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """Linear rise over ``warmup_steps``, then half a cosine down to zero at ``total_steps``.
+    """Raise the learning rate linearly over ``warmup_steps``, then lower it by half a cosine to zero.
 
     Raises:
         ValueError: If ``warmup_steps`` is negative.
@@ -31,5 +31,5 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0)
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
-    """The learning rate stays as it is."""
+    """Keep the learning rate constant."""
     return LambdaLR(optimizer, lambda step: 1.0)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: pictures, a chart of all levels, a row of hyperparameters."""
+"""Write to TensorBoard what it shows beside curves: pictures, charts of all levels, hyperparameters."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from ladder_vae.system.errors import UserError
 from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
-COLUMNS = 8  # of images in TensorBoard
+COLUMNS = 8  # images per row in TensorBoard
 
 
 class Pictures(Callback):
-    """Reconstructions beside their originals, and prior samples, to TensorBoard, by the averaged weights.
+    """Writes originals, reconstructions and prior samples to TensorBoard, drawn with averaged weights.
 
     Args:
-        every_n_epochs: How often; the last epoch always.
-        count: How many images.
+        every_n_epochs: Epochs between two writings; the last epoch is always written.
+        count: Number of images.
+
+    Raises:
+        UserError: If a number is below 1.
     """
 
     def __init__(self, every_n_epochs: int = 5, count: int = 16) -> None:
@@ -47,7 +50,7 @@ class Pictures(Callback):
         stage, x = data.examples(self.count)
         model = averaged_model(trainer, pl_module)
         originals, reconstructions, samples = draw_pictures(model, x.to(pl_module.device), len(x))
-        # a row of originals above a row of their reconstructions, again and again
+        # rows alternate: originals, then their reconstructions
         pairs = zip(originals.split(COLUMNS), reconstructions.split(COLUMNS), strict=True)
         rows = torch.cat([torch.cat(pair) for pair in pairs])
         for logger in loggers:
@@ -61,7 +64,7 @@ def _grid(images: Tensor) -> Tensor:
 
 
 def averaged_model(trainer: L.Trainer, pl_module: L.LightningModule) -> Hierarchy:
-    """The model that validation uses: with averaged weights where they are kept."""
+    """The model that validation uses, which has averaged weights if the run keeps an average."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExponentialMovingAverage) and callback.averaged is not None:
             pl_module = callback.averaged  # type: ignore[assignment]
@@ -71,9 +74,14 @@ def averaged_model(trainer: L.Trainer, pl_module: L.LightningModule) -> Hierarch
 
 @torch.no_grad()
 def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Originals, the decoder's mean for one posterior sample, and ``samples`` means from the prior.
+    """Originals, their reconstructions from one posterior sample, and prior samples, as intensities.
 
-    Each ``(n, C, H, W)`` on the CPU. The model is in eval mode meanwhile, then as it was.
+    Each is ``(n, C, H, W)`` on the CPU. The model is switched to eval mode and then back to its old mode.
+
+    Args:
+        model: The hierarchy.
+        x: Images as the likelihood prepares them, ``(B, C, H, W)``.
+        samples: Number of prior samples.
     """
     was_training = model.training
     model.eval()
@@ -84,10 +92,10 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
 
 
 class Dashboards(Callback):
-    """TensorBoard's HParams row of the run, and one custom chart with the rates of all its levels.
+    """Writes the run's row of TensorBoard's HParams table, and charts that show all levels together.
 
     Args:
-        config: The run's configuration, plain values.
+        config: The run's configuration as plain values.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -96,7 +104,7 @@ class Dashboards(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         averaged = any(isinstance(c, ExponentialMovingAverage) for c in trainer.callbacks)  # type: ignore[attr-defined]
         assert isinstance(pl_module, HierarchicalVAE)
-        weighted = pl_module.objective.importance_samples > 1  # where batch norm keeps its statistics
+        weighted = pl_module.objective.importance_samples > 1  # then batch norm is in eval mode
         stages = {"train": f"raw weights, {'evaluation' if weighted else 'training'} mode"}
         if trainer.enable_validation:
             stages["val"] = f"{'averaged' if averaged else 'raw'} weights, evaluation mode"
@@ -104,7 +112,7 @@ class Dashboards(Callback):
             "Levels": ("rate of each level", r"rate/z\d+"),
             "ELBO and its parts": ("ELBO, rate, distortion", "(elbo|rate|distortion)"),
         }
-        layout = {  # one anchored pattern for all levels, so that z1 is not z10's
+        layout = {  # the pattern is anchored, so that it does not take z10 for z1
             title: {
                 f"{stage}: {what} (nats; {how})": ["Multiline", [f"^{stage}/{tags}$"]]
                 for stage, how in stages.items()
@@ -121,7 +129,7 @@ class Dashboards(Callback):
                 writer.add_custom_scalars(layout)
 
     def hparams(self) -> dict[str, Any]:
-        """Settings by name. TensorBoard sorts the names and shows five: what people compare comes first."""
+        """Settings by name. TensorBoard shows the first five in order of names; these are compared most."""
         settings = flat(self.config)
         settings = {k: v for k, v in settings.items() if not k.startswith(("callbacks.p", "logger", "name"))}
         first = {
