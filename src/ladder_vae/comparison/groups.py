@@ -84,9 +84,10 @@ class Group:
 
 
 def group_runs(records: Sequence[Record]) -> list[Group]:
-    """Finished runs by the settings in which they differ, seeds aside; by series, then depth.
+    """Group finished runs that have the same settings except for the seed, by series, then depth.
 
-    Of runs that repeat settings and seed only the last counts: a repetition says nothing of the noise.
+    If runs repeat both settings and seed, only the last counts: a repetition does not show the noise between
+    seeds.
     """
     finished = [record for record in records if record.finished]
     settings = [_settings(record) for record in finished]
@@ -113,7 +114,7 @@ def _settings(record: Record) -> dict[str, Any]:
 
 
 def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:
-    """Whether runs differ in a model's setting only in that some of their models do not have it."""
+    """Whether a model setting is the same in all models that have it, so that labels leave it out."""
     section, _, name = key.partition(".")
     values = [repr(r.config["model"][name]) for r in records if name in r.config["model"]]
     return section == "model" and len(values) < len(records) and len(set(values)) == 1
@@ -122,7 +123,7 @@ def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:
 def left_out(
     directories: Sequence[Path], records: Sequence[Record], groups: Sequence[Group]
 ) -> list[tuple[Path, str]]:
-    """What no average holds, and why: unfinished and failed runs, repetitions, jobs that never started."""
+    """Runs that are in no group, each with the reason: unfinished, failed, repeated, or never started."""
     counted = {run.path for group in groups for run in group.runs}
     reasons = [
         (

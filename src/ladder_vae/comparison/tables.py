@@ -32,7 +32,7 @@ def deepest(groups: Sequence[Group]) -> int:
 
 
 def run_columns(groups: Sequence[Group]) -> Columns:
-    """What training leaves of every run, with the rate of each level, if they are not too many."""
+    """Columns for the metrics of every run, and for the rate of each level if they are not too many."""
     columns = [(metric.name, metric.heading, metric.form) for metric in OF_RUNS]
     if deepest(groups) <= LEVELS_IN_COLUMNS:
         at = 1 + [metric for metric, *_ in columns].index("test/rate")
@@ -129,7 +129,7 @@ def tables(groups: Sequence[Group]) -> list[Cells]:
 
 
 def depth_columns(groups: Sequence[Group]) -> Columns:
-    """What is held against depth: quality first, then cost."""
+    """The metrics that are plotted against depth, quality first, then cost."""
     columns = [(metric.name, metric.heading, metric.form) for metric in OF_RUNS]
     split = evaluated_split(groups)
     if k := comparable(groups, split):

@@ -1,7 +1,8 @@
 """Evaluate a run on its test or validation split, part by part, so that an interruption costs one part.
 
-A run directory keeps ``evaluation/<plan>/``, a plan being everything that a result depends on: while it
-lasts ``part-NNNNN.npz`` with what was found of so many images, afterwards ``images.npz`` with all of them.
+Results lie in ``evaluation/<plan>/`` of the run directory; a plan is named by everything that a result
+depends on. During an evaluation ``part-NNNNN.npz`` holds the statistics of ``PART`` images each; at its end
+``images.npz`` holds those of all images.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ladder_vae.system.self_check import pass_doubt
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
-VERSION = 5  # of what is computed; another one makes nothing of what was kept
+VERSION = 5  # of the statistics; parts that another version kept are not used
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:

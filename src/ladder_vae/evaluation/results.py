@@ -23,10 +23,14 @@ from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
 from ladder_vae.system.errors import warn
 
-SAME_DRAWS = ("draws", "draws_seed", "binarizations")  # bounds for other K that share these add to each other
+SAME_DRAWS = (
+    "draws",
+    "draws_seed",
+    "binarizations",
+)  # where these agree, bounds for other K join those that are recorded
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
-# Of an earlier evaluation, these leave metrics.json when another one enters.
+# These metrics of an earlier evaluation leave metrics.json when another one enters.
 EVALUATED = ("log_px/", "ess/", "khat/", "gap/", "active_units", "variance_ratio/")
 
 
@@ -66,7 +70,7 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int, bool], None]]
 
 
 def keep(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
-    """Results and figures go beside the draws; into the run's own record only if they belong there."""
+    """Write results and figures to the directory of the evaluation, and to the record if they are final."""
     directory, path, metrics = plan(subject, settings), subject.run.path, evaluation.metrics
     _draw(directory, subject, evaluation, settings)
     write_metrics(directory, metrics)
@@ -154,7 +158,7 @@ def print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) 
 
 
 def _on_weights(metrics: dict[str, float], split: str, settings: Settings) -> Iterator[str]:
-    """What the tail of the weights says of the bound, and how far other binary pixels would move it."""
+    """Lines on how far the bound can be trusted, by Pareto k-hat, and how much it depends on binarization."""
     k, tail = settings.sample_sizes[-1], f"{split}/khat/K={settings.num_samples}"
     if f"{tail}/above_0.7" in metrics:
         median, doubtful, hopeless = (

@@ -22,20 +22,20 @@ from ladder_vae.system.randomness import stream_seed
 
 SAMPLE_BLOCK = 100  # draws of an image that share one random stream
 DRAWN_TOGETHER = 10  # of them, so that few draws cost less noise than many
-MIN_UNIT_DRAWS = 10  # over which what a unit inherits from other levels is averaged out
+MIN_UNIT_DRAWS = 10  # they average out what a unit inherits from the random draws of other levels
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is drawn, and from which streams.
+    """Settings of an evaluation.
 
     Args:
-        num_samples: Draws an image, N.
+        num_samples: Number N of draws per image.
         sample_sizes: K of each bound; each divides N. There may be none.
         seed: Of the noise.
-        chunk_size: Draws (of all images together) a forward pass. Changes no result beyond rounding.
-        binarizations: Draws of binary pixels that the result is a mean over.
-        binarization: Which of them this is; 0 is the one that training is tested on.
+        chunk_size: Draws per forward pass, all images together; it changes results by rounding only.
+        binarizations: Number of draws of the pixels that results are averaged over.
+        binarization: Index of the current draw of the pixels; 0 is the one that training is tested on.
     """
 
     num_samples: int
@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def draws(self) -> int:
-        """Draws that are made; more than are weighted if there are too few to judge units by."""
+        """Draws made per image: at least ``MIN_UNIT_DRAWS``, of which the first ``num_samples`` are weighted."""
         return max(self.num_samples, MIN_UNIT_DRAWS)
 
     @property

@@ -1,4 +1,4 @@
-"""What draws say of images one by one, and of latent units over all of them."""
+"""Statistics of an evaluation: per image, and per latent unit over all images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ladder_vae.models.inference import Level
 
 @dataclass(frozen=True)
 class UnitStatistics:
-    """What M images together say of the U units of all levels, z_1's first; parts can be merged.
+    """Statistics of the U latent units of all levels, z_1's first, over M images; parts can be merged.
 
     Args:
         images: M, ``()``.
@@ -34,7 +34,7 @@ class UnitStatistics:
 
     @staticmethod
     def merge(parts: Sequence[UnitStatistics]) -> UnitStatistics:
-        """Of the images of all parts (Chan, Golub and LeVeque 1983)."""
+        """Merge statistics of disjoint sets of images (Chan, Golub and LeVeque 1983)."""
         each = {name: torch.stack([getattr(part, name) for part in parts]) for name in UNIT_FIELDS}
         images = each["images"].sum()
         share = (each["images"] / images)[:, None]
@@ -45,8 +45,8 @@ class UnitStatistics:
     def variance(self) -> Tensor:
         r"""$Var_x(E_{q(z|x)}[z_u])$ of each unit, ``(U,)`` (Burda et al. 2015, arXiv 1509.00519, sec. 4.2).
 
-        Where the posterior mean of a unit moves with the draws of other levels, the mean over draws stands
-        for the expectation, and what a finite number of draws adds to the variance is taken off.
+        If the posterior mean of a unit depends on draws of other levels, its expectation is estimated by the
+        mean over draws. The variance that the finite number of draws adds is subtracted.
         """
         return self.spread / (self.images - 1) - self.draw_var
 
@@ -88,10 +88,10 @@ class ImageStatistics:
 
     @staticmethod
     def mean(binarizations: Sequence[ImageStatistics]) -> ImageStatistics:
-        """Of the same images, binarized several times: means image by image, errors of these means.
+        """Average the statistics of the same images over several binarizations, image by image.
 
-        What is known of units stays that of the first: a unit's variance over images is one over binary
-        images.
+        Unit statistics are those of the first binarization: the variance over images is defined for one set
+        of binary images.
         """
         first, n = binarizations[0], len(binarizations)
         means = {
@@ -109,7 +109,7 @@ IMAGE_FIELDS = tuple(name for name in ImageStatistics.__dataclass_fields__ if na
 
 
 class UnitSums:
-    """Sums over draws of what each unit says of each of B images, ``(B, U)``; memory is that of one draw.
+    """Sums over draws of the quantities of each unit and image, ``(B, U)``; memory is that of one draw.
 
     Args:
         levels: Of the first draws; means are summed as deviations from them, which loses no digits.

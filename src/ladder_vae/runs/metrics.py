@@ -16,8 +16,8 @@ class Metric:
     """What is known of a metric wherever it is shown.
 
     Args:
-        name: As in ``metrics.json``: of a run, whole; of units or of an analyzed level, without what comes
-            before (split, ``levels``) and after (``z1``).
+        name: Name in ``metrics.json``. Metrics of units and levels leave out the prefix (split, ``levels``)
+            and the suffix (``z1``).
         title: Its name in a table; ``{noun}`` stands for what a class is called.
         digits: Decimals.
         unit: Its unit; a share in ``%`` is a number from 0 to 1.
@@ -26,8 +26,8 @@ class Metric:
         in_hparams: Whether TensorBoard's table of hyperparameters has a column of it; of levels, one each.
         drawn: Label in the chart of levels; ``{noun}`` as above.
         against: What a level is held against there (:data:`REFERENCES`).
-        said: How a sentence on drawing a level anew begins that goes on with its values.
-        what: A word for it there.
+        said: Beginning of a sentence about this change, which goes on with its values.
+        what: Noun for the quantity in that sentence.
     """
 
     name: str
@@ -49,25 +49,25 @@ class Metric:
 
     @property
     def suffix(self) -> str:
-        """The unit as it follows a number in text; empty of units that stand in headings."""
+        """The unit as it follows a number in text; empty for units that stand in headings only."""
         return {"%": " %", "°": "°"}.get(self.unit, "")
 
     @property
     def form(self) -> str:
-        """How a number is written."""
+        """Format of a number, as in ``format(value, form)``."""
         return f",.{self.digits}f"
 
     @property
     def factor(self) -> float:
-        """From the number to its unit."""
+        """Factor from the stored number to the shown one: 100 for percent, else 1."""
         return 100 if self.unit == "%" else 1
 
     def text(self, value: float, *, fewer: int = 0) -> str:
-        """The number in its unit, without the unit, to so many digits fewer."""
+        """Format the value in its unit, without the name of the unit, with ``fewer`` decimals less."""
         return format(self.factor * value, f",.{self.digits - fewer}f")
 
 
-#: Of what training leaves, in the order of tables; each is also drawn against depth.
+#: Metrics that every finished run has, in the order of table columns. Each is also plotted against depth.
 OF_RUNS = (
     Metric("test/elbo", "ELBO", 2, "nats", "up", in_hparams=True),
     Metric("test/distortion", "distortion", 2, "nats", "down", in_hparams=True),
@@ -79,14 +79,14 @@ OF_RUNS = (
     Metric("train/images_per_second", "images/s", 0, cost=True, in_hparams=True),
     Metric("train/seconds", "training", 0, "s", cost=True, in_hparams=True),
 )
-#: Of units, where a run was evaluated; ``<split>/NAME`` of all and ``<split>/NAME/z1`` of a level.
+#: Metrics of latent units: ``<split>/NAME`` of all levels together, ``<split>/NAME/z1`` of one.
 OF_UNITS = (
     Metric("active_units", "active units (KL)", 1),
     Metric("active_units_var", "active units (variance)", 1),
     Metric("variance_ratio", "σ²q / σ²p", 2),
 )
 DRAWS, PROBES = ("all", "posterior"), ("probe_pixels", "probe_none")
-#: Of levels, where they were analyzed; ``<split>/levels/NAME/z1``.
+#: Metrics of levels, present after ``analyze``: ``<split>/levels/NAME/z1``.
 OF_LEVELS = (
     Metric("rate", "rate", 2, "nats", drawn="rate (nats)"),
     Metric(

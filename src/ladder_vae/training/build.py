@@ -43,8 +43,8 @@ class Assembly:
         data: Loaded and split.
         module: The model with its objective and optimizer, weights drawn from the run's seed.
         trainer: With all callbacks and loggers.
-        totals: The one of its callbacks that knows what training took.
-        checkpoints: The one that knows the best validation.
+        totals: The callback of the trainer that counts epochs, seconds and images.
+        checkpoints: The callback that writes checkpoints and keeps the best validation bound.
     """
 
     config: dict[str, Any]
@@ -60,7 +60,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
 
     Args:
         run_dir: Where loggers and checkpoints will write; nothing is written yet.
-        resumed: Whether weights of its own are waiting there.
+        resumed: Whether the run goes on from its own checkpoint.
 
     Raises:
         UserError: If a part cannot be made, or parts do not go together.
@@ -153,7 +153,7 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
 
 
 def _check_fixed(model: Hierarchy, *, new: bool) -> None:
-    """Raises UserError if layers of a model that trains on L_K, in eval mode, would not do their work."""
+    """Raises UserError if layers would not do their work in eval mode, in which L_K is trained."""
     layers = list(model.modules())
     if new and any(isinstance(layer, BatchNorm) for layer in layers):
         raise UserError(
@@ -165,7 +165,7 @@ def _check_fixed(model: Hierarchy, *, new: bool) -> None:
 
 
 def _check_stopping(callback: EarlyStopping, model: Hierarchy, config: Mapping[str, Any]) -> None:
-    """Raises UserError if what is to stop training early would never be measured."""
+    """Raises UserError if early stopping watches a metric that this run never measures."""
     for group, key, needed in (("data", "val_size", 10000), ("trainer", "limit_val_batches", "null")):
         if config[group][key] == 0:
             raise UserError(

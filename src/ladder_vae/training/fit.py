@@ -25,7 +25,7 @@ from ladder_vae.training.interruption import interruptible
 from ladder_vae.training.lightning_module import TESTED
 from ladder_vae.training.tensorboard import draw_pictures
 
-TRAINING_IMAGES = 10_000  # evenly spaced, of which the ELBO is measured as of test images
+TRAINING_IMAGES = 10_000  # evenly spaced, on which train_eval/elbo is measured
 LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion"))
 PICTURED = 10  # test images in a run's figures, and as many samples
 
@@ -62,10 +62,10 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
 
 
 def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]:
-    """``train_eval/elbo`` and its parts: of training images what ``test/elbo`` is of test images.
+    """Measure ``train_eval/elbo`` and its parts on training images exactly as test images are measured.
 
-    The curve ``train/elbo`` is no such figure: it is of raw weights, in training mode, of warped images if
-    there are any, and of an epoch during which the weights changed.
+    The curve ``train/elbo`` does not compare: it uses raw weights, training mode and warped images, and the
+    weights change during the epoch.
     """
     data, module = assembly.data, assembly.module.eval().to(device)
     limit = assembly.config["trainer"].get("limit_test_batches")  # where test images are few, so are these

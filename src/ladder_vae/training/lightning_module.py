@@ -1,4 +1,4 @@
-"""What Lightning drives: a training step, validation, test, and what of them is logged."""
+"""The LightningModule: training step, validation, test, and what each of them logs."""
 
 from __future__ import annotations
 
@@ -183,19 +183,19 @@ class HierarchicalVAE(L.LightningModule):
         self._tested.clear()
 
     def summary(self, statistics: ImageStatistics, stage: str) -> Mapping[str, float]:
-        """What ends a training, by the names of ``metrics.json``. Raises UserError if it is not finite."""
+        """The metrics that end a training, by name. Raises UserError if the ELBO is not finite."""
         if not statistics.elbo.isfinite().all():
             raise UserError(f"the ELBO of {stage} images is not finite; {REMEDY}")
         return summarize(statistics, TESTED, unit_counts(self.model), stage)
 
 
 class StepValues(NamedTuple):
-    """What a training step computes, nats per image.
+    """The values of one training step, nats per image.
 
     Args:
         loss: What is minimized, ``()``; the only part with a gradient.
         distortion: Mean over draws and images, ``()``.
-        rates: The same of each level, ``(L,)``.
+        rates: Mean rate of each level over draws and images, z_1 first, ``(L,)``.
     """
 
     loss: Tensor
@@ -204,7 +204,11 @@ class StepValues(NamedTuple):
 
 
 def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepValues]:
-    """The training step as a function of images, beta and the noise of each level, which may be compiled."""
+    """Make the training step as a function that can be compiled.
+
+    It maps images ``(B, C, H, W)``, beta ``()`` and the noise of each level, ``(K, B, *event)``, to
+    :class:`StepValues`.
+    """
     monte_carlo = objective.monte_carlo_rates or objective.importance_samples > 1
 
     def values(x: Tensor, beta: Tensor, *noise: Tensor) -> StepValues:
@@ -216,12 +220,14 @@ def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepVa
 
 
 def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
-    """Bytes that a training step takes: weights, gradients, moments, average, and what backward needs.
+    """Estimate the memory of a training step, in bytes.
+
+    It holds weights, gradients, two moments and the average of the weights, and what backward needs.
 
     Args:
         model: On the ``meta`` device, where nothing is computed or stored.
         batch: Shape of a batch of images, ``(B, C, H, W)``.
-        width: Bytes of a number between layers.
+        width: Bytes of an activation: 4 in float32, 2 in bfloat16.
     """
     storages: dict[int, Any] = {}  # kept alive meanwhile, so that no other gets its key
 

@@ -1,8 +1,8 @@
-"""Everything that can be known before training starts is checked here, before a directory is made.
+"""Check a run or a sweep before any directory is made.
 
-A multirun is checked job by job before its first job. Hydra calls this through
-``hydra.callbacks.preflight``; it turns exceptions of callbacks into warnings, so they leave as
-:class:`~ladder_vae.system.errors.Refusal`.
+All jobs of a multirun are checked before the first one starts. Hydra calls this through
+``hydra.callbacks.preflight``. Hydra turns exceptions of callbacks into warnings, so errors are raised as
+:class:`~ladder_vae.system.errors.Refusal`, which it lets through.
 """
 
 from __future__ import annotations

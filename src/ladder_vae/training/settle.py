@@ -1,4 +1,4 @@
-"""What a configuration means on this machine: open settings are filled in, impossible ones refused."""
+"""Settle a configuration on this machine: fill in what is open, refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 @dataclass(frozen=True)
 class Settled:
-    """A configuration that nothing is left open in, and its data.
+    """A complete configuration and its data.
 
     Args:
         config: Plain values, interpolations resolved; the model's input shape, the precision and whether the
@@ -134,7 +134,7 @@ def _other_kind(section: str, target: Any, kind: type) -> str:
 
 
 def refused(section: str, error: BaseException) -> str:
-    """Why a part cannot be made; of a setting that it does not have, where those that it has are listed."""
+    """The error message for a part that cannot be built; for an unknown setting, where all are listed."""
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     hint = f"; there is no setting {section}.{unknown[1]}, --cfg job lists all" if unknown else ""
     return f"{section}: {one_line(error)}{hint}"
@@ -149,7 +149,7 @@ def make_objective(config: Mapping[str, Any]) -> Objective:
 
 
 def _typed(section: str, values: Any, kind: type = object, *, needed: bool = False) -> Any:
-    """The values of a group by the signature of what it names; None or nothing where it may be left out."""
+    """Check the values of a group against the signature of what it names; an optional group may be empty."""
     if not values and not needed:
         return values
     if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
