@@ -24,7 +24,7 @@ BAD = {
     "+nonsense=3": "there is no setting nonsense; --cfg job lists all settings",
     "+model.nonsense=3": "there is no setting model.nonsense; --cfg job lists all",
     "+objective.nonsense=3": "there is no setting objective.nonsense; --cfg job lists all",
-    "+trainer.nonsense=3": "there is no setting trainer.nonsense, --cfg job lists all",
+    "+trainer.nonsense=3": "there is no setting trainer.nonsense; --cfg job lists all settings",
     "model.latent_sizes=[1,2": "settings are written key=value",
     "data.path=nowhere.npz": "nowhere.npz does not exist",
     "data.val_size=40": "data.val_size=40 leaves too few of 40 training images; lower it",

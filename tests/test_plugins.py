@@ -184,6 +184,16 @@ BROKEN = {
         "_target_: my_model.MeanFieldVAE\nnum_layers: 3\nwidth: 3\n",
         "there is no setting model.width",
     ),
+    "that names a module": (
+        MODEL + "\n\nclass Other(LadderVAE):\n    pass\n",
+        "_target_: my_model\nnum_layers: 3\n",
+        "model._target_=my_model is a module; name my_model.MeanFieldVAE or my_model.Other",
+    ),
+    "with the name of one of ours": (
+        MODEL.replace("class MeanFieldVAE(LadderVAE)", "class TextbookVAE(LadderVAE)"),
+        "_target_: my_model.TextbookVAE\nnum_layers: 3\n",
+        "has the name of ladder_vae.models.textbook.TextbookVAE, so that reports could not tell",
+    ),
     "that names nothing": (
         MODEL,
         "num_layers: 3\n",
@@ -208,3 +218,36 @@ def test_a_config_folder_that_is_not_there(command, npz):
     code, _, err = command("train", "--config-dir", "nowhere", *tiny(npz), "run_dir=run")
     assert code == 1
     assert err.count("\n") == 1
+
+
+def test_a_config_folder_without_our_groups(npz, command, workdir):
+    (workdir / "mine").mkdir()
+    (workdir / "mine/mine.yaml").write_text("_target_: my_model.MeanFieldVAE\n")
+    code, _, err = command("train", "--config-dir", "mine", "model=mine", *tiny(npz), "run_dir=run")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "--config-dir=mine holds no file of a group; put one into a folder of it that is named" in err
+    assert "as in mine/model/mine.yaml" in err
+
+
+def test_a_configuration_with_the_name_of_one_of_ours(plugin, npz, command, workdir):
+    given = plugin("model")
+    (workdir / "mine/model/mine.yaml").rename(workdir / "mine/model/ladder.yaml")
+    code, _, err = command("train", *given[:2], "model=ladder", *tiny(npz), "run_dir=run")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "mine/model/ladder.yaml has the name of a configuration of ours" in err
+
+
+def test_an_old_run_whose_names_are_not_in_the_table(trained, command):
+    """It names a class that no version has any more, and trust would not help."""
+    run = trained()
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("ladder_vae.models.LadderVAE", "ladder_vae.nets.GoneVAE"))
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10", "trust=true")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "model._target_=ladder_vae.nets.GoneVAE, which this version does not have; it has" in err
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 1
+    assert "model._target_=ladder_vae.nets.GoneVAE does not exist" in err

@@ -80,8 +80,8 @@ def test_report_files(sweep, command):
     assert "-101.00 ± 1.41" in text
     assert "| change of | noise between seeds | 1 → 12 levels |" in text
     assert "| ELBO (nats) | 0.91 | +5.50 |" in text
-    assert "`L3_1`: failed the loss is not finite" in text
-    assert "`L3_2`: running" in text
+    assert "| L3_1 | failed the loss is not finite" in text
+    assert "| L3_2 | running" in text
     assert "| rate (nats) of z1, z2, ... |" in text  # twelve columns would be too many
     assert "2.00: 0.17, 0.17, 0.17" in text
     assert "| z12 |" not in text
@@ -120,7 +120,7 @@ def test_nothing_finished_is_an_error_that_says_so(tmp_path, command):
 def test_an_unreadable_record_is_listed_and_not_averaged(sweep, command):
     (sweep / "L1_1" / "metrics.json").write_text("{")
     command("report", str(sweep))
-    assert "`L1_1`: failed unreadable record" in (sweep / "report.md").read_text()
+    assert "| L1_1 | failed unreadable record" in (sweep / "report.md").read_text()
     assert json.loads((sweep / "L1_2" / "metrics.json").read_text())["test/elbo"] == -102
 
 
@@ -129,7 +129,7 @@ def test_a_repeated_seed_says_nothing_of_the_noise(sweep, command):
     (group, _) = group_runs(find_runs([sweep]))
     assert sorted(group.values("test/elbo")) == [-102, -100]
     command("report", str(sweep))
-    assert "`L1_2`: repeats settings and seed of a later run" in (sweep / "report.md").read_text()
+    assert "| L1_2 | repeats settings and seed of a later run" in (sweep / "report.md").read_text()
 
 
 def test_jobs_that_never_started_are_listed(tmp_path, command):

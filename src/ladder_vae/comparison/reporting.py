@@ -8,17 +8,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import rich.table
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, group_runs, left_out
-from ladder_vae.comparison.tables import Cells, difference_rows, noise_line, paired_rows, tables
-from ladder_vae.drawing.pages import Picture, save_pictures
-from ladder_vae.drawing.pages import Table as PageTable
+from ladder_vae.comparison.tables import (
+    bound_table,
+    difference_rows,
+    level_rows,
+    noise_line,
+    paired_rows,
+    run_tables,
+    unit_table,
+)
+from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
 from ladder_vae.runs.metrics import OF_RUNS, images_of, level_keys
 from ladder_vae.runs.record import Record, class_name, find_runs, flat
 from ladder_vae.system.errors import UserError
-from ladder_vae.system.files import write_text
+
+TITLE = "Comparison of runs"
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
@@ -40,38 +49,48 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
             writer.writerow([*head, *(record.metrics.get(key, "") for key in keys)])
 
 
-def write_markdown(
-    path: Path,
-    groups: Sequence[Group],
-    missing: Sequence[tuple[Path, str]],
-    pictures: Sequence[Picture],
-) -> None:
-    """``report.md``: what was compared, the tables, what is missing, the figures."""
-    lines = ["# Comparison of runs", ""]
+def sections(
+    groups: Sequence[Group], missing: Sequence[tuple[Path, str]], pictures: Sequence[Picture], folder: Path
+) -> list[Section]:
+    """The report, in reading order: what was compared, how it differs, what is missing, figures.
+
+    Args:
+        missing: Runs that are in no group, and why.
+        folder: Paths of these are shown relative to it.
+    """
+    found = []
     if groups:
-        lines += [shared_settings(groups), "", READING, ""]
-        for cells in tables(groups):
-            lines += [PageTable(*cells).markdown(), ""]
+        (runs, *deep) = run_tables(groups)
+        found.append(Section("Runs", [shared_settings(groups)], Table(*runs, note=READING)))
+        found += [Section("Rates of all levels", table=Table(*cells)) for cells in deep]
         split = evaluated_split(groups)
-        if evaluated(groups, split):
-            lines += [f"Bounds and units are of {images_of(split)}. {READING_BOUNDS}", ""]
+        if kept := evaluated(groups, split):
+            note = f"Bounds and units are of {images_of(split)}. {READING_BOUNDS}"
+            found.append(Section("Bounds on log p(x)", table=Table(*bound_table(kept, split), note=note)))
+        units = unit_table(kept or groups, split)
+        if len(units[0]) > 3:
+            found.append(Section("Active units", table=Table(*units, note=READING_UNITS)))
         split, kept = analyzed(groups)
         if kept:
-            lines += [READING_LEVELS, ""]
+            found.append(
+                Section("What each level holds", table=Table(*level_rows(kept, split), note=READING_LEVELS))
+            )
         headings, rows = difference_rows(groups)
         if len(headings) > 2:
-            lines += [PageTable(headings, rows).markdown(), "", noise_line(groups), ""]
+            found.append(Section("From depth to depth", table=Table(headings, rows, note=noise_line(groups))))
         headings, rows = paired_rows(groups)
         if rows:
-            lines += [PageTable(headings, rows).markdown(), "", READING_PAIRS, ""]
+            found.append(Section("Image by image", table=Table(headings, rows, note=READING_PAIRS)))
     else:
-        lines += ["No run has finished.", ""]
+        found.append(Section("Runs", ["No run has finished."]))
     if missing:
-        lines += ["## Not finished, and in no number or figure here", ""]
-        lines += [f"- `{os.path.relpath(where, path.parent)}`: {why}" for where, why in missing] + [""]
-    for picture in pictures:
-        lines += [f"## {picture.title}", "", f"![{picture.title}](figures/{picture.file})", ""]
-    write_text(path, "\n".join(lines))
+        rows = [[os.path.relpath(where, folder), why] for where, why in missing]
+        found.append(
+            Section("Not finished, and in no number or figure here", table=Table(["run", "why"], rows))
+        )
+    if pictures:
+        found.append(Section("Figures", pictures=pictures))
+    return found
 
 
 READING = (
@@ -83,12 +102,15 @@ READING = (
 )
 READING_BOUNDS = (
     "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K; the ELBO beside "
-    "it is of the same draws. A unit is active (KL) where its rate is above 0.01 nats; bottom-up, below "
-    "the top, that rate is no divergence. It is active (variance) where its posterior mean, averaged "
-    "over draws of the other levels, has a variance over images above 0.01; below the top, that counts "
-    "units, too, which the level above predicts. σ²q / σ²p is 1 where the posterior is as wide as the "
-    "prior. Pareto k-hat tells how heavy the tail of an image's weights is; above 0.7 a few draws carry the "
-    "sum: the error over draws is then too small, and a larger K may raise the bound by far more."
+    "it is of the same draws. Pareto k-hat tells how heavy the tail of an image's weights is; above 0.7 a "
+    "few draws carry the sum: the error over draws is then too small, and a larger K may raise the bound by "
+    "far more."
+)
+READING_UNITS = (
+    "A unit is active (KL) where its rate is above 0.01 nats; bottom-up, below the top, that rate is no "
+    "divergence. It is active (variance) where its posterior mean, averaged over draws of the other levels, "
+    "has a variance over images above 0.01; below the top, that counts units, too, which the level above "
+    "predicts. σ²q / σ²p is 1 where the posterior is as wide as the prior."
 )
 READING_PAIRS = (
     "± is the error over images of the difference, taken image by image: what other test images would "
@@ -138,7 +160,7 @@ def shared_settings(groups: Sequence[Group]) -> str:
 
 
 def report(directories: Sequence[Path], output: Path) -> list[Group]:
-    """Compare the runs below ``directories``; write ``report.md``, ``report.csv``, ``figures/``; print.
+    """Compare the runs below ``directories``: write ``report.md``, ``.html``, ``.csv``, ``figures/``; print.
 
     Returns:
         The groups that were compared; empty if no run has finished.
@@ -151,51 +173,47 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
     from ladder_vae.comparison.figures import figures  # matplotlib takes longer to import than all else
 
     missing = left_out(directories, records, groups)
+    pictures = figures(groups) if groups else []
+    page = sections(groups, missing, pictures, output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_csv(output / "report.csv", records)
-        pictures = figures(groups) if groups else []
         save_pictures(output / "figures", pictures)
-        write_markdown(output / "report.md", groups, missing, pictures)
+        write_markdown(output / "report.md", TITLE, page, "figures")
+        write_html(output / "report.html", TITLE, page, output / "figures")
     except OSError as error:
         raise UserError(
             f"{error.filename or output} cannot be written ({error.strerror}); choose another --output"
         ) from None
-    _print(groups, missing)
+    _print(page)
     return groups
 
 
-def _print(groups: Sequence[Group], missing: Sequence[tuple[Path, str]]) -> None:
+def _print(page: Sequence[Section]) -> None:
+    """The tables of the page, with those notes that say how to read differences."""
     console = Console(width=None if sys.stdout.isatty() else 200)  # a file has room for every column
-    if groups:
-        for headings, rows in tables(groups):
-            if len(rows) < len(headings):
-                _print_turned(console, (headings, rows))
-            else:
-                _print_table(console, headings, rows)
-        headings, rows = difference_rows(groups)
-        if len(headings) > 2:
-            _print_table(console, headings, rows)
-            console.print(noise_line(groups))
-        headings, rows = paired_rows(groups)
-        if rows:
-            _print_table(console, headings, rows)
-            console.print(READING_PAIRS)
-    for where, why in missing:
-        console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
+    for table in (section.table for section in page if section.table):
+        if table.headings[0] == "run":
+            for where, why in table.rows:
+                console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
+        elif table.headings[0] == "model" and len(table.rows) < len(table.headings):
+            _print_table(console, _turned(table))
+        else:
+            _print_table(console, table)
+        if table.headings[0] not in ("run", "model"):
+            console.print(table.note, markup=False)
 
 
-def _print_turned(console: Console, cells: Cells) -> None:
-    """A column a group, so that it fits a terminal."""
-    headings, rows = cells
-    turned = [[heading, *(row[i] for row in rows)] for i, heading in enumerate(headings) if i > 1]
-    _print_table(console, ["", *(f"{row[0]}\nL={row[1]}" for row in rows)], turned)
+def _turned(table: Table) -> Table:
+    """The table with a column per group, so that it fits a terminal."""
+    rows = [[heading, *(row[i] for row in table.rows)] for i, heading in enumerate(table.headings) if i > 1]
+    return Table(["", *(f"{row[0]}\nL={row[1]}" for row in table.rows)], rows)
 
 
-def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*headings)
-    for column in table.columns[1:]:
+def _print_table(console: Console, table: Table) -> None:
+    shown = rich.table.Table(*map(escape, table.headings))
+    for column in shown.columns[1:]:
         column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from ladder_vae.comparison.groups import (
     Group,
-    analyzed,
     comparable,
     evaluated,
     evaluated_split,
@@ -111,21 +110,27 @@ def _short(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form).removesuffix(".0")
 
 
-def tables(groups: Sequence[Group]) -> list[Cells]:
-    """All that the runs have to show, a row a group."""
+def run_tables(groups: Sequence[Group]) -> list[Cells]:
+    """What training leaves, a row a group; of many levels, a second table holds the rates."""
     shown = [table_rows(groups, run_columns(groups))]
     if deepest(groups) > LEVELS_IN_COLUMNS:
         shown.append(by_level_rows(groups, "test", [("rate", "rate (nats)", ".2f")]))
-    split = evaluated_split(groups)
-    if kept := evaluated(groups, split):
-        shown += [
-            table_rows(kept, bound_columns(kept, split)),
-            by_level_rows(kept, split, [(m.name, m.heading, m.form) for m in OF_UNITS]),
-        ]
-    split, kept = analyzed(groups)
-    if kept:
-        shown.append(level_rows(kept, split))
     return shown
+
+
+def bound_table(groups: Sequence[Group], split: str) -> Cells:
+    """Importance-weighted bounds of evaluated groups, a row a group."""
+    return table_rows(groups, bound_columns(groups, split))
+
+
+def unit_table(groups: Sequence[Group], split: str) -> Cells:
+    """Active units, in all and by level, a row a group."""
+    columns = [
+        (metric.name, metric.heading, metric.form)
+        for metric in OF_UNITS
+        if any(group.values(f"{split}/{metric.name}/z1") for group in groups)
+    ]
+    return by_level_rows(groups, split, columns)
 
 
 def depth_columns(groups: Sequence[Group]) -> Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -47,7 +48,13 @@ class Table:
     def markdown(self) -> str:
         """As a Markdown table, numbers to the right."""
         ruler = ["---", *["---:"] * (len(self.headings) - 1)]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (self.headings, ruler, *self.rows))
+        head, *rows = (map(_cell, row) for row in (self.headings, *self.rows))
+        return "\n".join("| " + " | ".join(row) + " |" for row in (head, ruler, *rows))
+
+
+def _cell(text: str) -> str:
+    """Text as a Markdown cell shows it: no HTML, no end of the cell or of the line."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
 
 
 @dataclass(frozen=True)

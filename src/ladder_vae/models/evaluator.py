@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def draws(self) -> int:
-        """Draws made per image: at least ``MIN_UNIT_DRAWS``, of which the first ``num_samples`` are weighted."""
+        """Draws made per image: at least ``MIN_UNIT_DRAWS``; the first ``num_samples`` are weighted."""
         return max(self.num_samples, MIN_UNIT_DRAWS)
 
     @property

@@ -136,6 +136,11 @@ def construct(
     target = str(config[group].get("_target_", ""))
     name = target.removeprefix(f"{public.__name__}.")
     exported = name != target and name in public.__all__
+    if not exported and target.startswith("ladder_vae."):
+        raise UserError(
+            f"{path / CONFIG} names {group}._target_={target}, which this version does not have; it has "
+            f"{', '.join(public.__all__)}"
+        )
     if not exported and not trust:
         raise UserError(
             f"{path / CONFIG} names {group}._target_={target!r}, which is not of {public.__name__} "

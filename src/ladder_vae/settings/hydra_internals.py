@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from importlib import resources
+from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -12,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from ladder_vae.settings.command_line import strict
+from ladder_vae.system.errors import UserError
 
 __all__ = ["BasicLauncher", "Callbacks", "jobs_of", "parse_flags"]
 
@@ -20,9 +23,29 @@ def parse_flags() -> argparse.Namespace:
     """Parse the flags of a Hydra command line before Hydra does.
 
     Raises:
-        UserError: If a flag is unknown.
+        UserError: If a flag is unknown, or ``--config-dir`` names a folder that would be of no use.
     """
-    return strict(get_args_parser()).parse_args()
+    flags = strict(get_args_parser()).parse_args()
+    if flags.config_dir and Path(flags.config_dir).is_dir():  # else Hydra says that it is missing
+        _check_config_dir(Path(flags.config_dir))
+    return flags
+
+
+def _check_config_dir(directory: Path) -> None:
+    """Raises UserError where Hydra would use none of the files of a folder, or another of the same name."""
+    conf = resources.files("ladder_vae.conf")
+    groups = sorted(entry.name for entry in conf.iterdir() if entry.is_dir() and entry.name != "__pycache__")
+    files = [path for group in groups for path in sorted((directory / group).rglob("*.yaml"))]
+    if not files:
+        raise UserError(
+            f"--config-dir={directory} holds no file of a group; put one into a folder of it that is named "
+            f"{', '.join(groups)}, as in {directory}/model/mine.yaml"
+        )
+    for path in files:
+        if conf.joinpath(*path.relative_to(directory).parts).is_file():
+            raise UserError(
+                f"{path} has the name of a configuration of ours, which Hydra would use; rename it"
+            )
 
 
 def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:

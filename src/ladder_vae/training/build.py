@@ -28,7 +28,7 @@ from ladder_vae.training.callbacks import Totals
 from ladder_vae.training.epoch_checkpoints import DirectCheckpointIO, EpochCheckpoints
 from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
-from ladder_vae.training.settle import PROFILERS, Settled, construct, make_objective, refused
+from ladder_vae.training.settle import PROFILERS, Settled, construct
 from ladder_vae.training.tensorboard import Dashboards
 
 OWN = ("model", "likelihood")  # of what a run's weights are
@@ -65,8 +65,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
     Raises:
         UserError: If a part cannot be made, or parts do not go together.
     """
-    config, data = settled.config, settled.data
-    objective = make_objective(config)
+    config, data, objective = settled.config, settled.data, settled.objective
     torch.manual_seed(stream_seed(config["seed"], "weights"))
     model: Hierarchy = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
     if config["init_from"] is not None and not resumed:
@@ -93,7 +92,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
     try:
         trainer = _make_trainer(config, run_dir, callbacks)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
-        raise UserError(refused("trainer", error)) from None
+        raise UserError(f"trainer: {one_line(error)}") from None
     return Assembly(config, data, module, trainer, totals, checkpoints)
 
 

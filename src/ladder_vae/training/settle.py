@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
+from types import ModuleType
 from typing import Any
 
+import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -19,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import Hierarchy
-from ladder_vae.runs.record import flat
+from ladder_vae.runs.record import class_name, flat
 from ladder_vae.runs.releases import is_release
 from ladder_vae.settings.schema import Config
 from ladder_vae.settings.signatures import checked
@@ -30,6 +32,7 @@ from ladder_vae.system.memory import total_memory
 from ladder_vae.training.lightning_module import training_memory
 from ladder_vae.training.objective import Objective
 
+PUBLIC = {"model": "models", "data": "data", "likelihood": "maths"}  # group: the package that exports ours
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
@@ -41,10 +44,12 @@ class Settled:
         config: Plain values, interpolations resolved; the model's input shape, the precision and whether the
             step is compiled filled in. What ``config.yaml`` holds.
         data: Loaded and split.
+        objective: What training minimizes.
     """
 
     config: dict[str, Any]
     data: ImageData
+    objective: Objective
 
 
 def settle(cfg: DictConfig) -> Settled:
@@ -85,8 +90,9 @@ def settle(cfg: DictConfig) -> Settled:
         )
     config["model"]["input_shape"] = shape
     config["trainer"] = _settle_trainer(config["trainer"], len(data.training_batches()))
-    _check_memory(config, data)
-    return Settled(config, data)
+    settled = Settled(config, data, _make_objective(config["objective"]))
+    _check_memory(settled)
+    return settled
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -121,7 +127,7 @@ def construct(section: str, values: Mapping[str, Any], kind: type | None = None,
         if any(f"'{name}'" in str(cause) for name in given):
             takes = ", ".join(f"{name}=" for name in given)
             raise UserError(f"{section}._target_={values.get('_target_')} has to take {takes}") from None
-        raise UserError(refused(section, cause or error)) from None
+        raise UserError(f"{section}: {one_line(cause or error)}") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{section}: {one_line(error)}") from None
     if kind is not None and not isinstance(built, kind):
@@ -133,19 +139,12 @@ def _other_kind(section: str, target: Any, kind: type) -> str:
     return f"{section}._target_={target} does not make a {kind.__name__}"
 
 
-def refused(section: str, error: BaseException) -> str:
-    """The error message for a part that cannot be built; for an unknown setting, where all are listed."""
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    hint = f"; there is no setting {section}.{unknown[1]}, --cfg job lists all" if unknown else ""
-    return f"{section}: {one_line(error)}{hint}"
-
-
-def make_objective(config: Mapping[str, Any]) -> Objective:
+def _make_objective(values: Mapping[str, Any]) -> Objective:
     """The objective. Raises UserError if its settings do not go together."""
     try:
-        return Objective(**config["objective"])
-    except (ValueError, TypeError) as error:
-        raise UserError(refused("objective", error)) from None
+        return Objective(**values)
+    except ValueError as error:
+        raise UserError(f"objective: {one_line(error)}") from None
 
 
 def _typed(section: str, values: Any, kind: type = object, *, needed: bool = False) -> Any:
@@ -167,9 +166,27 @@ def _typed(section: str, values: Any, kind: type = object, *, needed: bool = Fal
         raise UserError(
             f"{section}._target_={target} does not exist; name what to import, as in torch.optim.Adam"
         )
+    if isinstance(named, ModuleType):
+        raise UserError(f"{section}._target_={target} is a module; name {_offered(named, kind)}")
     if isinstance(named, type) and not issubclass(named, kind):
         raise UserError(_other_kind(section, target, kind))
-    return checked(section, values, named)  # type: ignore[arg-type]
+    ours: Any = getattr(sys.modules.get(f"ladder_vae.{PUBLIC.get(section)}"), class_name(target), named)
+    if ours is not named:
+        raise UserError(
+            f"{section}._target_={target} has the name of {ours.__module__}.{ours.__name__}, so that reports "
+            "could not tell the two apart; rename it"
+        )
+    return checked(section, values, named)
+
+
+def _offered(module: ModuleType, kind: type) -> str:
+    """The classes of a kind that a module defines, as they may be named."""
+    names = [
+        f"{module.__name__}.{name}"
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
+    ]
+    return " or ".join(names) or f"a class in it; it defines no {kind.__name__}"
 
 
 def _absolute(path: str) -> str:
@@ -178,6 +195,8 @@ def _absolute(path: str) -> str:
 
 def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, Any]:
     """``auto`` becomes what it means on this machine; what the Trainer would not understand is refused."""
+    ours = {"compile": trainer["compile"]}
+    trainer = ours | checked("trainer", {k: v for k, v in trainer.items() if k not in ours}, L.Trainer)
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
             raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
@@ -202,14 +221,14 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     }
 
 
-def _check_memory(config: Mapping[str, Any], data: ImageData) -> None:
+def _check_memory(settled: Settled) -> None:
     """Raises UserError if a training step cannot fit into the memory of the device."""
-    objective = make_objective(config)
+    config, data = settled.config, settled.data
     with torch.device("meta"):  # nothing is stored there
         model = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
     width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
     try:
-        needed = training_memory(model, objective, (data.batch_size, *data.image_shape), width)
+        needed = training_memory(model, settled.objective, (data.batch_size, *data.image_shape), width)
     except (NotImplementedError, RuntimeError):  # nothing can be said of a step that reads its own values
         return
     there = total_memory(choose_device_type(config["trainer"]["accelerator"]))
