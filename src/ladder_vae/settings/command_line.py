@@ -50,6 +50,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 TAKES = {  # OmegaConf's name of a type, and what to say to a user
     "Integer": "a whole number",
     "Float": "a number",
+    r"\[int, float\]+'": "a number",
     "Boolean": "true or false",
     "valid bool": "true or false",
     "ListConfig": "a list, as in 'key=[1,2]'",
@@ -108,7 +109,7 @@ def mistyped(override: str, said: str) -> str:
         said: OmegaConf's message.
     """
     said = said.splitlines()[0].rstrip(".")
-    takes = [what for kind, what in TAKES.items() if re.search(rf"(to|not a) {kind}\b", said)]
+    takes = [what for kind, what in TAKES.items() if re.search(rf"(to|not a) {kind}\b|\b{kind}$", said)]
     return f"{override}: {said}" + "".join(f"; it takes {what}" for what in takes)
 
 

@@ -56,8 +56,11 @@ def as_setting(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         kinds = {as_setting(argument) for argument in arguments if argument is not type(None)} - {Any}
         if kinds == {int, float}:
-            kinds = {float}
-        kind = kinds.pop() if len(kinds) == 1 else Any
+            kind: Any = Union[
+                int, float
+            ]  # where both are taken, 1 and 1.0 may differ, as in a limit of batches
+        else:
+            kind = kinds.pop() if len(kinds) == 1 else Any
         return Optional[kind] if type(None) in arguments else kind  # noqa: UP045  kind is a value
     if origin in SEQUENCES:
         kinds = {as_setting(argument) for argument in arguments if argument is not Ellipsis}

@@ -23,8 +23,9 @@ from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.record import class_name, flat
 from ladder_vae.runs.releases import is_release
+from ladder_vae.settings.command_line import no_such_setting
 from ladder_vae.settings.schema import Config
-from ladder_vae.settings.signatures import checked
+from ladder_vae.settings.signatures import checked, parameters
 from ladder_vae.system.compilation import STEPS_THAT_PAY, choose_compile
 from ladder_vae.system.devices import choose_device_type, choose_precision
 from ladder_vae.system.errors import UserError, one_line
@@ -195,8 +196,10 @@ def _absolute(path: str) -> str:
 
 def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, Any]:
     """``auto`` becomes what it means on this machine; what the Trainer would not understand is refused."""
-    ours = {"compile": trainer["compile"]}
-    trainer = ours | checked("trainer", {k: v for k, v in trainer.items() if k not in ours}, L.Trainer)
+    known, _ = parameters(L.Trainer)
+    for key in trainer:
+        if key not in {*known, "compile"}:
+            raise UserError(no_such_setting(f"trainer.{key}", {f"trainer.{name}" for name in known}))
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
             raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
