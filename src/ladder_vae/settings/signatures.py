@@ -56,9 +56,8 @@ def as_setting(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         kinds = {as_setting(argument) for argument in arguments if argument is not type(None)} - {Any}
         if kinds == {int, float}:
-            kind: Any = Union[
-                int, float
-            ]  # where both are taken, 1 and 1.0 may differ, as in a limit of batches
+            # 1 and 1.0 may mean different things, as in a limit of batches
+            kind: Any = Union[int, float]  # noqa: UP007  a value
         else:
             kind = kinds.pop() if len(kinds) == 1 else Any
         return Optional[kind] if type(None) in arguments else kind  # noqa: UP045  kind is a value
