@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 
 # `make sweep-depth seed=1,2,3 args="trainer.max_epochs=40"`, `make analyze run=<run_dir>`
 seed ?=
+resume ?=
 args ?=
 run ?=
 runs ?= runs
@@ -23,6 +24,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  seed=1,2,3          seeds of sweep-depth'
+	@echo '  resume=DIR          a stopped sweep that sweep-depth finishes'
 	@echo '  TORCH=2.11.0        the torch of test-torch'
 	@echo '  args="key=value"    more settings of sweep-depth, evaluate, analyze and train'
 	@echo '  run=DIR             the run that analyze looks at'
@@ -43,6 +45,7 @@ $(READY): pyproject.toml
 
 sweep-depth: $(READY) ## train Ladder VAEs of 1, 2, 3 and 5 levels on MNIST and compare them
 	@case "$(args)" in *run_dir=*) echo "error: sweep-depth chooses its run_dir; leave it out of args" >&2; exit 1;; esac; \
+	if [ -n "$(resume)" ]; then exec $(PY) -m ladder_vae.train "finish=$(resume)"; fi; \
 	dir=runs/depth_sweep/$$(date +%Y-%m-%d_%H-%M-%S); \
 	$(PY) -m ladder_vae.train --multirun experiment=depth_sweep run_dir=$$dir $(if $(seed),seed=$(seed)) $(args); code=$$?; \
 	if [ -e $$dir/multirun.yaml ] && [ $$code != 130 ]; then $(PY) -m ladder_vae.report $$dir || code=$$?; fi; \

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ladder_vae.runs.record import write_plan
+from ladder_vae.runs.plan import PlannedJob, write_plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/exercises.md")]
@@ -117,7 +117,7 @@ def test_make_commands(run_dir, trained, checkout, line):
         older, newest = Path("runs/example/older"), Path("runs/example/sweep")
         for sweep in (older, newest):
             trained(run_dir=f"{sweep}/0_ladder")
-            write_plan(sweep, ["model=ladder"])
+            write_plan(sweep, [PlannedJob("0_ladder", ["model=ladder"])])
         os.utime(older / "jobs.json", (0, 0))
         done = make(*args[1:])
         assert done.returncode == 0, done.stderr

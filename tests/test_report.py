@@ -9,13 +9,13 @@ import pytest
 
 from ladder_vae.comparison.groups import group_runs, seed_noise
 from ladder_vae.comparison.reporting import shared_settings
+from ladder_vae.runs.plan import PlannedJob, write_plan
 from ladder_vae.runs.record import (
     Record,
     find_runs,
     newest,
     write_config,
     write_metrics,
-    write_plan,
     write_status,
 )
 
@@ -81,7 +81,7 @@ def test_report_files(sweep, command):
     assert "| change of | noise between seeds | 1 → 12 levels |" in text
     assert "| ELBO (nats) | 0.91 | +5.50 |" in text
     assert "| L3_1 | failed the loss is not finite" in text
-    assert "| L3_2 | running" in text
+    assert "| L3_2 | interrupted its process ended without a word" in text
     assert "| rate (nats) of z1, z2, ... |" in text  # twelve columns would be too many
     assert "2.00: 0.17, 0.17, 0.17" in text
     assert "| z12 |" not in text
@@ -133,12 +133,20 @@ def test_a_repeated_seed_says_nothing_of_the_noise(sweep, command):
 
 
 def test_jobs_that_never_started_are_listed(tmp_path, command):
-    write_plan(tmp_path, ["model.num_layers=1", "model.num_layers=2"])
-    fake_run(tmp_path / "0_ladder", 1, 1, -100.0)
+    write_plan(tmp_path, [PlannedJob(f"{n}_L", [f"model.num_layers={n + 1}"]) for n in range(2)])
+    fake_run(tmp_path / "0_L", 1, 1, -100.0)
     command("report", str(tmp_path))
     text = (tmp_path / "report.md").read_text()
     assert "never started: model.num_layers=2" in text
     assert "never started: model.num_layers=1" not in text
+
+
+def test_a_sweep_that_was_killed_before_its_first_run(tmp_path, command):
+    write_plan(tmp_path, [PlannedJob("0_L", ["model.num_layers=1"])])
+    code, _, err = command("report", str(tmp_path))
+    assert code == 1
+    assert "no run has finished" in err
+    assert "never started: model.num_layers=1" in (tmp_path / "report.md").read_text()
 
 
 def test_a_single_run_keeps_its_own_figures(tmp_path, command, workdir):

@@ -145,11 +145,11 @@ def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_be
     err = log.read_text()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    checkpoint = read_checkpoint(workdir / "run/checkpoints/last.ckpt")
-    assert (checkpoint["global_step"] > 0) == bool(epochs_before)
+    assert (workdir / "run/checkpoints/last.ckpt").exists() == bool(epochs_before)
     assert "resume=run" in err
     assert json.loads((workdir / "run/status.json").read_text())["status"] == "interrupted"
-    load_run(workdir / "run", "last")
+    if epochs_before:
+        load_run(workdir / "run", "last")
 
 
 def test_ctrl_c_that_python_drops_still_stops(npz, command, monkeypatch):

@@ -12,6 +12,7 @@ import io
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
     JobRuntime,
@@ -33,13 +33,14 @@ from hydra.core.utils import (
     setup_globals,
 )
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from ladder_vae.runs.record import is_run, write_status
-from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
+from ladder_vae.runs.record import PLAN, is_run, write_status
+from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks, directory_of
+from ladder_vae.system.console import lasting_output
+from ladder_vae.system.signals import gentle_stops
 
 log = logging.getLogger(__name__)
-MOST_AT_ONCE = 4  # the most that ``auto`` runs, because each job takes a gigabyte of memory
 
 
 class ParallelLauncher(BasicLauncher):
@@ -57,10 +58,26 @@ class ParallelLauncher(BasicLauncher):
         assert self.config is not None
         import torch
 
+        from ladder_vae.system.devices import choose_device_type, jobs_at_once
+
         cores = torch.get_num_threads()
-        at_once = min(self._most_at_once(cores), len(job_overrides))
-        if at_once <= 1:
-            return super().launch(job_overrides, initial_job_idx)
+        accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
+        at_once = min(jobs_at_once(self.jobs, choose_device_type(accelerator), cores), len(job_overrides))
+        try:
+            if at_once <= 1:
+                return super().launch(job_overrides, initial_job_idx)
+            return self._launch(job_overrides, initial_job_idx, at_once, cores)
+        except KeyboardInterrupt:
+            sweep = Path(self.config.hydra.sweep.dir)
+            if not (sweep / PLAN).exists():
+                raise
+            hint = f"python -m ladder_vae.train finish={shlex.quote(str(sweep))} finishes this sweep"
+            raise KeyboardInterrupt(hint) from None
+
+    def _launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, at_once: int, cores: int
+    ) -> Sequence[JobReturn]:
+        assert self.config is not None
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         threads = max(1, cores // at_once)
@@ -69,34 +86,15 @@ class ParallelLauncher(BasicLauncher):
         assert self.task_function is not None
         return _run(self.task_function, configs, at_once, threads)
 
-    def _most_at_once(self, cores: int) -> int:
-        from ladder_vae.system.devices import choose_device_type
-        from ladder_vae.system.errors import UserError
-
-        assert self.config is not None
-        if self.jobs == "auto":
-            accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
-            return min(cores, MOST_AT_ONCE) if choose_device_type(accelerator) == "cpu" else 1
-        if not isinstance(self.jobs, int) or isinstance(self.jobs, bool) or self.jobs < 1:
-            raise UserError(f"hydra.launcher.jobs={self.jobs} must be a number from 1, or auto")
-        return self.jobs
-
     def _config(self, number: int, overrides: Sequence[str]) -> DictConfig:
         """The composed configuration of one job, with its directories and their time stamps resolved."""
         assert self.config is not None
         assert self.hydra_context is not None
         log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config), read_write(config):
-            config.hydra.job.id = config.hydra.job.num = number
-            config.hydra.sweep.dir = str(self.config.hydra.sweep.dir)
-        # The name of the directory may refer to any setting, and Hydra resolves it for its current job.
-        current = HydraConfig.instance()
-        before = current.cfg
-        current.set_config(config.copy())
-        subdir = str(HydraConfig.get().sweep.subdir)
-        current.cfg = before
+        subdir = directory_of(config, number)
         with read_write(config):
+            config.hydra.sweep.dir = str(self.config.hydra.sweep.dir)
             config.hydra.sweep.subdir = subdir
         return config
 
@@ -184,7 +182,7 @@ def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads
     result: JobReturn | KeyboardInterrupt
     try:
         _hold_interrupts(signal.SIG_UNBLOCK)
-        with contextlib.redirect_stdout(printed):
+        with gentle_stops(), lasting_output(), contextlib.redirect_stdout(printed):
             result = _call(task, config, threads)
     except KeyboardInterrupt as interrupt:
         result = interrupt

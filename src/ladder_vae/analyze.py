@@ -57,7 +57,9 @@ def run(cfg: DictConfig) -> None:
         print(path / "analysis.html")
 
     fits = partial(check, settings=settings)
-    failed = over_runs(own_copy(cfg.run), cfg.checkpoint, cfg.images, work, fits, trust=cfg.trust)
+    failed = over_runs(
+        own_copy(cfg.run), cfg.checkpoint, cfg.images, work, fits, trust=cfg.trust, data=cfg.data
+    )
     if failed:
         raise UserError(f"{failed} could not be analyzed")
 

@@ -44,12 +44,12 @@ def run(cfg: DictConfig) -> None:
             pays = settings.draws * images >= DRAWS_THAT_PAY
             compile_pass = choose_compile("compile", cfg.compile, pays)
             evaluation = evaluate(subject, settings, device, advance, compile=compile_pass)
-        print_summary(subject, evaluation, settings)
         keep(subject, evaluation, settings)
+        print_summary(subject, evaluation, settings)
 
     root = own_copy(cfg.run)
     try:
-        failed = over_runs(root, cfg.checkpoint, cfg.images, work, check, cfg.split, cfg.trust)
+        failed = over_runs(root, cfg.checkpoint, cfg.images, work, check, cfg.split, cfg.trust, cfg.data)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(root)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+
 import hydra
 
+from ladder_vae.comparison.reporting import report
 from ladder_vae.settings import command_line
 from ladder_vae.settings.hydra_internals import parse_flags
+from ladder_vae.system.errors import UserError
+from ladder_vae.training.finishing import asked, finish
 from ladder_vae.training.job import job, prepare
+from ladder_vae.training.preflight import MOVED
 
 
 def main() -> None:
@@ -16,8 +24,27 @@ def main() -> None:
 
 
 def _checked() -> None:
+    if sweep := asked(sys.argv[1:]):
+        _finish(sweep)
+        return
+    if any(argument.startswith("resume=") for argument in sys.argv):
+        # which data the run has, and so whether they have a path, is known once it is read
+        sys.argv[:] = [f"++{a}" if a.startswith(MOVED) else a for a in sys.argv]
     parse_flags()
     hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="config")(job)()
+
+
+def _finish(sweep: Path) -> None:
+    """Finish a sweep, then compare its runs."""
+    try:
+        failed = finish(sweep)
+    except KeyboardInterrupt:
+        hint = f"python -m ladder_vae.train finish={shlex.quote(str(sweep))} goes on"
+        raise KeyboardInterrupt(hint) from None
+    report([sweep], sweep)
+    print(sweep / "report.md")
+    if failed:
+        raise UserError(f"{failed} failed; the report says why")
 
 
 if __name__ == "__main__":

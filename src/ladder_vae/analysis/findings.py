@@ -22,6 +22,7 @@ from ladder_vae.runs.metrics import LEVELS
 from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
 from ladder_vae.system.errors import warn
+from ladder_vae.system.locks import RECORD, locked
 from ladder_vae.system.naming import z_name
 
 PROJECTOR = "projector_config.pbtxt"  # TensorBoard's file, to which it appends every embedding
@@ -60,15 +61,17 @@ def keep(
     """
     path, prefix = subject.run.path, f"{subject.split}/{LEVELS}/"
     reason = why_not_final(subject)
-    earlier = read_record(path).metrics
-    if not reason and earlier.get(f"{prefix}draws", 0) > settings.draws:
-        reason = "it keeps an analysis with more draws"
+    with locked(path, RECORD, patience=60):  # an evaluation may enter its own at the same time
+        earlier = read_record(path).metrics
+        if not reason and earlier.get(f"{prefix}draws", 0) > settings.draws:
+            reason = "it keeps an analysis with more draws"
+        metrics = {prefix + name: value for name, value in analysis.figures.items()}
+        if not reason:
+            kept = {name: value for name, value in earlier.items() if not name.startswith(prefix)}
+            write_metrics(path, kept | metrics)
     if reason:
         warn(f"the figures are in {path / 'analysis.md'}, not in metrics.json and TensorBoard: {reason}")
         return
-    metrics = {prefix + name: value for name, value in analysis.figures.items()}
-    kept = {name: value for name, value in earlier.items() if not name.startswith(prefix)}
-    write_metrics(path, kept | metrics)
     if subject.run.config.get("logger"):
         on_step("writing to TensorBoard")
         _show_in_tensorboard(subject, analysis, metrics, drawn)

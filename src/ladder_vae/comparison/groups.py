@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ladder_vae.runs.metrics import LEVELS
-from ladder_vae.runs.record import (
-    PLAN,
-    Record,
-    class_name,
-    flat,
-    not_started,
-)
+from ladder_vae.runs.plan import not_started
+from ladder_vae.runs.record import PLAN, Record, class_name, flat
 from ladder_vae.system.naming import z_name
 
 # Settings in which runs of one group may differ: the seed, and what changes no result.

@@ -22,6 +22,7 @@ from ladder_vae.runs.metrics import IMAGES_OF, curves
 from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
 from ladder_vae.system.errors import warn
+from ladder_vae.system.locks import RECORD, locked
 
 SAME_DRAWS = (
     "draws",
@@ -74,23 +75,24 @@ def keep(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
     directory, path, metrics = plan(subject, settings), subject.run.path, evaluation.metrics
     _draw(directory, subject, evaluation, settings)
     write_metrics(directory, metrics)
-    earlier, split = read_record(path).metrics, subject.split
-    reason = why_not_final(subject)
-    kept = earlier.get(f"{split}/draws", 0), earlier.get(f"{split}/binarizations", 1)
-    if not reason and kept > (settings.num_samples, settings.binarizations):
-        more = "draws" if kept[0] > settings.num_samples else "binarizations"
-        reason = f"it keeps an evaluation with more {more}"
-    if reason:
-        warn(f"the results are in {directory}, not in metrics.json: {reason}")
-    else:
-        # Of the same draws, bounds for other K add to those that are known; of others, they replace them.
-        known = {f"{split}/binarizations": 1} | earlier  # earlier versions had no other number
-        same = all(known.get(name) == metrics[name] for name in (f"{split}/{key}" for key in SAME_DRAWS))
-        replaced = () if same else tuple(f"{split}/{name}" for name in EVALUATED)
-        entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
-        if entered != earlier:
-            _show_in_tensorboard(subject, metrics, directory)
-            write_metrics(path, entered)
+    with locked(path, RECORD, patience=60):  # another evaluation of the run may enter its own
+        earlier, split = read_record(path).metrics, subject.split
+        reason = why_not_final(subject)
+        kept = earlier.get(f"{split}/draws", 0), earlier.get(f"{split}/binarizations", 1)
+        if not reason and kept > (settings.num_samples, settings.binarizations):
+            more = "draws" if kept[0] > settings.num_samples else "binarizations"
+            reason = f"it keeps an evaluation with more {more}"
+        if reason:
+            warn(f"the results are in {directory}, not in metrics.json: {reason}")
+        else:
+            # Of the same draws, bounds for other K add to those that are known; of others, they replace them.
+            known = {f"{split}/binarizations": 1} | earlier  # earlier versions had no other number
+            same = all(known.get(name) == metrics[name] for name in (f"{split}/{key}" for key in SAME_DRAWS))
+            replaced = () if same else tuple(f"{split}/{name}" for name in EVALUATED)
+            entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
+            if entered != earlier:
+                _show_in_tensorboard(subject, metrics, directory)
+                write_metrics(path, entered)
 
 
 def _show_in_tensorboard(subject: Subject, metrics: dict[str, float], directory: Path) -> None:

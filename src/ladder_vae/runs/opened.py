@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import ladder_vae.data
 from ladder_vae.data.data_sets import ImageData
@@ -50,6 +52,7 @@ def load_subject(
     source: str = "test",
     *,
     trust: bool = False,
+    data: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Subject:
     """Rebuild a run's model and its data.
 
@@ -62,34 +65,60 @@ def load_subject(
         images: How many images, evenly spaced over the split; None: all.
         source: The split: ``test``, ``val`` or ``train``.
         trust: Whether to import what the run names beyond this package.
+        data: Where its data lie now; see :func:`moved_data`.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
     """
     run = load_run(path, checkpoint, trust=trust)
-    data: ImageData = construct(
-        run.path, run.config, "data", ladder_vae.data, trust, likelihood=run.model.likelihood
+    config = moved_data(run.path, run.config, data)
+    data_set: ImageData = construct(
+        run.path, config, "data", ladder_vae.data, trust, likelihood=run.model.likelihood
     )
-    if not isinstance(data, ImageData):
+    if not isinstance(data_set, ImageData):
         raise UserError(
             f"{path}: data._target_={run.config['data'].get('_target_')} does not make an ImageData"
         )
-    data.setup()
-    data.check_trained_on(run.checkpoint, run.path)
-    shape = list(data.image_shape)
+    try:
+        data_set.setup()
+    except UserError as error:
+        missing = not Path(config["data"].get("path", ".")).exists()
+        hint = "; if the data were moved, data.path=... names where they are" if missing else ""
+        raise UserError(f"{run.path}: {error}{hint}") from None
+    data_set.check_trained_on(run.checkpoint, run.path)
+    shape = list(data_set.image_shape)
     if run.config["model"].get("input_shape") != shape:
         raise UserError(
             f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
-            f"but {type(data).__name__} holds images of shape {shape}"
+            f"but {type(data_set).__name__} holds images of shape {shape}"
         )
-    total = len(data.split(source))
+    total = len(data_set.split(source))
     if not total:
         raise UserError(f"{path} has no validation images (data.val_size=0); leave out split={source}")
     if images is not None and not 1 <= images < total:
         raise UserError(
             f"images={images} must be from 1 to {total - 1}; leave it out for all {total} of {path}"
         )
-    return Subject(run, data, checkpoint, images, source)
+    return Subject(run, data_set, checkpoint, images, source)
+
+
+def moved_data(path: Path, config: dict[str, Any], place: Mapping[str, str | None]) -> dict[str, Any]:
+    """The configuration of a run whose data were moved.
+
+    Args:
+        place: ``path`` or ``directory`` of the data; None where they are where they were.
+
+    Raises:
+        UserError: If the data of the run have no such setting.
+    """
+    given = {key: str(Path(value).expanduser().absolute()) for key, value in place.items() if value}
+    known = config.get("data")
+    if not given or not isinstance(known, dict):
+        return config
+    for key in given:
+        if key not in known:
+            raise UserError(f"data.{key} is no setting of the data of {path} ({known.get('_target_')})")
+    return config | {"data": known | given}
 
 
 def why_not_final(subject: Subject) -> str:
@@ -111,6 +140,7 @@ def over_runs(
     check: Callable[[Subject], None] = lambda subject: None,
     source: str = "test",
     trust: bool = False,
+    data: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
     """Call ``work`` for the run, or for each run of the folder that can be used, with a name to show.
 
@@ -123,6 +153,7 @@ def over_runs(
         check: Raises UserError for a run that ``work`` could not be done on.
         source: The split: ``test``, ``val`` or ``train``.
         trust: Whether to import what runs name beyond this package.
+        data: Where their data lie now; see :func:`moved_data`.
 
     Returns:
         How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.
@@ -131,12 +162,13 @@ def over_runs(
     Raises:
         UserError: If the run, or each run in the folder, cannot be used, or ``work`` on the run raised it.
     """
-    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images, source, trust)))
+    paths = _choose_runs(root, lambda path: check(_open(path, checkpoint, images, source, trust, data)))
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:
             work(
-                load_subject(path, checkpoint, images, source, trust=trust), f"{path} ({number}/{len(paths)})"
+                load_subject(path, checkpoint, images, source, trust=trust, data=data),
+                f"{path} ({number}/{len(paths)})",
             )
         except UserError as error:
             if path == root:
@@ -162,7 +194,14 @@ def _choose_runs(root: Path, check: Callable[[Path], None]) -> list[Path]:
     return chosen
 
 
-def _open(path: Path, checkpoint: str, images: int | None, source: str, trust: bool) -> Subject:
+def _open(
+    path: Path,
+    checkpoint: str,
+    images: int | None,
+    source: str,
+    trust: bool,
+    data: Mapping[str, str | None],
+) -> Subject:
     record = read_record(path)
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
@@ -171,7 +210,7 @@ def _open(path: Path, checkpoint: str, images: int | None, source: str, trust: b
             f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
             "checkpoint=last"
         )
-    subject = load_subject(path, checkpoint, images, source, trust=trust)
+    subject = load_subject(path, checkpoint, images, source, trust=trust, data=data)
     if not record.finished:
         warn(f"{state}; these are no final numbers")
     return subject

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ import yaml
 from ladder_vae.settings.command_line import explain
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import write_text
+from ladder_vae.system.locks import TRAINING, is_locked
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
+MOST_THREADS = 1024
 PLAN = "jobs.json"  # of a sweep, beside its runs
 WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ckpt
 # Runs of earlier versions name these places; whoever reads a config.yaml sees the names of today.
@@ -77,6 +80,12 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / STATUS).is_file()
 
 
+def holds_results(path: Path) -> bool:
+    """Whether a run directory holds anything that took time: weights or metrics."""
+    kept = (path / WEIGHTS, path / METRICS, *(checkpoint_path(path, name) for name in ("best", "last")))
+    return any(file.exists() for file in kept)
+
+
 def checkpoint_path(path: str | Path, checkpoint: str) -> Path:
     """Where a run keeps its ``best`` and ``last`` checkpoint."""
     if checkpoint == "best" and (Path(path) / WEIGHTS).is_file():
@@ -89,42 +98,53 @@ def last_checkpoint(path: str | Path) -> Path:
     return checkpoint_path(path, "last")
 
 
-def write_plan(path: Path, jobs: Sequence[str]) -> None:
-    """Write what a sweep is going to run: the overrides of each job, in order."""
-    write_text(path / PLAN, json.dumps(list(jobs), indent=2) + "\n")
-
-
-def not_started(path: Path) -> list[str]:
-    """Overrides of those jobs of the sweep ``path`` that left no run; none where there is no plan."""
-    try:
-        jobs = json.loads((path / PLAN).read_text())
-    except (OSError, ValueError):
-        return []
-    started = {run.name.partition("_")[0] for run in path.iterdir() if is_run(run)}
-    return [job for number, job in enumerate(jobs) if str(number) not in started]
-
-
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Write ``config.yaml``: plain values only."""
     write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
 
-def write_status(path: Path, status: str, message: str = "") -> None:
-    """Write ``status.json``."""
-    write_text(path / STATUS, json.dumps({"status": status, "message": message}) + "\n")
+def write_status(path: Path, status: str, message: str = "", **facts: Any) -> None:
+    """Write ``status.json``; other facts than these stay as they are.
+
+    Args:
+        facts: Host, process and threads of the training.
+    """
+    known = _read_status(path) | facts | {"status": status, "message": message}
+    write_text(path / STATUS, json.dumps(known) + "\n")
+
+
+def _read_status(path: Path) -> dict[str, Any]:
+    """What ``status.json`` holds; empty where it is missing or damaged."""
+    try:
+        found = json.loads((path / STATUS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def threads_of(path: Path) -> int | None:
+    """The number of threads that a run was trained with; None of runs that did not note it."""
+    threads = _read_status(path).get("threads")
+    return threads if isinstance(threads, int) and 0 < threads <= MOST_THREADS else None
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[None]:
-    """``status.json`` while a run trains, and how it ended."""
-    write_status(path, "running")
+def recording(path: Path, threads: int) -> Iterator[None]:
+    """``status.json`` while a run trains, and how it ended.
+
+    Args:
+        threads: Number of threads of the training, on which its last bits depend.
+    """
+    write_status(path, "running", host=platform.node(), process=os.getpid(), threads=threads)
     try:
         yield
     except KeyboardInterrupt:
-        write_status(path, "interrupted")
+        with suppress(OSError):  # a full disk must not hide what happened
+            write_status(path, "interrupted")
         raise
     except Exception as error:
-        write_status(path, "failed", explain(error))
+        with suppress(OSError):
+            write_status(path, "failed", explain(error))
         raise
     write_status(path, "finished")
 
@@ -185,11 +205,32 @@ def read_record(path: Path) -> Record:
     config: dict[str, Any] = {"model": {}}
     try:
         config = read_config(path)
-        status = json.loads((path / STATUS).read_text())
-        metrics = json.loads((path / METRICS).read_text()) if status["status"] == "finished" else {}
-        return Record(path, config, status["status"], status["message"], dict(metrics))
+        state = json.loads((path / STATUS).read_text())
+        status, message = state["status"], state["message"]
+        if status == "running":
+            status, message = _running(path, state.get("host"))
+        metrics = json.loads((path / METRICS).read_text()) if status == "finished" else {}
+        return Record(path, config, status, message, dict(metrics))
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         return Record(path, config, "failed", f"unreadable record: {one_line(error)}", {})
+
+
+def _running(path: Path, host: Any) -> tuple[str, str]:
+    """Status and message of a run that was running when it last said so."""
+    if host not in (None, platform.node()):
+        return "running", f"in use by {host}"  # whose processes are not to be seen from here
+    if is_locked(path, TRAINING):
+        return "running", ""
+    return "interrupted", "its process ended without a word"
+
+
+def in_use(path: Path) -> str:
+    """Who trains the run at this moment; empty if nobody does."""
+    state = _read_status(path)
+    status, message = _running(path, state.get("host")) if state.get("status") == "running" else ("", "")
+    if status == "running":
+        return message or f"in use by process {state.get('process', 'unknown')}"
+    return "in use by another process" if is_locked(path, TRAINING) else ""
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -221,7 +262,7 @@ def find_runs(directories: Sequence[Path]) -> list[Record]:
         if not directory.is_dir():
             raise UserError(f"{directory} is not a directory; name run directories, or a folder of them")
         paths = sorted(config.parent for config in directory.rglob(CONFIG) if is_run(config.parent))
-        if not paths:
+        if not paths and not any(directory.rglob(PLAN)):  # of a sweep that was killed before its first run
             raise UserError(f"{directory} holds no run (no {CONFIG} beside a status.json)")
         found |= {path.resolve(): read_record(path) for path in paths}
     return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import re
 import sys
@@ -11,40 +12,57 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from ladder_vae.system.console import lasting_output
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.system.memory import keep_freed_memory
+from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_stops
 
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
+FULL = (errno.ENOSPC, errno.EDQUOT)
+GONE = (errno.EPIPE, errno.EIO)  # the reader had enough, or the terminal was closed: nobody misses it
 GROUPS = ("model", "data", "likelihood", "optimizer", "scheduler", "logger", "callbacks")  # name a class
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit with 0, with 130 after Ctrl-C, or with 1 after one ``error:`` line on stderr.
+    """Call ``main`` and exit.
 
-    ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback.
+    The exit code is 0, 130 after Ctrl-C, 143 after SIGTERM, else 1 after one ``error:`` line on stderr.
+    ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback. Output that cannot be written stops nothing.
     """
     keep_freed_memory()
     asked = os.environ.get(DETAIL)
     os.environ[DETAIL] = "1"  # otherwise Hydra prints the error and exits by itself
     try:
-        main()
-    except KeyboardInterrupt as interrupt:
-        hint = f": {interrupt}" if str(interrupt) else ""
-        print(f"\ninterrupted{hint}", file=sys.stderr)  # a progress bar may stand on the line
-        sys.exit(130)
-    except (Exception, Refusal) as raised:
-        error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised
-        if asked not in (None, "", "0"):
-            traceback.print_exception(error)
-        if not getattr(error, "reported", False):
-            print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
+        with lasting_output() as (out, _), gentle_stops() as stops:
+            code = _outcome(main, stops, detailed=asked not in (None, "", "0"))
+            out.flush()
+            if out.failure and out.failure.errno not in GONE:
+                print(f"error: standard output cannot be written ({out.failure.strerror})", file=sys.stderr)
+                code = code or 1
     finally:
         if asked is None:
             del os.environ[DETAIL]
         else:
             os.environ[DETAIL] = asked
-    sys.exit(0)
+    sys.exit(code)
+
+
+def _outcome(main: Callable[[], None], stops: Stops, *, detailed: bool) -> int:
+    """The exit code of ``main``, after what is to be said of its end."""
+    try:
+        main()
+    except KeyboardInterrupt as interrupt:
+        hint = f": {interrupt}" if str(interrupt) else ""
+        print(f"\ninterrupted{hint}", file=sys.stderr)  # a progress bar may stand on the line
+        return TERMINATED if stops.terminated else INTERRUPTED
+    except (Exception, Refusal) as raised:
+        error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised
+        if detailed:
+            traceback.print_exception(error)
+        if not getattr(error, "reported", False):
+            print(f"error: {explain(error)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 TAKES = {  # OmegaConf's name of a type, and what to say to a user
@@ -65,6 +83,9 @@ def explain(error: BaseException) -> str:
         return str(error.__cause__)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return _explain_hydra(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = error.filename or "the directory that is written to"
+        return f"{where}: {os.strerror(error.errno).lower()}; make room and start again"
     if str(error).startswith("Config group override must be"):  # Hydra says so of GROUP=null
         return "a configuration group cannot be null; choose one of its files (logger=none)"
     return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"

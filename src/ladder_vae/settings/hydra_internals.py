@@ -10,13 +10,14 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from ladder_vae.settings.command_line import strict
 from ladder_vae.system.errors import UserError
 
-__all__ = ["BasicLauncher", "Callbacks", "jobs_of", "parse_flags"]
+__all__ = ["BasicLauncher", "Callbacks", "directory_of", "jobs_of", "parse_flags"]
 
 
 def parse_flags() -> argparse.Namespace:
@@ -46,6 +47,25 @@ def _check_config_dir(directory: Path) -> None:
             raise UserError(
                 f"{path} has the name of a configuration of ours, which Hydra would use; rename it"
             )
+
+
+def directory_of(config: DictConfig, number: int) -> str:
+    """The name of the directory of a job, in that of its multirun.
+
+    Args:
+        config: The composed configuration of the job, with its node ``hydra``.
+        number: The number of the job.
+    """
+    with open_dict(config), read_write(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    # The name may refer to any setting, and Hydra resolves it for the configuration that it knows as current.
+    current = HydraConfig.instance()
+    before = current.cfg
+    current.set_config(config.copy())
+    try:
+        return str(HydraConfig.get().sweep.subdir)
+    finally:
+        current.cfg = before
 
 
 def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:

@@ -81,6 +81,19 @@ class Config:
 
 
 @dataclass
+class DataPlace:
+    """Where the data of a run lie now, if not where it found them.
+
+    Args:
+        path: File of ``data=npz``.
+        directory: Directory of data sets that are downloaded.
+    """
+
+    path: str | None = None
+    directory: str | None = None
+
+
+@dataclass
 class EvaluateConfig:
     """The configuration of ``ladder_vae.evaluate``."""
 
@@ -88,6 +101,7 @@ class EvaluateConfig:
     num_samples: int = MISSING
     k: list[int] | None = None
     images: int | None = None
+    data: DataPlace = field(default_factory=lambda: DataPlace())
     split: str = MISSING
     checkpoint: str = MISSING
     binarizations: int = MISSING
@@ -106,6 +120,7 @@ class AnalyzeConfig:
     levels: list[int] | None = None
     show: list[int] | None = None
     images: int | None = None
+    data: DataPlace = field(default_factory=lambda: DataPlace())
     draws: int = MISSING
     probe_images: int = MISSING
     embedded: int = MISSING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -20,6 +21,25 @@ def best_device() -> str:
 def choose_device_type(accelerator: str) -> str:
     """The type of device that Lightning's ``accelerator`` setting stands for."""
     return {"auto": best_device(), "gpu": best_device()}.get(accelerator, accelerator)
+
+
+MOST_AT_ONCE = 4  # jobs of a sweep, because each takes a gigabyte of memory
+
+
+def jobs_at_once(asked: Any, device: str, cores: int) -> int:
+    """How many jobs of a sweep run at once.
+
+    Args:
+        asked: A number; or ``auto``, one per core up to four, and one on a GPU.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    if asked == "auto":
+        return min(cores, MOST_AT_ONCE) if device == "cpu" else 1
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        raise UserError(f"hydra.launcher.jobs={asked} must be a number from 1, or auto")
+    return asked
 
 
 def has_bfloat16(device: str) -> bool:

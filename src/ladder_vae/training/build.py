@@ -18,7 +18,7 @@ from ladder_vae.data.data_sets import ImageData
 from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.layers import BatchNorm
-from ladder_vae.runs.checkpoints import load_run
+from ladder_vae.runs.checkpoints import load_run, read_checkpoint
 from ladder_vae.runs.metrics import curves
 from ladder_vae.runs.record import read_config
 from ladder_vae.runs.releases import run_directory
@@ -31,6 +31,7 @@ from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.settle import PROFILERS, Settled, construct
 from ladder_vae.training.tensorboard import Dashboards
 
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 OWN = ("model", "likelihood")  # of what a run's weights are
 
 
@@ -55,12 +56,12 @@ class Assembly:
     checkpoints: EpochCheckpoints
 
 
-def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> Assembly:
+def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None) -> Assembly:
     """Build everything the configuration names.
 
     Args:
         run_dir: Where loggers and checkpoints will write; nothing is written yet.
-        resumed: Whether the run goes on from its own checkpoint.
+        resume_from: The checkpoint of its own that the run goes on from; None: it begins.
 
     Raises:
         UserError: If a part cannot be made, or parts do not go together.
@@ -68,7 +69,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
     config, data, objective = settled.config, settled.data, settled.objective
     torch.manual_seed(stream_seed(config["seed"], "weights"))
     model: Hierarchy = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
-    if config["init_from"] is not None and not resumed:
+    if config["init_from"] is not None and resume_from is None:
         _begin_from(model, config, data)
     if objective.importance_samples > 1:
         _check_fixed(model, new=config["init_from"] is None)
@@ -90,13 +91,15 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
     checkpoints = EpochCheckpoints(Path(run_dir) / "checkpoints")
     callbacks = [*named, Interruption(), totals, Dashboards(config), checkpoints]
     try:
-        trainer = _make_trainer(config, run_dir, callbacks)
+        trainer = _make_trainer(config, run_dir, callbacks, resume_from)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
         raise UserError(f"trainer: {one_line(error)}") from None
     return Assembly(config, data, module, trainer, totals, checkpoints)
 
 
-def _make_trainer(config: Mapping[str, Any], run_dir: str | Path, callbacks: list[Callback]) -> L.Trainer:
+def _make_trainer(
+    config: Mapping[str, Any], run_dir: str | Path, callbacks: list[Callback], resume_from: Path | None
+) -> L.Trainer:
     """The Trainer of the ``trainer`` group. A profiler leaves ``fit-profile.txt`` in the run directory."""
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
     del settings["compile"]  # HierarchicalVAE's
@@ -106,7 +109,11 @@ def _make_trainer(config: Mapping[str, Any], run_dir: str | Path, callbacks: lis
         settings["limit_val_batches"] = 0
     logger: Any = False
     if config["logger"]:
-        logger = construct("logger", config["logger"], Logger, save_dir=str(run_dir))
+        given: dict[str, Any] = {"save_dir": str(run_dir)}
+        if any(Path(run_dir).glob("events.out.tfevents.*")) and config["logger"]["_target_"] == TENSORBOARD:
+            # the curves of an epoch that was broken off are hidden, or they would run backwards
+            given["purge_step"] = read_checkpoint(resume_from)["global_step"] + 1 if resume_from else 0
+        logger = construct("logger", config["logger"], Logger, **given)
     return L.Trainer(
         **settings,
         plugins=[DirectCheckpointIO()],

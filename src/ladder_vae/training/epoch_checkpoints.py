@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+
+from ladder_vae.system.errors import UserError, one_line
 
 
 class DirectCheckpointIO(TorchCheckpointIO):
@@ -29,8 +30,7 @@ class EpochCheckpoints(Checkpoint):
     """Writes ``last.ckpt`` and ``best.ckpt``, the one with the highest ``val/bound`` (the ELBO, or L_K).
 
     Both are written at the end of an epoch, the only point from which resuming is exact. Without validation
-    ``best.ckpt`` is the last epoch. After Ctrl-C in the first epoch, ``last.ckpt`` holds the state before the
-    first step. So there is always a checkpoint to resume from, and it never holds half an epoch.
+    ``best.ckpt`` is the last epoch. A run that ends in its first epoch has neither; it begins again.
 
     Lightning's ModelCheckpoint would not do: it writes its "last" only when the best improves, and it
     forgets the best score when a run directory is moved.
@@ -42,18 +42,11 @@ class EpochCheckpoints(Checkpoint):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.best = float("-inf")
-        self._initial: tempfile.TemporaryDirectory | None = None
 
     @property
     def last(self) -> Path:
         """Path of ``last.ckpt``."""
         return self.directory / "last.ckpt"
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.last.exists():
-            initial = tempfile.TemporaryDirectory()
-            trainer.save_checkpoint(Path(initial.name) / "initial.ckpt")
-            self._initial = initial
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         best = self.directory / "best.ckpt"
@@ -65,25 +58,27 @@ class EpochCheckpoints(Checkpoint):
             self.best = score
         # If writing is interrupted, both old checkpoints are still whole.
         part, best_part = self.directory / "last.part", self.directory / "best.part"
-        for stale in (part, best_part):  # left by a killed run; either may be a hard link to best.ckpt
-            stale.unlink(missing_ok=True)
-        trainer.save_checkpoint(part)
-        if improved:  # a hard link saves the second copy, if the file system has hard links
-            try:
-                os.link(part, best_part)
-            except OSError:
-                shutil.copyfile(part, best_part)
-            os.replace(best_part, best)
-        os.replace(part, self.last)
+        self._remove(part, best_part)  # left by a killed run; either may be a hard link to best.ckpt
+        try:
+            trainer.save_checkpoint(part)
+            if improved:  # a hard link saves the second copy, if the file system has hard links
+                try:
+                    os.link(part, best_part)
+                except OSError:
+                    shutil.copyfile(part, best_part)
+                os.replace(best_part, best)
+            os.replace(part, self.last)
+        except (OSError, RuntimeError) as error:  # the latter is how PyTorch says that a disk is full
+            self._remove(part, best_part)  # they keep the disk full
+            raise UserError(
+                f"{self.last} cannot be written ({one_line(error)[:100]}); make room, then resume= goes on "
+                "after the last epoch that was kept"
+            ) from None
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))  # Ctrl-C, SIGTERM
-        if stopped and self._initial and not self.last.exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            initial = Path(self._initial.name) / "initial.ckpt"
-            shutil.copy(initial, self.last)
+    @staticmethod
+    def _remove(*parts: Path) -> None:
+        for part in parts:
+            part.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

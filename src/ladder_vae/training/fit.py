@@ -41,7 +41,7 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
         What ``metrics.json`` holds.
     """
     write_config(path, assembly.config)
-    with recording(path):
+    with recording(path, torch.get_num_threads()):
         module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
         interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         best = read_checkpoint(checkpoint_path(path, "best"))

@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
-from ladder_vae.runs.record import is_run, last_checkpoint, write_config, write_status
+from ladder_vae.runs.record import is_run, last_checkpoint, threads_of, write_config, write_status
 from ladder_vae.settings import command_line, schema
+from ladder_vae.system.errors import warn
+from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.naming import z_name
-from ladder_vae.training.build import build
+from ladder_vae.training.build import Assembly, build
 from ladder_vae.training.fit import fit
 from ladder_vae.training.preflight import resumed
 from ladder_vae.training.settle import plain, settle
@@ -36,30 +38,42 @@ def job(cfg: DictConfig) -> float | None:
     prepare()
     hydra_config = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
-    goes_on = cfg.resume is not None
-    if goes_on:
-        cfg = resumed(cfg, list(hydra_config.overrides.task))
-    try:
-        assembly = build(settle(cfg), path, resumed=goes_on)
-        metrics = fit(assembly, path, last_checkpoint(path) if goes_on else None)
-    except KeyboardInterrupt:
-        if not last_checkpoint(path).exists():
+    with locked(path, TRAINING):
+        try:
+            assembly, metrics = _train(cfg, path, list(hydra_config.overrides.task))
+        except KeyboardInterrupt:
+            hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
+            raise KeyboardInterrupt(hint if is_run(path) else "") from None
+        except Exception as error:
+            said = command_line.explain(error)
+            if not is_run(path):  # so that the report lists it
+                write_config(path, plain(cfg))
+                write_status(path, "failed", said)
+            if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
+                print(f"error: {path.name}: {said}", file=sys.stderr)
+                error.reported = True  # type: ignore[attr-defined]
             raise
-        hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
-        raise KeyboardInterrupt(hint) from None
-    except Exception as error:
-        said = command_line.explain(error)
-        if not is_run(path):  # so that the report lists it
-            write_config(path, plain(cfg))
-            write_status(path, "failed", said)
-        if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
-            print(f"error: {path.name}: {said}", file=sys.stderr)
-            error.reported = True  # type: ignore[attr-defined]
-        raise
     _print_summary(metrics, assembly.module.model.num_layers)
     print(_shown(path))
     bound = assembly.checkpoints.best
     return bound if math.isfinite(bound) else None
+
+
+def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly, dict[str, float]]:
+    """Build and fit a new run; or go on with one, on as many threads as it began with."""
+    if cfg.resume is None:
+        assembly = build(settle(cfg), path)
+        return assembly, fit(assembly, path)
+    cfg = resumed(cfg, overrides)
+    if threads := threads_of(path):
+        if threads > torch.get_num_threads():
+            warn(
+                f"{path} was trained on {threads} threads, more than this machine has, and goes on with them"
+            )
+        torch.set_num_threads(threads)
+    last = last_checkpoint(path) if last_checkpoint(path).exists() else None  # none in the first epoch
+    assembly = build(settle(cfg), path, resume_from=last)
+    return assembly, fit(assembly, path, last)
 
 
 def _print_summary(metrics: dict[str, float], num_layers: int) -> None:

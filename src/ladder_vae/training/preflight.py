@@ -18,13 +18,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.runs.checkpoints import read_checkpoint
-from ladder_vae.runs.record import is_run, last_checkpoint, read_config, read_record, write_plan
+from ladder_vae.runs.plan import PlannedJob, write_plan
+from ladder_vae.runs.record import (
+    holds_results,
+    in_use,
+    is_run,
+    last_checkpoint,
+    read_config,
+    read_record,
+)
 from ladder_vae.settings import command_line
-from ladder_vae.settings.hydra_internals import jobs_of
+from ladder_vae.settings.hydra_internals import directory_of, jobs_of
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.training.build import build
 from ladder_vae.training.settle import settle
+
+MOVED = ("data.path=", "data.directory=")  # data may be elsewhere now; that they are the same is checked
 
 
 class Preflight(Callback):
@@ -52,16 +62,19 @@ def check_run(config: DictConfig) -> None:
     cfg = without_hydra(config)
     if cfg.resume is not None:
         cfg = resumed(cfg, list(config.hydra.overrides.task))
-    elif is_run(Path(cfg.run_dir)):
-        how = (
-            "remove it" if not last_checkpoint(cfg.run_dir).exists() else f"resume={cfg.run_dir} continues it"
+    elif is_run(Path(cfg.run_dir)) and holds_results(Path(cfg.run_dir)):
+        raise UserError(
+            f"run_dir={cfg.run_dir} already holds a run; resume={cfg.run_dir} continues it, another run_dir "
+            "starts anew"
         )
-        raise UserError(f"run_dir={cfg.run_dir} already holds a run; {how}, another run_dir starts anew")
+    if user := in_use(Path(cfg.run_dir)):
+        raise UserError(f"{cfg.run_dir} is {user}; wait until it ends, or stop it")
     settled = settle(cfg)
-    build(settled, cfg.run_dir, resumed=cfg.resume is not None)
-    if cfg.resume is not None:
-        last = read_checkpoint(last_checkpoint(cfg.resume))
-        settled.data.check_trained_on(last, Path(cfg.resume))
+    last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
+    last = last if last and last.exists() else None
+    build(settled, cfg.run_dir, last)
+    if last:
+        settled.data.check_trained_on(read_checkpoint(last), Path(cfg.resume))
     prepare_directory(Path(cfg.run_dir))
 
 
@@ -77,16 +90,18 @@ def check_sweep(config: DictConfig) -> None:
     jobs = jobs_of(config.hydra)
     if jobs is None:
         return
-    name = config.hydra.job.config_name
-    for job in jobs:
+    name, plan = config.hydra.job.config_name, []
+    sources = config.hydra.runtime.config_sources  # a folder of plug-ins is needed to start a job alone
+    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    for number, job in enumerate(jobs):
         try:
-            build(settle(compose(name, overrides=job)), run_dir)
+            composed = compose(name, overrides=job, return_hydra_config=True)
+            build(settle(without_hydra(composed)), run_dir)
+            plan.append(PlannedJob(directory_of(composed, number), [*flags, *job]))
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     prepare_directory(run_dir)
-    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
-    if str(subdir).startswith("${hydra.job.num}_"):  # the report tells the jobs by this number
-        write_plan(run_dir, [" ".join(job) for job in jobs])
+    write_plan(run_dir, plan)
 
 
 def prepare_directory(path: Path) -> None:
@@ -119,13 +134,14 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """
     path = Path(cfg.resume)
     for override in overrides:
-        if not override.startswith(("resume=", "trainer.")):
+        if not override.lstrip("+").startswith(("resume=", "trainer.", *MOVED)):
             raise UserError(
-                f"resume= keeps the configuration of the run, except trainer.*; leave out {override}"
+                "resume= keeps the configuration of the run, except trainer.*, data.path and data.directory; "
+                f"leave out {override}"
             )
-    saved = read_config(path)
-    last = last_checkpoint(path)
-    if not last.is_file():
+    saved, last = read_config(path), last_checkpoint(path)
+    begun = last.is_file()  # a run that ended in its first epoch begins again
+    if not begun and holds_results(path):
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
     gradient = saved.get("objective", {}).get("importance_gradient")
     if gradient is not None:
@@ -133,12 +149,13 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             f"resume={path} was trained with objective.importance_gradient={gradient}, which left the "
             "package; init_from= begins a new run with its weights"
         )
-    states = read_checkpoint(last)["callbacks"]
-    done, finished = states["Totals"]["epochs"], read_record(path).finished
+    states = read_checkpoint(last)["callbacks"] if begun else {}
+    done, finished = states["Totals"]["epochs"] if begun else 0, read_record(path).finished
     if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
-    changes = [override for override in overrides if override.startswith("trainer.")]
+    given = [override.lstrip("+") for override in overrides]
+    changes = [override for override in given if override.startswith(("trainer.", *MOVED))]
     try:
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(changes))
     except OmegaConfBaseException as error:

@@ -1,0 +1,53 @@
+"""The plan of a sweep: which jobs it has, wherever it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ladder_vae.runs.record import PLAN, is_run
+from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.files import write_text
+
+
+class PlannedJob(NamedTuple):
+    """A job of a sweep.
+
+    Args:
+        name: Its directory, in that of the sweep; it begins with the number of the job.
+        overrides: Its settings, as on a command line.
+    """
+
+    name: str
+    overrides: list[str]
+
+
+def write_plan(path: Path, jobs: Sequence[PlannedJob]) -> None:
+    """Write what a sweep is going to run, in order."""
+    write_text(path / PLAN, json.dumps([job._asdict() for job in jobs], indent=2) + "\n")
+
+
+def read_plan(path: Path) -> list[PlannedJob]:
+    """What a sweep was going to run.
+
+    Raises:
+        UserError: If there is no plan, or it cannot be read.
+    """
+    try:
+        found = json.loads((path / PLAN).read_text(encoding="utf-8"))
+        return [PlannedJob(Path(job["name"]).name, [str(o) for o in job["overrides"]]) for job in found]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path / PLAN} cannot be read ({one_line(error)[:100]}); name the directory of a sweep"
+        ) from None
+
+
+def not_started(path: Path) -> list[str]:
+    """Overrides of those jobs of the sweep ``path`` that left no run; none where there is no plan."""
+    try:
+        jobs = read_plan(path)
+    except UserError:
+        return []
+    return [" ".join(job.overrides) for job in jobs if not is_run(path / job.name)]

@@ -1,0 +1,50 @@
+"""Signals that ask a command to stop, and the one that says that its terminal is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+TERMINATED = 128 + 15  # exit code after SIGTERM
+INTERRUPTED = 128 + 2  # after Ctrl-C
+
+
+class Stops:
+    """What was asked for by a signal.
+
+    Args:
+        terminated: Whether SIGTERM arrived.
+    """
+
+    def __init__(self) -> None:
+        self.terminated = False
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """End as after Ctrl-C: what can be kept is kept. Process 1 of a container has no other handler."""
+        self.terminated = True
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def gentle_stops() -> Iterator[Stops]:
+    """SIGTERM stops as Ctrl-C does, and a closed terminal stops nothing, until the block ends."""
+    stops = Stops()
+    wanted: dict[str, Any] = {
+        "SIGTERM": stops.terminate,
+        "SIGHUP": signal.SIG_IGN,
+    }  # Windows has the first alone
+    before = {}
+    for name, handler in wanted.items():
+        number = getattr(signal, name, None)
+        # a handler can be set in the main thread only; what already ignores a signal goes on doing so
+        with contextlib.suppress(ValueError):
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""Finish a sweep that was broken off: keep finished runs, go on with those begun, start the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ladder_vae.runs.plan import read_plan
+from ladder_vae.runs.record import in_use, is_run, read_record, threads_of
+from ladder_vae.system.devices import choose_device_type, jobs_at_once
+from ladder_vae.system.errors import UserError
+from ladder_vae.system.locks import TRAINING, locked
+
+POLL = 0.5  # seconds between two looks at the processes
+
+
+@dataclass
+class _Process:
+    """A job that is being trained.
+
+    Args:
+        process: Its process, in a session of its own, so that it gets Ctrl-C once, from here.
+        printed: What it prints.
+    """
+
+    process: subprocess.Popen[Any]
+    printed: IO[Any]
+
+
+def finish(sweep: Path) -> str:
+    """Train what is left of a sweep, as many jobs at once and on as many threads as it did.
+
+    Each job ends as it would have ended without the stop. A run that another process trains at this moment
+    is waited for.
+
+    Args:
+        sweep: The directory of the sweep.
+
+    Returns:
+        How many jobs failed, as in "1 of 4 jobs"; empty if none did.
+
+    Raises:
+        UserError: If there is no plan of the sweep.
+        KeyboardInterrupt: After Ctrl-C, once every job has stopped.
+    """
+    plan = read_plan(sweep)
+    noted = [threads for job in plan if (threads := threads_of(sweep / job.name))]
+    most = jobs_at_once("auto", choose_device_type("auto"), torch.get_num_threads())
+    threads = noted[0] if noted else max(1, torch.get_num_threads() // min(most, len(plan)))
+    at_once = max(1, min(most, torch.get_num_threads() // threads))
+    with locked(sweep, TRAINING):
+        waiting = [job for job in plan if not _finished(sweep / job.name)]
+        running: dict[str, _Process] = {}
+        failed = []
+        try:
+            while waiting or running:
+                ended = [name for name, training in running.items() if training.process.poll() is not None]
+                failed += [name for name in ended if _end(running.pop(name))]
+                for job in list(waiting):
+                    path = sweep / job.name
+                    if len(running) < at_once and not in_use(path):
+                        waiting.remove(job)
+                        if not _finished(path):
+                            running[job.name] = _start(_arguments(path, job.overrides), threads)
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            for training in running.values():
+                training.process.send_signal(signal.SIGINT)
+            for training in running.values():
+                training.process.wait()
+                _end(training)
+            raise
+    return f"{len(failed)} of {len(plan)} jobs" if failed else ""
+
+
+def _finished(path: Path) -> bool:
+    return is_run(path) and read_record(path).finished
+
+
+def _arguments(path: Path, overrides: Sequence[str]) -> list[str]:
+    """The command line of a job: it goes on if it was begun."""
+    if is_run(path):
+        return [f"resume={path}"]
+    return [*(o for o in overrides if not o.startswith("run_dir=")), f"run_dir={path}"]
+
+
+def _start(arguments: list[str], threads: int) -> _Process:
+    printed = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by _end
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "ladder_vae.train", *arguments]
+    process = subprocess.Popen(command, stdout=printed, env=environment, start_new_session=True)
+    return _Process(process, printed)
+
+
+def _end(job: _Process) -> bool:
+    """Print what the job printed; returns whether it failed."""
+    job.printed.seek(0)
+    print(job.printed.read(), end="", flush=True)
+    job.printed.close()
+    return job.process.returncode != 0
+
+
+def asked(arguments: Sequence[str]) -> Path | None:
+    """The sweep that ``finish=DIR`` names; None where the command line names none.
+
+    Raises:
+        UserError: If there is anything else on the command line.
+    """
+    named = [argument for argument in arguments if argument.startswith("finish=")]
+    if not named:
+        return None
+    others = [argument for argument in arguments if argument != named[-1]]
+    if others:
+        raise UserError(f"finish= takes the settings of the sweep; leave out {others[0]}")
+    value = named[-1].partition("=")[2].strip("'\"")
+    if not value:
+        raise UserError("finish= names no sweep; name its directory, the one that holds jobs.json")
+    return Path(value).expanduser()

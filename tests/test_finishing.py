@@ -1,0 +1,145 @@
+"""A sweep that was broken off is finished by one command, and then is as if nothing had happened."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import assert_same_weights, crash_after, tiny
+
+from ladder_vae.runs.plan import read_plan
+from ladder_vae.runs.record import read_record, write_status
+from ladder_vae.training import finishing
+from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+
+SWEEP = ["seed=1,2,3", "run_dir=sweep", "hydra.launcher.jobs=1"]
+COSTS = ("train/seconds", "train/images_per_second")
+
+
+def table(sweep: Path) -> list[dict[str, str]]:
+    """``report.csv``, without what depends on the clock."""
+    with (sweep / "report.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in COSTS} for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def in_this_process(command, monkeypatch):
+    """Jobs of ``finish`` are trained here, one after the other; returns their command lines."""
+    started = []
+
+    def start(arguments, threads):
+        started.append(arguments)
+        with monkeypatch.context() as patched:
+            patched.undo()
+        code, out, _ = command("train", *arguments)
+        printed = SimpleNamespace(seek=lambda at: None, read=lambda: out, close=lambda: None)
+        return SimpleNamespace(process=SimpleNamespace(poll=lambda: code, returncode=code), printed=printed)
+
+    monkeypatch.setattr(finishing, "_start", start)
+    monkeypatch.setattr(finishing, "POLL", 0)
+    return started
+
+
+def test_a_broken_sweep_is_finished_by_one_command(command, npz, in_this_process, monkeypatch, workdir):
+    """One job has finished, one was killed after an epoch, one has never started."""
+    assert command("train", "-m", *tiny(npz), *SWEEP)[0] == 0
+    assert command("report", "sweep")[0] == 0
+    undisturbed, names = table(Path("sweep")), [job.name for job in read_plan(Path("sweep"))]
+    shutil.copytree("sweep", "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochCheckpoints, "on_train_epoch_end", crash_after(1))
+        shutil.rmtree(Path("sweep") / names[1])
+        command("train", *tiny(npz), "seed=2", f"run_dir=sweep/{names[1]}")
+    write_status(Path("sweep") / names[1], "running")
+    shutil.rmtree(Path("sweep") / names[2])
+
+    code, out, err = command("train", "finish=sweep")
+    assert code == 0, err
+    assert out.splitlines()[-1] == "sweep/report.md"
+    assert in_this_process[0] == [f"resume=sweep/{names[1]}"]
+    assert in_this_process[1][-1] == f"run_dir=sweep/{names[2]}"
+    assert table(Path("sweep")) == undisturbed
+    for name in names:
+        assert_same_weights(Path("whole") / name, Path("sweep") / name)
+
+    assert command("train", "finish=sweep")[0] == 0
+    assert len(in_this_process) == 2  # there was nothing left to do
+
+
+def test_a_job_that_fails_again_is_named(command, npz, in_this_process, monkeypatch):
+    assert command("train", "-m", *tiny(npz), "seed=1", "run_dir=sweep", "hydra.launcher.jobs=1")[0] == 0
+    (job,) = read_plan(Path("sweep"))
+    shutil.rmtree(Path("sweep") / job.name)
+    plan = json.loads(Path("sweep/jobs.json").read_text())
+    plan[0]["overrides"].append("optimizer.lr=1e30")
+    Path("sweep/jobs.json").write_text(json.dumps(plan))
+    code, _, err = command("train", "finish=sweep")
+    assert code == 1
+    assert err.splitlines()[-1] == "error: 1 of 1 jobs failed; the report says why"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["finish=nowhere"], "nowhere/jobs.json cannot be read"),
+        (["finish="], "finish= names no sweep"),
+        (["finish=sweep", "seed=3"], "finish= takes the settings of the sweep; leave out seed=3"),
+    ],
+)
+def test_what_cannot_be_finished(arguments, said, command):
+    code, _, err = command("train", *arguments)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert said in err
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_no_result(npz, workdir):
+    """SIGKILL of parent, child or group, again and again: the table is that of the undisturbed sweep."""
+    train = [sys.executable, "-m", "ladder_vae.train"]
+    few = ["-m", *tiny(npz), "trainer.max_epochs=8", "seed=1,2", "hydra.launcher.jobs=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([*train, *few, "run_dir=whole"], check=True, env=environment, capture_output=True)
+    subprocess.run([sys.executable, "-m", "ladder_vae.report", "whole"], check=True, capture_output=True)
+    undisturbed, chance, kills = table(Path("whole")), random.Random(0), 0
+    for number in range(6):
+        sweep = Path(f"sweep{number}")
+        command = [*train, *few, f"run_dir={sweep}"]
+        for _ in range(9):
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(chance.uniform(2, 25))
+            victims = subprocess.run(
+                ["pgrep", "-f", str(sweep)], capture_output=True, text=True
+            ).stdout.split()
+            if chance.random() < 0.3:
+                victims = [str(process.pid)]
+            elif victims and chance.random() < 0.5:
+                victims = [chance.choice(victims)]
+            for victim in victims:
+                with __import__("contextlib").suppress(ProcessLookupError):
+                    os.kill(int(victim), signal.SIGKILL)
+                    kills += 1
+            process.kill()
+            process.wait()
+            if (sweep / "jobs.json").exists():
+                command = [*train, f"finish={sweep}"]
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+        assert table(sweep) == undisturbed
+        for run in sorted(Path("whole").glob("*_seed*")):
+            assert_same_weights(run, sweep / run.name)
+            assert read_record(sweep / run.name).finished
+    assert kills >= 50
