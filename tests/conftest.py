@@ -50,10 +50,15 @@ PIXEL = base64.b64decode(
 )
 
 
+def save_a_pixel(figure: Figure, path: Path, **settings) -> None:
+    """In place of ``Figure.savefig``."""
+    Path(path).write_bytes(PIXEL)
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are put together, but a pixel is saved in their place: where no test looks at them."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **settings: Path(path).write_bytes(PIXEL))
+    monkeypatch.setattr(Figure, "savefig", save_a_pixel)
 
 
 @pytest.fixture
@@ -94,10 +99,11 @@ def command(workdir, monkeypatch, capsys):
     def call(name: str, *args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"ladder_vae/{name}.py", *map(str, args)])
         capsys.readouterr()
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as leaving:
+        with monkeypatch.context() as patched:
             if finds_no_mode(args):  # then composing once is enough
                 patched.setattr(Hydra, "get_mode", lambda *_, **__: None)
-            mains[name]()
+            with pytest.raises(SystemExit) as leaving:
+                mains[name]()
         out, err = capsys.readouterr()
         return int(leaving.value.code or 0), out, err
 
@@ -125,13 +131,18 @@ def shelf(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def trained(train, shelf):
-    """As ``train``, but a run that another test has trained is copied: for tests of what comes after."""
+def trained(train, shelf, monkeypatch):
+    """As ``train``, but a run that another test has trained is copied: for tests of what comes after.
+
+    Its pictures are a pixel each, whichever test comes first.
+    """
 
     def call(*args: str, run_dir: str = "run") -> Path:
         kept = shelf / hashlib.sha256(repr(args).encode()).hexdigest()[:16]
         if not kept.exists():
-            shutil.copytree(train(*args, run_dir=run_dir), kept)
+            with monkeypatch.context() as patched:
+                patched.setattr(Figure, "savefig", save_a_pixel)
+                shutil.copytree(train(*args, run_dir=run_dir), kept)
         else:
             shutil.copytree(kept, run_dir)
         return Path(run_dir)

@@ -21,6 +21,7 @@ from ladder_vae.training import lightning_module
 from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 K = 5
 EXPERIMENT = Path(__file__).parents[1] / "experiments/deep_hierarchies/doubly_reparameterized.py"
 doubly_reparameterized = runpy.run_path(str(EXPERIMENT))["doubly_reparameterized"]
@@ -120,9 +121,14 @@ def test_what_the_bound_has_no_place_for_is_refused():
 
 
 @pytest.fixture
-def residual(train):
-    """Trains a tiny residual model; returns its run directory."""
-    return lambda run_dir, *args: train("model=residual", *args, run_dir=run_dir)
+def residual(train, trained):
+    """Trains a tiny residual model, anew where it begins with another; returns its run directory."""
+
+    def call(run_dir, *args):
+        begun = any(arg.startswith("init_from=") for arg in args)
+        return (train if begun else trained)("model=residual", *args, run_dir=run_dir)
+
+    return call
 
 
 def buffers(run, checkpoint="last"):

@@ -49,7 +49,7 @@ def step_of(model, objective):
 @pytest.mark.parametrize("cls", MODELS)
 def test_no_model_raises_an_alarm(cls, objective, half):
     """The ELBO in half precision as a compiler traces it (test_speed.py: in float32); the rest plain."""
-    model = small(cls).train(objective.importance_samples == 1)
+    model = small(cls, 2).train(objective.importance_samples == 1)
     arguments, doubt = step_of(model, objective)
     step = batch_values(model, objective)
     if objective.importance_samples == 1 and half:
@@ -201,11 +201,14 @@ def traced(monkeypatch):
     )
 
 
+ONE_LEVEL = ["model=residual", "model.num_layers=1", "model.latent_sizes=[4]"]  # quick to trace
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         pytest.param([], id="plain", marks=pytest.mark.slow),
-        pytest.param(["model=residual", "model.norm=layer", "model.dropout=0.5"], id="dropout"),
+        pytest.param([*ONE_LEVEL, "model.norm=layer", "model.dropout=0.5"], id="dropout"),
     ],
 )
 def test_a_run_is_the_same_with_and_without_the_check(train, traced, monkeypatch, settings):
