@@ -139,7 +139,7 @@ def test_make_commands(run_dir, trained, checkout, line):
         return check_tensorboard([*args, "port=0"])
     if "sweep" in line or "train" in line:
         given = next((a.partition("=")[2] for a in args if a.startswith("args=")), "")
-        fewer = ["model.num_layers=1,2"] if "sweep" in line else []
+        fewer = ["model.num_layers=1,2", "hydra.launcher.jobs=1"] if "sweep" in line else []
         args = [a for a in args if not a.startswith("args=")] + [f"args={given} {' '.join(QUICK + fewer)}"]
     done = make(*args[1:])
     assert done.returncode == 0, done.stderr
