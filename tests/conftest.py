@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import os
 import shutil
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from contracts import MODELS, NAMES, widths
+from hydra._internal.hydra import Hydra
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ladder_vae.analysis import classifier
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.system import devices
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
@@ -41,11 +45,42 @@ def on_the_cpu(request, monkeypatch):
         monkeypatch.setattr(devices, "best_device", lambda: "cpu")
 
 
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def save_a_pixel(figure: Figure, path: Path, **settings) -> None:
+    """In place of ``Figure.savefig``."""
+    Path(path).write_bytes(PIXEL)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are put together, but a pixel is saved in their place: where no test looks at them."""
+    monkeypatch.setattr(Figure, "savefig", save_a_pixel)
+
+
+@pytest.fixture
+def short_judge(monkeypatch):
+    """The classifier of an analysis is trained for a few steps: where no test asks how good it is."""
+    monkeypatch.setattr(classifier, "EPOCHS", 1)
+    monkeypatch.setattr(classifier, "LEAST_STEPS", 10)
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch) -> Path:
     """An empty current directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+SETS_A_MODE = ("experiment", "hydra", "--config")
+
+
+def finds_no_mode(args) -> bool:
+    """Whether what Hydra composes first, only to look up ``hydra.mode``, could but find null there."""
+    return not any(str(arg).lstrip("+~").startswith(SETS_A_MODE) for arg in args)
 
 
 @pytest.fixture
@@ -64,8 +99,11 @@ def command(workdir, monkeypatch, capsys):
     def call(name: str, *args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"ladder_vae/{name}.py", *map(str, args)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as leaving:
-            mains[name]()
+        with monkeypatch.context() as patched:
+            if finds_no_mode(args):  # then composing once is enough
+                patched.setattr(Hydra, "get_mode", lambda *_, **__: None)
+            with pytest.raises(SystemExit) as leaving:
+                mains[name]()
         out, err = capsys.readouterr()
         return int(leaving.value.code or 0), out, err
 
@@ -93,13 +131,18 @@ def shelf(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def trained(train, shelf):
-    """As ``train``, but a run that another test has trained is copied: for tests of what comes after."""
+def trained(train, shelf, monkeypatch):
+    """As ``train``, but a run that another test has trained is copied: for tests of what comes after.
+
+    Its pictures are a pixel each, whichever test comes first.
+    """
 
     def call(*args: str, run_dir: str = "run") -> Path:
         kept = shelf / hashlib.sha256(repr(args).encode()).hexdigest()[:16]
         if not kept.exists():
-            shutil.copytree(train(*args, run_dir=run_dir), kept)
+            with monkeypatch.context() as patched:
+                patched.setattr(Figure, "savefig", save_a_pixel)
+                shutil.copytree(train(*args, run_dir=run_dir), kept)
         else:
             shutil.copytree(kept, run_dir)
         return Path(run_dir)

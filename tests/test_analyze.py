@@ -16,6 +16,7 @@ from ladder_vae.analysis.embedding import _in_two_dimensions
 from ladder_vae.runs.record import read_record
 
 QUICK = ["classifier_dir=judge", "draws=1"]
+SKETCHED = pytest.mark.usefixtures("undrawn", "short_judge")  # every test but the first, which sees it all
 THREE = ["model.num_layers=3", "model.latent_sizes=[4,3,2]", "model.hidden_sizes=[16,8,8]"]
 
 
@@ -27,7 +28,7 @@ def analyze(command):
     return call
 
 
-def test_the_whole_journey(trained, analyze):
+def test_the_whole_journey(trained, analyze, request):
     run = trained(*THREE)
     before = json.loads((run / "metrics.json").read_text())
     code, out, err = analyze(f"run={run}")
@@ -69,12 +70,14 @@ def test_the_whole_journey(trained, analyze):
 
     # again: the same figures, no second judge, no second embedding
     assert "training the classifier" in err
+    request.getfixturevalue("undrawn")
     _, _, err = analyze(f"run={run}")
     assert "training the classifier" not in err
     assert json.loads((run / "metrics.json").read_text()) == metrics
     assert (run / "projector_config.pbtxt").read_text() == projector
 
 
+@SKETCHED
 def test_a_folder_of_runs_and_its_report(trained, analyze, command):
     for seed in (1, 2):
         trained(f"seed={seed}", "logger=none", run_dir=f"sweep/{seed}")
@@ -99,6 +102,7 @@ def test_a_folder_of_runs_and_its_report(trained, analyze, command):
     assert "test/levels/rate/z2" in Path("sweep/report.csv").read_text()
 
 
+@SKETCHED
 def test_part_of_the_images_has_names_of_its_own(trained, analyze):
     run = trained("logger=none")
     code, _, err = analyze(f"run={run}", "images=12", "show=[3,17]", "levels=[2]")
@@ -108,6 +112,7 @@ def test_part_of_the_images_has_names_of_its_own(trained, analyze):
     assert not any(name.startswith("test/levels/") for name in metrics)
 
 
+@SKETCHED
 def test_one_level(trained, analyze):
     run = trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", "logger=none")
     code, _, err = analyze(f"run={run}")
@@ -115,6 +120,7 @@ def test_one_level(trained, analyze):
     assert "With a single level" in (run / "analysis.md").read_text()
 
 
+@SKETCHED
 @pytest.mark.parametrize("labels", ["none", "one"])
 def test_questions_that_make_no_sense_are_said_in_the_page(command, analyze, workdir, npz, labels):
     arrays = dict(np.load(npz))
@@ -139,6 +145,7 @@ def test_questions_that_make_no_sense_are_said_in_the_page(command, analyze, wor
     assert not Path("run/figures/levels/interpolate.png").exists()
 
 
+@SKETCHED
 def test_an_unfinished_run_on_request(trained, analyze):
     run = trained("logger=none")
     (run / "status.json").write_text('{"status": "interrupted", "message": ""}')
@@ -178,19 +185,9 @@ BAD = {
 }
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return tmp_path_factory.mktemp("kept")
-
-
 @pytest.fixture
-def run_copy(kept, trained, workdir):
-    """A run that is trained once for all bad arguments."""
-    if not (kept / "run").exists():
-        shutil.copytree(trained("logger=none"), kept / "run")
-    elif not Path("run").exists():
-        shutil.copytree(kept / "run", "run")
-    return Path("run")
+def run_copy(trained):
+    return trained("logger=none")
 
 
 @pytest.mark.parametrize("argument", BAD)
@@ -202,6 +199,7 @@ def test_bad_arguments(command, run_copy, argument):
     assert sorted(run_copy.rglob("*")) == before
 
 
+@SKETCHED
 def test_fewer_draws_do_not_replace_more(run_copy, analyze):
     code, _, err = analyze(f"run={run_copy}", "levels=[1]", "draws=3")
     assert code == 0, err
@@ -216,6 +214,7 @@ def test_fewer_draws_do_not_replace_more(run_copy, analyze):
     assert "resample_z1.png" not in drawn
 
 
+@SKETCHED
 def test_a_run_that_a_question_does_not_fit_is_left_out(trained, analyze):
     trained("logger=none", run_dir="sweep/two")
     one = ("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]")
@@ -226,6 +225,7 @@ def test_a_run_that_a_question_does_not_fit_is_left_out(trained, analyze):
     assert out.splitlines()[-1] == "sweep/two/analysis.html"
 
 
+@SKETCHED
 @pytest.mark.parametrize("shape", [(17, 11), (9, 14)])
 def test_images_of_any_shape_reach_the_projector(command, analyze, workdir, npz, shape):
     rng, arrays = np.random.default_rng(0), dict(np.load(npz))
@@ -241,6 +241,7 @@ def test_images_of_any_shape_reach_the_projector(command, analyze, workdir, npz,
     assert len(list(Path("run").glob("*/z*/sprite.png"))) == 2
 
 
+@SKETCHED
 def test_a_link_in_a_run_leads_nowhere(trained, analyze, workdir):
     """A run that somebody sent must not have anything deleted elsewhere."""
     (workdir / "mine/z1").mkdir(parents=True)
@@ -255,6 +256,7 @@ def test_a_link_in_a_run_leads_nowhere(trained, analyze, workdir):
     assert (workdir / "mine/z1/tensors.tsv").read_text() == "precious"
 
 
+@SKETCHED
 @pytest.mark.parametrize("weights", ["decoder.1.bias", "rungs.0.prior_net", "evidence.1.bias"])
 def test_a_diverged_model_is_named(run_copy, analyze, weights):
     best = run_copy / "checkpoints/best.ckpt"
@@ -270,6 +272,7 @@ def test_a_diverged_model_is_named(run_copy, analyze, weights):
     assert not (run_copy / "analysis.html").exists()
 
 
+@SKETCHED
 def test_a_run_that_fails_does_not_take_the_others_along(trained, analyze):
     for name in ("a", "b"):
         trained("logger=none", run_dir=f"sweep/{name}")
@@ -282,6 +285,7 @@ def test_a_run_that_fails_does_not_take_the_others_along(trained, analyze):
     assert "1 of 2 runs could not be analyzed" in only_line(err)
 
 
+@SKETCHED
 def test_new_weights_while_it_worked_stay_out_of_the_record(run_copy, analyze, monkeypatch):
     before, write = (run_copy / "metrics.json").read_bytes(), entry.write
 
@@ -298,6 +302,7 @@ def test_new_weights_while_it_worked_stay_out_of_the_record(run_copy, analyze, m
     assert (run_copy / "metrics.json").read_bytes() == before
 
 
+@SKETCHED
 def test_more_levels_than_a_page_holds(trained, analyze):
     run = trained("model.num_layers=9", "model.latent_sizes=null", "model.hidden_sizes=null", "logger=none")
     code, _, err = analyze(f"run={run}", "show=[0]", "embedded=5")
@@ -307,6 +312,7 @@ def test_more_levels_than_a_page_holds(trained, analyze):
     assert "of 9 levels" in (run / "analysis.md").read_text()
 
 
+@SKETCHED
 def test_the_version_of_the_judge_is_in_its_name(analyze, run_copy):
     analyze(f"run={run_copy}", "levels=[1]")
     (file,) = Path("judge").iterdir()

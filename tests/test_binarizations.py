@@ -44,6 +44,7 @@ def test_pixels_are_drawn_with_their_gray_levels():
     assert z.std().item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_mean_over_binarizations_and_their_spread(trained, command, monkeypatch):
     run = trained()
     compilations = []

@@ -149,9 +149,9 @@ def test_bars_of_levels_units_and_estimates(tmp_path, drawn):
     np.testing.assert_array_equal(scattered[1], points[[0, 2]])
 
 
-def test_a_report_draws_the_means_of_its_groups(train, command, drawn):
+def test_a_report_draws_the_means_of_its_groups(trained, command, drawn):
     for seed in (1, 2):
-        train(f"seed={seed}", run_dir=f"sweep/{seed}")
+        trained(f"seed={seed}", run_dir=f"sweep/{seed}")
     assert command("evaluate", "run=sweep", "num_samples=10", "k=[1,10]")[0] == 0
     drawn.clear()
     assert command("report", "sweep")[0] == 0

@@ -143,24 +143,24 @@ def test_a_run_directory_under_a_file(command, npz, workdir):
     assert "run_dir=file/run" in only_line(err)
 
 
-def test_a_directory_that_holds_a_run_is_not_written_over(train, command, npz):
-    run = train()
+def test_a_directory_that_holds_a_run_is_not_written_over(trained, command, npz):
+    run = trained()
     before = (run / "metrics.json").read_bytes()
     _, _, err = command("train", *tiny(npz), f"run_dir={run}")
     assert f"already holds a run; resume={run} continues it" in only_line(err)
     assert (run / "metrics.json").read_bytes() == before
 
 
-def test_resume_keeps_the_configuration(train, command):
-    run = train()
+def test_resume_keeps_the_configuration(trained, command):
+    run = trained()
     before = (run / "config.yaml").read_bytes()
     _, _, err = command("train", f"resume={run}", "model.num_layers=3", "trainer.max_epochs=9")
     assert "leave out model.num_layers=3" in only_line(err)
     assert (run / "config.yaml").read_bytes() == before
 
 
-def test_resume_of_a_damaged_checkpoint(train, command):
-    run = train()
+def test_resume_of_a_damaged_checkpoint(trained, command):
+    run = trained()
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     status = (run / "status.json").read_bytes()

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import events
+from conftest import events, save_a_pixel
 from contracts import NAMES
+from matplotlib.figure import Figure
 from test_errors import only_line
 
 from ladder_vae.evaluation import parts as evaluation_parts
@@ -15,6 +16,7 @@ from ladder_vae.models.evaluator import Settings
 from ladder_vae.runs.opened import load_subject
 
 CPU = torch.device("cpu")
+UNDRAWN = pytest.mark.usefixtures("undrawn")  # for all but the two that look at the pictures
 
 
 @pytest.mark.parametrize("model", NAMES)
@@ -60,11 +62,13 @@ def test_what_an_evaluation_leaves(trained, command, model):
     assert not list(run.rglob("part-*"))
 
 
-def test_an_evaluation_enters_the_report(trained, command):
+def test_an_evaluation_enters_the_report(trained, command, monkeypatch):
     for seed in (1, 2):
         run = trained(f"seed={seed}", run_dir=f"sweep/{seed}")
     trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", run_dir="sweep/3")
-    code, _, err = command("evaluate", f"run={run.parent}", "num_samples=20", "k=[1,5,20]")
+    with monkeypatch.context() as patched:
+        patched.setattr(Figure, "savefig", save_a_pixel)
+        code, _, err = command("evaluate", f"run={run.parent}", "num_samples=20", "k=[1,5,20]")
     assert code == 0, err
     command("report", run.parent)
     text = (run.parent / "report.md").read_text()
@@ -77,6 +81,7 @@ def test_an_evaluation_enters_the_report(trained, command):
     assert "test/active_units_var/z2" in (run.parent / "report.csv").read_text()
 
 
+@UNDRAWN
 def test_an_interruption_costs_one_part(trained, command, monkeypatch):
     monkeypatch.setattr(evaluation_parts, "PART", 6)
     run = trained()
@@ -118,6 +123,7 @@ def test_an_interruption_costs_one_part(trained, command, monkeypatch):
         assert continued[name] == pytest.approx(whole[name], abs=1e-4), name
 
 
+@UNDRAWN
 def test_what_is_finished_is_not_computed_again(trained, command, monkeypatch):
     run = trained()
     command("evaluate", f"run={run}", "num_samples=10")
@@ -130,6 +136,7 @@ def test_what_is_finished_is_not_computed_again(trained, command, monkeypatch):
     assert code == 1
 
 
+@UNDRAWN
 def test_metrics_hold_one_evaluation_that_with_most_draws(trained, command):
     run = trained()
 
@@ -161,6 +168,7 @@ def test_metrics_hold_one_evaluation_that_with_most_draws(trained, command):
         assert second[f"test/gap/K={k}"] == pytest.approx(gap, abs=1e-6)
 
 
+@UNDRAWN
 def test_a_run_that_went_on_training_meanwhile(trained, command, monkeypatch):
     run = trained()
     compute = evaluation_parts.image_statistics
@@ -180,6 +188,7 @@ def test_a_run_that_went_on_training_meanwhile(trained, command, monkeypatch):
     assert (run / "metrics.json").read_bytes() == before
 
 
+@UNDRAWN
 def test_weights_that_are_not_finite(trained, command):
     run = trained("model=textbook")
     best = run / "checkpoints/best.ckpt"
@@ -194,6 +203,7 @@ def test_weights_that_are_not_finite(trained, command):
     assert (run / "metrics.json").read_bytes() == before
 
 
+@UNDRAWN
 def test_a_diverged_run_does_not_take_the_others_along(trained, command):
     broken, sound = trained("model=textbook", run_dir="sweep/a"), trained(run_dir="sweep/b")
     best = broken / "checkpoints/best.ckpt"
@@ -208,6 +218,7 @@ def test_a_diverged_run_does_not_take_the_others_along(trained, command):
     assert "test/log_px/K=10" in (sound / "metrics.json").read_text()
 
 
+@UNDRAWN
 def test_a_report_of_runs_of_which_some_were_evaluated(trained, command):
     for seed in (1, 2):
         run = trained(f"seed={seed}", run_dir=f"sweep/{seed}")
@@ -223,6 +234,7 @@ def test_a_report_of_runs_of_which_some_were_evaluated(trained, command):
     assert lines[1].split(" | ")[3] == f"{elbo:.2f}"  # of the evaluated run alone
 
 
+@UNDRAWN
 def test_a_part_of_the_test_split(trained, command):
     run = trained(run_dir="sweep/a")
     before = json.loads((run / "metrics.json").read_text())
@@ -256,12 +268,14 @@ def test_sample_sizes():
     assert choose_sample_sizes(12, [12, 3, 3]) == (3, 12)
 
 
+@UNDRAWN
 def test_a_usual_k_that_does_not_divide_is_left_out_aloud(trained, command):
     run = trained()
     _, _, err = command("evaluate", f"run={run}", "num_samples=25")
     assert "warning: K=10 is left out: it does not divide num_samples=25" in err
 
 
+@UNDRAWN
 def test_settings_of_training_do_not_matter(trained, command):
     """A run that was tested on a few batches, and logged nothing, is evaluated on all images."""
     run = trained("trainer.limit_test_batches=1", "data.eval_batch_size=5", "logger=none")

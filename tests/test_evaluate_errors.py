@@ -11,6 +11,8 @@ from test_errors import only_line
 from ladder_vae.data.sources import load_npz
 from ladder_vae.runs.record import write_status
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def files(run):
     """Everything below a run directory, to see whether it changed."""

@@ -1,6 +1,7 @@
 """The figures of an analysis, against what can be known without it."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -31,6 +32,12 @@ def halves(tmp_path) -> Npz:
         arrays |= {f"x_{split}": images, f"y_{split}": np.where(labels, 7, 3)}
     np.savez(tmp_path / "halves.npz", **arrays)
     return Npz(str(tmp_path / "halves.npz"), val_size=40)
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    """Where the classifier of ``halves`` is kept, whoever needs it first."""
+    return tmp_path_factory.mktemp("judges")
 
 
 def build(cls):
@@ -66,9 +73,9 @@ def test_readings_agree_with_the_model(halves):
 
 
 @pytest.mark.parametrize("cls", MODELS)
-def test_a_level_cut_off_changes_nothing(halves, cls):
+def test_a_level_cut_off_changes_nothing(halves, judges, cls):
     model, index = cut(build(cls), 1), range(20)
-    judge = trained_classifier(halves, halves.path.parent)
+    judge = trained_classifier(halves, judges)
     changes = measure_influence(model, halves, index, judge, draws=2, seed=0).changes
     assert set(changes) == {"pixel_change", "ink_change", "slant_change", "class_change"}
     for name, change in changes.items():
@@ -127,9 +134,9 @@ def test_slant_of_a_straight_stroke(rise, run):
     assert slant(torch.cat([flat, torch.ones(1, 1, 9, 9), torch.zeros(1, 1, 9, 9)])).tolist() == [0, 0, 0]
 
 
-def test_more_images_than_a_pass_holds(halves, monkeypatch):
+def test_more_images_than_a_pass_holds(halves, judges, monkeypatch):
     """All are there, in order, each beside its own label; the mean is that of one pass up to the draws."""
-    model, judge = build(LadderVAE), trained_classifier(halves, halves.path.parent)
+    model, judge = build(LadderVAE), trained_classifier(halves, judges)
     whole = measure_influence(model, halves, range(30), judge, draws=40, seed=0)
     monkeypatch.setattr(influence_module, "CHUNK", 7)
     parts = measure_influence(model, halves, range(30), judge, draws=40, seed=0)
@@ -221,6 +228,7 @@ def test_the_judge_is_trained_once_and_kept(halves, tmp_path):
     assert len(told) == 2
 
 
+@pytest.mark.usefixtures("short_judge")
 def test_the_judge_leaves_the_global_random_state_alone(halves, tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -229,9 +237,10 @@ def test_the_judge_leaves_the_global_random_state_alone(halves, tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_the_judge_is_of_images_and_labels(halves, tmp_path):
+def test_the_judge_is_of_images_and_labels(halves, judges, tmp_path):
     """The same images with other labels have another judge."""
-    first = trained_classifier(halves, tmp_path / "judge")
+    first = trained_classifier(halves, judges)
+    shutil.copytree(judges, tmp_path / "judge")
     arrays = dict(np.load(halves.path))
     arrays |= {name: 10 - arrays[name] for name in ("y_train", "y_test")}  # 3 and 7 change places
     np.savez(tmp_path / "swapped.npz", **arrays)

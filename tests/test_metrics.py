@@ -3,6 +3,7 @@
 import json
 import sys
 
+import pytest
 from conftest import events
 
 from ladder_vae.analysis.influence import CHANGES
@@ -26,6 +27,7 @@ def left_change(image, base):
     return (image - base)[..., :half].abs().flatten(1).mean(1)
 
 
+@pytest.mark.usefixtures("undrawn", "short_judge")
 def test_a_metric_of_a_level_is_one_entry(train, command, workdir, monkeypatch):
     """In table, chart, sentence, page, report and TensorBoard's table of hyperparameters."""
     for module in [m for name, m in sys.modules.items() if name.startswith("ladder_vae.")]:
@@ -42,7 +44,7 @@ def test_a_metric_of_a_level_is_one_entry(train, command, workdir, monkeypatch):
         lambda path, panels, **how: seen.append(panels) or save(path, panels, **how),
     )
     run = train("data.val_size=0")
-    code, out, err = command("analyze", f"run={run}", "draws=1", f"classifier_dir={workdir}")
+    code, out, err = command("analyze", f"run={run}", "draws=1", "embedded=5", f"classifier_dir={workdir}")
     assert code == 0, err
     page = (run / "analysis.md").read_text()
     assert "left half" in out

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from ladder_vae.comparison.paired import paired_differences, read_image_bounds
 from ladder_vae.comparison.tables import paired_rows
 from ladder_vae.runs.record import read_record
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def kept(run, k, sizes=(1, 10)):
     """Bounds of each image as `evaluate` keeps them."""
@@ -21,16 +24,19 @@ def kept(run, k, sizes=(1, 10)):
 
 
 @pytest.fixture
-def evaluated(trained, command):
-    """Two seeds of one level and one run of two, evaluated on all 24 test images."""
-    one = [
-        trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", f"seed={seed}",
-              run_dir=f"sweep/one{seed}")
-        for seed in (1, 2)
-    ]  # fmt: skip
-    two = trained(run_dir="sweep/two")
-    assert command("evaluate", "run=sweep", "num_samples=10", "k=[1,10]")[0] == 0
-    return one, two
+def evaluated(trained, command, shelf):
+    """Two seeds of one level and one run of two, evaluated on all 24 test images; each test has a copy."""
+    before, sweep = shelf / "paired", Path("sweep")
+    if before.exists():
+        shutil.copytree(before, sweep)
+    else:
+        for seed in (1, 2):
+            one = ("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]")
+            trained(*one, f"seed={seed}", run_dir=f"sweep/one{seed}")
+        trained(run_dir="sweep/two")
+        assert command("evaluate", f"run={sweep}", "num_samples=10", "k=[1,10]")[0] == 0
+        shutil.copytree(sweep, before)
+    return [sweep / "one1", sweep / "one2"], sweep / "two"
 
 
 def test_the_difference_image_by_image(evaluated, command):

@@ -117,6 +117,7 @@ def plugin(workdir, monkeypatch):
     return write
 
 
+@pytest.mark.usefixtures("undrawn", "short_judge")
 @pytest.mark.parametrize("group", PLUGINS)
 def test_a_plugin_trains_resumes_and_is_evaluated_analyzed_and_reported(group, plugin, npz, command, workdir):
     settings = [f"data.path={npz}"] if group != "data" else []

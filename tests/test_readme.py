@@ -65,15 +65,17 @@ def marked(lines: list[str]) -> list:
     return [pytest.param(line, marks=pytest.mark.slow if line.startswith(long) else ()) for line in lines]
 
 
+@pytest.mark.usefixtures("undrawn", "short_judge")
 @pytest.mark.parametrize("line", marked([c for c in commands() if c.startswith("python -m ladder_vae")]))
 def test_python_commands(command, run_dir, npz, line):
     line = line.replace("<run_dir>", str(run_dir)).replace("images.npz", str(npz))
     line = re.sub(r"images=[12]000", "images=20", line)  # of 24
+    line = line.replace("run=record num_samples=1000", "run=record num_samples=10")
     _, _, module, *args = shlex.split(line)
     name = module.partition(".")[2]
     args = ["run=runs" if arg.startswith("run=runs") else arg for arg in args]
     if name == "analyze":
-        args += ["classifier_dir=judge", "levels=[1]"]
+        args += ["classifier_dir=judge", "levels=[1]", "draws=1", "embedded=5"]
     if name == "train":
         if any(arg.startswith("resume=") for arg in args):
             args += ["trainer.max_epochs=3"]
@@ -129,7 +131,7 @@ def test_make_commands(run_dir, trained, checkout, line):
     if "analyze" in line:
         three = ["model.num_layers=3", "model.latent_sizes=null", "model.hidden_sizes=null"]
         run = trained(*three, "logger=none", run_dir="runs/example/three")
-        done = make(*args[1:], "args=classifier_dir=judge levels=[3]")
+        done = make(*args[1:], "args=classifier_dir=judge levels=[3] draws=1 embedded=5 images=10")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == f"{run}/analysis.html"
         return None
@@ -137,7 +139,8 @@ def test_make_commands(run_dir, trained, checkout, line):
         return check_tensorboard([*args, "port=0"])
     if "sweep" in line or "train" in line:
         given = next((a.partition("=")[2] for a in args if a.startswith("args=")), "")
-        args = [a for a in args if not a.startswith("args=")] + [f"args={given} {' '.join(QUICK)}"]
+        fewer = ["model.num_layers=1,2", "hydra.launcher.jobs=1"] if "sweep" in line else []
+        args = [a for a in args if not a.startswith("args=")] + [f"args={given} {' '.join(QUICK + fewer)}"]
     done = make(*args[1:])
     assert done.returncode == 0, done.stderr
     if "sweep" in line:

@@ -15,6 +15,8 @@ from ladder_vae.runs.opened import load_subject
 from ladder_vae.runs.record import write_status
 from ladder_vae.runs.releases import RELEASES, released
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def small(trained, command):
@@ -57,6 +59,7 @@ def test_a_release_that_was_not_evaluated_is_reported(small, trained, command):
         assert "parameters" in Path("out/report.md").read_text()
 
 
+@pytest.mark.usefixtures("short_judge")
 def test_a_release_goes_by_its_name(small, command, monkeypatch, workdir):
     monkeypatch.setattr(releases, "RELEASES", workdir / "package")
     shutil.copytree("small", workdir / "package/tiny")

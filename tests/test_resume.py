@@ -19,15 +19,17 @@ from ladder_vae.training import callbacks
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def interrupted(*args):
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("val_size", [0, 8])
-def test_stopped_and_resumed_is_the_run_that_was_never_stopped(train, broken_off, workdir, val_size):
+def test_stopped_and_resumed_is_the_run_that_was_never_stopped(trained, broken_off, workdir, val_size):
     settings = [f"data.val_size={val_size}", "trainer.max_epochs=4"]
-    whole = train(*settings, run_dir="whole")
+    whole = trained(*settings, run_dir="whole")
     code, err = broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(2), *settings)
     assert code == 1
     assert "Stop" in err
@@ -39,8 +41,8 @@ def test_stopped_and_resumed_is_the_run_that_was_never_stopped(train, broken_off
     assert {k: a[k] for k in same} == {k: b[k] for k in same}
 
 
-def test_ctrl_c_in_the_first_epoch_loses_no_exactness(train, broken_off, workdir):
-    whole = train(run_dir="whole")
+def test_ctrl_c_in_the_first_epoch_loses_no_exactness(trained, broken_off, workdir):
+    whole = trained(run_dir="whole")
     step = HierarchicalVAE.training_step
 
     def interrupted_at_the_second(self, x, batch_idx):
@@ -52,8 +54,8 @@ def test_ctrl_c_in_the_first_epoch_loses_no_exactness(train, broken_off, workdir
     assert_same_weights(whole, workdir / "cut")
 
 
-def test_ctrl_c_during_the_test_loses_no_training(train, broken_off, workdir):
-    whole = train(run_dir="whole")
+def test_ctrl_c_during_the_test_loses_no_training(trained, broken_off, workdir):
+    whole = trained(run_dir="whole")
     code, _ = broken_off(HierarchicalVAE, "test_step", interrupted)
     assert code == 130
     assert_same_weights(whole, workdir / "cut")
@@ -115,7 +117,7 @@ def test_early_stopping_and_no_averaging(train):
     assert "current_model_state" not in read_checkpoint(run / "checkpoints/best.ckpt")
 
 
-@pytest.mark.parametrize("epochs_before", [0, 1])
+@pytest.mark.parametrize("epochs_before", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_ctrl_c_exits_130_and_leaves_something_to_resume(workdir, npz, epochs_before):
     """A real signal to a real process, in the first epoch and in a later one."""
     # where it interrupts compiling, Python may print what it drops
@@ -178,7 +180,7 @@ def test_ctrl_c_that_python_drops_still_stops(npz, command, monkeypatch):
 def _large(workdir):
     import numpy as np
 
-    images = np.random.default_rng(0).integers(0, 256, (100_000, 12, 16), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (30_000, 12, 16), dtype=np.uint8)
     np.savez(workdir / "large.npz", x_train=images, x_test=images[:10])
     return workdir / "large.npz"
 
@@ -200,8 +202,8 @@ def test_a_run_that_stopped_early_trains_no_further(train, command, broken_off, 
     assert_same_weights(whole, workdir / "cut")
 
 
-def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(train, command, monkeypatch):
-    run = train()
+def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(trained, command, monkeypatch):
+    run = trained()
     before = read_record(run)
     for failure in (interrupted, lambda *args: 1 / 0):
         with monkeypatch.context() as patched:

@@ -38,8 +38,8 @@ def metrics(run):
 
 
 @needs_compiler
-def test_fast_and_plain_training_agree(train):
-    fast, plain = train(*FAST, run_dir="fast"), train(*PLAIN, run_dir="plain")
+def test_fast_and_plain_training_agree(trained):
+    fast, plain = trained(*FAST, run_dir="fast"), trained(*PLAIN, run_dir="plain")
     for name, value in metrics(plain).items():
         if name.startswith("test/"):
             assert metrics(fast)[name] == pytest.approx(value, rel=0.01, abs=0.05), name
@@ -57,9 +57,9 @@ def test_fast_and_plain_training_agree(train):
         pytest.param(FAST[1:], id="compiled", marks=pytest.mark.slow),
     ],
 )
-def test_fast_runs_repeat_and_resume_exactly(train, broken_off, workdir, settings):
+def test_fast_runs_repeat_and_resume_exactly(train, trained, broken_off, workdir, settings):
     """40 images in batches of 16: the last batch of an epoch is a smaller one."""
-    whole = train(*settings, run_dir="whole")
+    whole = trained(*settings, run_dir="whole")
     assert_same_weights(whole, train(*settings, run_dir="again"))
     assert broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(1), *settings)[0] == 1
     assert_same_weights(whole, workdir / "cut")
@@ -114,7 +114,7 @@ def test_fast_evaluation_is_near_float64():
     assert (fast.elbo - exact.elbo).abs().max() < 0.01
 
 
-def test_jobs_at_once_give_what_jobs_alone_give(train, command, npz, workdir):
+def test_jobs_at_once_give_what_jobs_alone_give(trained, command, npz, workdir):
     # The precision is named, for the fixture above does not reach the processes of the jobs.
     settings = ["trainer.precision=32-true"]
     code, out, err = command(
@@ -126,7 +126,7 @@ def test_jobs_at_once_give_what_jobs_alone_give(train, command, npz, workdir):
     assert names == ["0_ladder_L2_seed1", "1_ladder_L2_seed2"]
     for seed, name in enumerate(names, start=1):
         a, b = (
-            weights(train(*settings, f"seed={seed}", run_dir=f"single{seed}")),
+            weights(trained(*settings, f"seed={seed}", run_dir=f"single{seed}")),
             weights(workdir / "sweep" / name),
         )
         for key in a:  # one thread or two: sums in another order

@@ -71,19 +71,26 @@ def run(python: Path, *arguments: str) -> str:
 
 
 def test_the_wheel_composes_its_configuration_and_holds_what_it_needs(installed):
-    out = run(installed, "-m", "ladder_vae.train", "--cfg", "job", "experiment=record")
-    assert "_target_: ladder_vae.models.ResidualVAE" in out
-    assert "max_epochs: 450" in out
     out = run(
         installed,
         "-c",
+        "import runpy, sys\n"
+        "sys.argv = ['train', '--cfg', 'job', 'experiment=record']\n"
+        "try:\n"
+        "    runpy.run_module('ladder_vae.train', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as leaving:\n"
+        "    print('left with', leaving.code)\n"
         "import ladder_vae, ladder_vae.data as d\n"
         "from ladder_vae import load_run\n"
         "print(ladder_vae.__file__)\n"
         "print(load_run('record').model.generate(2).params.shape)\n"
         "print(len(d.MNIST(val_size=0).split('train')))",
     )
-    where, shape, images = out.splitlines()
+    out, ended, rest = out.partition("left with 0\n")
+    assert ended
+    assert "_target_: ladder_vae.models.ResidualVAE" in out
+    assert "max_epochs: 450" in out
+    where, shape, images = rest.splitlines()
     assert Path(where).is_relative_to(installed.parents[1])
     assert not Path(where).is_relative_to(ROOT)
     assert shape == "torch.Size([2, 1, 28, 28])"

@@ -159,9 +159,9 @@ def test_clipping_bounds_the_update_that_is_applied(precision):
     assert lengths[0.5] == pytest.approx([1e-3 * 0.5] * 3, rel=2e-3)
 
 
-def test_gradients_below_the_limit_are_left_alone(train):
+def test_gradients_below_the_limit_are_left_alone(train, trained):
     clipped = train("trainer.gradient_clip_val=1e9", run_dir="clipped")
-    plain = train(run_dir="plain")
+    plain = trained(run_dir="plain")
     for name, value in weights(plain).items():
         assert torch.equal(value, weights(clipped)[name]), name
 
