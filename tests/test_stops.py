@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,24 @@ def test_a_stream_that_failed_is_not_tried_again():
     out = Lasting(Broken(errno.EPIPE))
     assert (out.write("a"), out.write("b")) == (1, 1)
     assert out.failure.errno == errno.EPIPE
+
+
+@pytest.mark.slow
+def test_a_parallel_sweep_stops_by_sigterm(npz, workdir):
+    """Every job stops, and one line says how to finish the sweep."""
+    few = [*tiny(npz), "trainer.max_epochs=100000", "seed=1,2,3", "run_dir=my sweep", "hydra.launcher.jobs=2"]
+    with Path("err").open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ladder_vae.train", "-m", *few], stdout=subprocess.DEVNULL, stderr=stderr
+        )
+    try:
+        while len(list(Path("my sweep").glob("*/checkpoints/last.ckpt"))) < 2:
+            assert process.poll() is None, Path("err").read_text()
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(timeout=120) == 143
+    finally:
+        process.kill()
+    assert "python -m ladder_vae.train finish='my sweep' finishes this sweep" in Path("err").read_text()
+    runs = [path for path in Path("my sweep").iterdir() if path.is_dir()]
+    assert [read_record(run).status for run in runs] == ["interrupted", "interrupted"]

@@ -61,7 +61,7 @@ def sections(
     found = []
     if groups:
         (runs, *deep) = run_tables(groups)
-        found.append(Section("Runs", [shared_settings(groups)], Table(*runs, note=READING)))
+        found.append(Section("Runs", table=Table(*runs, note=f"{shared_settings(groups)} {READING}")))
         found += [Section("Rates of all levels", table=Table(*cells)) for cells in deep]
         split = evaluated_split(groups)
         if kept := evaluated(groups, split):
