@@ -32,7 +32,7 @@ from ladder_vae.settings.hydra_internals import directory_of, jobs_of
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.training.build import build
-from ladder_vae.training.settle import settle
+from ladder_vae.training.settle import check_memory, settle
 
 MOVED = ("data.path=", "data.directory=")  # data may be elsewhere now; that they are the same is checked
 
@@ -70,6 +70,7 @@ def check_run(config: DictConfig) -> None:
     if user := in_use(Path(cfg.run_dir)):
         raise UserError(f"{cfg.run_dir} is {user}; wait until it ends, or stop it")
     settled = settle(cfg)
+    check_memory(settled)
     last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
     last = last if last and last.exists() else None
     build(settled, cfg.run_dir, last)
@@ -96,7 +97,9 @@ def check_sweep(config: DictConfig) -> None:
     for number, job in enumerate(jobs):
         try:
             composed = compose(name, overrides=job, return_hydra_config=True)
-            build(settle(without_hydra(composed)), run_dir)
+            settled = settle(without_hydra(composed))
+            check_memory(settled)
+            build(settled, run_dir)
             plan.append(PlannedJob(directory_of(composed, number), [*flags, *job]))
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None

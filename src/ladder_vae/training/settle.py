@@ -91,9 +91,7 @@ def settle(cfg: DictConfig) -> Settled:
         )
     config["model"]["input_shape"] = shape
     config["trainer"] = _settle_trainer(config["trainer"], len(data.training_batches()))
-    settled = Settled(config, data, _make_objective(config["objective"]))
-    _check_memory(settled)
-    return settled
+    return Settled(config, data, _make_objective(config["objective"]))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -224,7 +222,7 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     }
 
 
-def _check_memory(settled: Settled) -> None:
+def check_memory(settled: Settled) -> None:
     """Raises UserError if a training step cannot fit into the memory of the device."""
     config, data = settled.config, settled.data
     with torch.device("meta"):  # nothing is stored there
