@@ -252,7 +252,8 @@ def test_a_link_in_a_run_leads_nowhere(trained, analyze, workdir):
     (run / f"{step:05d}").mkdir()  # where the projector's files go
     (run / f"{step:05d}/z1").symlink_to(workdir / "mine/z1")
     code, _, err = analyze(f"run={run}", "levels=[1]")
-    assert code == 0, err
+    assert code == 1
+    assert "is a link out of run" in only_line(err)
     assert (workdir / "mine/z1/tensors.tsv").read_text() == "precious"
 
 

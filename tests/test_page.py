@@ -53,6 +53,6 @@ def test_markdown(tmp_path):
     write_markdown(tmp_path / "page.md", "T", SECTIONS, "figures/levels")
     text = (tmp_path / "page.md").read_text()
     assert text.startswith(
-        "# T\n\n## Level z1\n\na < b & c\n\n|  | n |\n| --- | ---: |\n| z1 | 3 |\n\na note"
+        "# T\n\n## Level z1\n\na &lt; b &amp; c\n\n|  | n |\n| --- | ---: |\n| z1 | 3 |\n\na note"
     )
     assert "![P](figures/levels/p.png)\n\n*P.* seen" in text

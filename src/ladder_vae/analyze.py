@@ -16,7 +16,7 @@ from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, composition, schema
 from ladder_vae.system.devices import choose_device
-from ladder_vae.system.errors import UserError
+from ladder_vae.system.errors import UserError, printable
 
 LEAST = {"draws": 1, "probe_images": 1, "embedded": 1, "seed": 0}
 
@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> None:
             raise UserError(f"out of memory on {device}; device=cpu has more") from None
         except OSError as error:
             raise UserError(f"{error.filename or path} cannot be written ({error.strerror})") from None
-        print(path / "analysis.html")
+        print(printable(str(path / "analysis.html")))
 
     fits = partial(check, settings=settings)
     failed = over_runs(

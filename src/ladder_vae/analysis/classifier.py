@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.files import check_zip, read_bytes, replacing
 from ladder_vae.system.randomness import stream_seed
 
 VERSION = 1  # of the network and its training; a classifier kept by another version is not used
@@ -22,6 +23,7 @@ EPOCHS, LEAST_STEPS = 4, 300
 BATCH = 256
 LEARNING_RATE = 2e-3
 CHUNK = 1000  # images per forward pass
+MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def _read(
 ) -> Classifier | None:
     net = _network(image_shape, len(classes))
     try:
-        kept = torch.load(path, weights_only=True)
+        content = read_bytes(path, MOST_BYTES)
+        check_zip(content, MOST_BYTES)
+        kept = torch.load(io.BytesIO(content), weights_only=True)
         net.load_state_dict(kept["weights"])
         return Classifier(net.eval(), classes, float(kept["accuracy"]), test_images)
     except Exception:  # the file is missing or damaged, so the classifier is trained again
@@ -100,11 +104,10 @@ def _read(
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}")  # another process may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            torch.save(content, part)
     except (OSError, RuntimeError) as error:
         raise UserError(f"classifier_dir={path.parent} cannot be written ({one_line(error)})") from None
 

@@ -21,7 +21,7 @@ from ladder_vae.drawing import image_grids
 from ladder_vae.runs.metrics import LEVELS
 from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
-from ladder_vae.system.errors import warn
+from ladder_vae.system.errors import printable, warn
 from ladder_vae.system.locks import RECORD, locked
 from ladder_vae.system.naming import z_name
 
@@ -33,7 +33,7 @@ def print_table(subject: Subject, analysis: Analysis) -> None:
     """Print the figures of each level to the terminal."""
     cells = level_tables.numbers(analysis.figures, analysis.readings.unit_rates, "class")
     images = f"{int(analysis.figures['images']):,} test images"
-    table = Table(*cells.headings, title=escape(f"{subject.run.path}: {images}"))
+    table = Table(*cells.headings, title=escape(printable(f"{subject.run.path}: {images}")))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in cells.rows:
@@ -82,9 +82,6 @@ def _show_in_tensorboard(
 ) -> None:
     path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
     (path / PROJECTOR).unlink(missing_ok=True)
-    for pattern in ("[0-9]*", "[0-9]*/z[0-9]*"):  # a run from a stranger may hold links to other places
-        for link in filter(Path.is_symlink, list(path.glob(pattern))):
-            link.unlink()
     for earlier in path.glob("[0-9]*/z[0-9]*"):  # earlier embeddings would stay beside the new ones
         shutil.rmtree(earlier)
     observed = subject.data.observe("test", subject.indices)

@@ -147,7 +147,7 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
     ax.set_xticks(sizes, [f"{k:,}" for k in sizes], minor=False)
     ax.set_xticks([], minor=True)
     ax.set_xlabel("samples K")
-    ax.set_ylabel("$L_K$, a lower bound on log p(x) (nats)")
+    ax.set_ylabel("L_K, a lower bound on log p(x) (nats)")
     ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if len(curves) > 1:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from ladder_vae.system.files import replacing
 
 if TYPE_CHECKING:  # a report needs no PyTorch
     from torch import Tensor
@@ -135,5 +138,8 @@ def read(path: Path) -> np.ndarray:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture, and make its folder if need be."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with dollars is no formula
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as part:
+        figure.savefig(part)

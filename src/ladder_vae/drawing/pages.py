@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 
+from ladder_vae.system.errors import printable
 from ladder_vae.system.files import write_text
 
 
@@ -53,8 +55,14 @@ class Table:
 
 
 def _cell(text: str) -> str:
-    """Text as a Markdown cell shows it: no HTML, no end of the cell or of the line."""
-    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
+    """Text as a Markdown cell shows it: what ends a cell does not."""
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Text of a run that somebody sent as a line of Markdown: no HTML, link, picture or escape sequence."""
+    line = printable(" ".join(text.split())).replace("\\", "\\\\")
+    return html.escape(re.sub(r"\](?=[(\[])", r"]\\", line), quote=False)
 
 
 @dataclass(frozen=True)
@@ -94,16 +102,14 @@ def write_markdown(path: Path, title: str, sections: Sequence[Section], pictures
     Args:
         pictures: Folder of the pictures, relative to the page.
     """
-    parts = [f"# {title}"]
+    parts = [f"# {_plain(title)}"]
     for section in sections:
-        parts += [f"## {section.title}", *section.paragraphs]
+        parts += [f"## {_plain(section.title)}", *map(_plain, section.paragraphs)]
         if section.table:
-            parts += [part for part in (section.table.markdown(), section.table.note) if part]
+            parts += [part for part in (section.table.markdown(), _plain(section.table.note)) if part]
         for picture in section.pictures:
-            parts += [
-                f"![{picture.title}]({pictures}/{picture.file})",
-                f"*{picture.title}.* {picture.caption}",
-            ]
+            named = _plain(picture.title)
+            parts += [f"![{named}]({pictures}/{picture.file})", f"*{named}.* {_plain(picture.caption)}"]
     write_text(path, "\n\n".join(parts) + "\n")
 
 
@@ -116,4 +122,6 @@ def write_html(path: Path, title: str, sections: Sequence[Section], pictures: Pa
     template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["embedded"] = lambda file: base64.b64encode((pictures / file).read_bytes()).decode()
-    write_text(path, environment.from_string(template).render(title=title, sections=sections))
+    write_text(
+        path, printable(environment.from_string(template).render(title=title, sections=sections), "\n")
+    )

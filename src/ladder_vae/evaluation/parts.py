@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,12 +34,14 @@ from ladder_vae.models.summary import summarize
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.devices import fast_products
-from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.errors import UserError, one_line, warn
+from ladder_vae.system.files import read_npz, replacing
 from ladder_vae.system.self_check import pass_doubt
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
+MOST_BYTES = 1 << 30  # of a file
 VERSION = 5  # of the statistics; parts that another version kept are not used
 
 
@@ -252,25 +253,25 @@ def _write(
     seconds: float,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # another process may do the same
     arrays = {name: getattr(statistics, name).numpy() for name in IMAGE_FIELDS}
     arrays |= {f"unit_{name}": getattr(statistics.units, name).numpy() for name in UNIT_FIELDS}
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, seconds=np.float64(seconds), **arrays, **more)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as part:
+        np.savez(part, seconds=np.float64(seconds), **arrays, **more)
 
 
 def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:
     """What was written of so many images; None where it is missing or damaged, and has to be computed."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: torch.from_numpy(archive[name]) for name in IMAGE_FIELDS}
-            units = {name: torch.from_numpy(archive[f"unit_{name}"]) for name in UNIT_FIELDS}
-            seconds = float(archive["seconds"])
+        kept = read_npz(path, MOST_BYTES)
+        arrays = {name: torch.from_numpy(kept[name]) for name in IMAGE_FIELDS}
+        units = {name: torch.from_numpy(kept[f"unit_{name}"]) for name in UNIT_FIELDS}
         statistics = ImageStatistics(units=UnitStatistics(**units), **arrays)
-        return (statistics, seconds) if len(statistics.elbo) == images else None
-    except Exception:  # damage takes any form: zip, deflate, header, a missing array, another shape
+        if len(statistics.elbo) != images:
+            raise UserError(f"{path} is of another number of images than {images}")
+        return statistics, float(kept["seconds"])
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # an array may be missing, or have another shape or type
+        said = str(error) if isinstance(error, UserError) else f"{path} is damaged ({one_line(error)})"
+        warn(f"{said}; it is computed anew")
         return None

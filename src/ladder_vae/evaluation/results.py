@@ -21,7 +21,7 @@ from ladder_vae.models.summary import ACTIVE_KL, ESS_QUANTILES
 from ladder_vae.runs.metrics import IMAGES_OF, curves
 from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
-from ladder_vae.system.errors import warn
+from ladder_vae.system.errors import printable, warn
 from ladder_vae.system.locks import RECORD, locked
 
 SAME_DRAWS = (
@@ -130,7 +130,7 @@ def print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) 
     """Bounds, levels and what their errors are worth, to the terminal."""
     metrics, path, split = evaluation.metrics, subject.run.path, subject.split
     table = Table("K", "L_K", "± over images", "± over draws", "gap to the ELBO", "effective samples")
-    table.title = escape(f"{path}: bounds on log p(x), nats per image, {_images(subject)}")
+    table.title = escape(printable(f"{path}: bounds on log p(x), nats per image, {_images(subject)}"))
     for k in settings.sample_sizes:
         bound = f"{split}/log_px/K={k}"
         columns = {bound: ".2f", f"{bound}_stderr": ".2f", f"{bound}_mc_stderr": ".4f"}
@@ -155,7 +155,7 @@ def print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) 
     print(
         f"ELBO {elbo:.2f} = -(distortion {distortion:.2f} + rate {rate:.2f}), MSE {mse:.5f}, "
         f"SSIM {ssim:.4f}; {seconds / 60:.1f} minutes; pictures and numbers of each image in "
-        f"{plan(subject, settings)}"
+        f"{printable(str(plan(subject, settings)))}"
     )
 
 

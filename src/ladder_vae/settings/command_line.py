@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from ladder_vae.system.console import lasting_output
-from ladder_vae.system.errors import Refusal, UserError, one_line
+from ladder_vae.system.errors import Refusal, UserError, one_line, printable
 from ladder_vae.system.memory import keep_freed_memory
 from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_stops
 
@@ -53,14 +53,16 @@ def _outcome(main: Callable[[], None], stops: Stops, *, detailed: bool) -> int:
         main()
     except KeyboardInterrupt as interrupt:
         hint = f": {interrupt}" if str(interrupt) else ""
-        print(f"\ninterrupted{hint}", file=sys.stderr)  # a progress bar may stand on the line
+        print(
+            printable(f"\ninterrupted{hint}", "\n"), file=sys.stderr
+        )  # a progress bar may stand on the line
         return TERMINATED if stops.terminated else INTERRUPTED
     except (Exception, Refusal) as raised:
         error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised
         if detailed:
             traceback.print_exception(error)
         if not getattr(error, "reported", False):
-            print(f"error: {explain(error)}", file=sys.stderr)
+            print(printable(f"error: {explain(error)}"), file=sys.stderr)
         return 1
     return 0
 

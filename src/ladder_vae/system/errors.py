@@ -1,6 +1,11 @@
 """Errors that a user can mend, and how they are worded."""
 
+import re
 import sys
+import unicodedata
+
+# Kinds of characters that steer a terminal or cannot be written.
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class UserError(Exception):
@@ -16,6 +21,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text: str, kept: str = "") -> str:
+    """The text with escape sequences shown instead of obeyed: it may be from a run that somebody sent.
+
+    Args:
+        kept: Characters that stay as they are, such as the end of a line.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        c = found[0]
+        return ascii(c)[1:-1] if unicodedata.category(c) in UNSEEN and c not in kept else c
+
+    return re.sub(r"[^ -~]", shown, text)
+
+
 def warn(message: str) -> None:
     """Print one ``warning:`` line on standard error. The command goes on."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)

@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.files import remove_parts, replacing
 
 
 class DirectCheckpointIO(TorchCheckpointIO):
@@ -48,6 +49,11 @@ class EpochCheckpoints(Checkpoint):
         """Path of ``last.ckpt``."""
         return self.directory / "last.ckpt"
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        remove_parts(self.directory)  # left by a killed run
+        for stale in ("last.part", "best.part"):  # or by one of an earlier version
+            (self.directory / stale).unlink(missing_ok=True)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         best = self.directory / "best.ckpt"
         score = float(trainer.callback_metrics.get("val/bound", "-inf"))
@@ -56,29 +62,18 @@ class EpochCheckpoints(Checkpoint):
         improved = score > self.best or not validated or not best.exists()
         if improved:
             self.best = score
-        # If writing is interrupted, both old checkpoints are still whole.
-        part, best_part = self.directory / "last.part", self.directory / "best.part"
-        self._remove(part, best_part)  # left by a killed run; either may be a hard link to best.ckpt
         try:
-            trainer.save_checkpoint(part)
-            if improved:  # a hard link saves the second copy, if the file system has hard links
-                try:
-                    os.link(part, best_part)
-                except OSError:
-                    shutil.copyfile(part, best_part)
-                os.replace(best_part, best)
-            os.replace(part, self.last)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with replacing(self.last) as part:  # if this is interrupted, both old checkpoints are still whole
+                trainer.save_checkpoint(part)
+                if improved:
+                    with replacing(best) as best_part:
+                        _link_or_copy(part, best_part)
         except (OSError, RuntimeError) as error:  # the latter is how PyTorch says that a disk is full
-            self._remove(part, best_part)  # they keep the disk full
             raise UserError(
                 f"{self.last} cannot be written ({one_line(error)[:100]}); make room, then resume= goes on "
                 "after the last epoch that was kept"
             ) from None
-
-    @staticmethod
-    def _remove(*parts: Path) -> None:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -86,3 +81,12 @@ class EpochCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         key = "best" if "best" in state_dict else "best_elbo"  # key in older checkpoints
         self.best = state_dict[key]
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or where the file system has no hard links copy it; ``target`` exists."""
+    target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
