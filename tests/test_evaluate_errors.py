@@ -155,7 +155,7 @@ def test_a_strangers_config_runs_no_code(untouched, target):
     config = yaml.safe_load((run / "config.yaml").read_text())
     for data in ({"_target_": target}, {**config["data"], "_target_": target}, [1], None):
         (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": data}))
-        said = f"names data._target_={target!r}" if isinstance(data, dict) else "names no data"
+        said = "names data._target_=" if isinstance(data, dict) else "names no data"
         assert said in refuse()
 
 

@@ -35,7 +35,7 @@ def test_weights_come_back_rounded_to_half_precision(small):
         assert torch.equal(after[name], expected), name
         assert after[name].dtype == value.dtype
     files = sorted(path.name for path in Path("small").iterdir())
-    assert files == ["config.yaml", "metrics.json", "status.json", "weights.safetensors"]
+    assert files == ["checksums.json", "config.yaml", "metrics.json", "status.json", "weights.safetensors"]
     assert (Path("small") / "weights.safetensors").stat().st_size < 0.3 * (
         small / "checkpoints/best.ckpt"
     ).stat().st_size

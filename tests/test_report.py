@@ -9,11 +9,10 @@ import pytest
 
 from ladder_vae.comparison.groups import group_runs, seed_noise
 from ladder_vae.comparison.reporting import shared_settings
+from ladder_vae.runs.finding import find_runs, newest
 from ladder_vae.runs.plan import PlannedJob, write_plan
 from ladder_vae.runs.record import (
     Record,
-    find_runs,
-    newest,
     write_config,
     write_metrics,
     write_status,

@@ -9,7 +9,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from ladder_vae.runs.record import newest
+from ladder_vae.runs.finding import newest
 
 LEVELS = 3
 

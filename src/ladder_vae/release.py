@@ -1,8 +1,9 @@
 """Make a release of a run: ``python -m ladder_vae.release``.
 
 A release is a run directory that is small enough to pass on: ``config.yaml``, ``status.json``,
-``metrics.json``, and ``weights.safetensors`` in half precision in place of checkpoints. A release can be
-opened wherever a run directory can. The releases that come with the package are opened by name.
+``metrics.json``, ``checksums.json``, and ``weights.safetensors`` in half precision in place of checkpoints.
+A release can be opened wherever a run directory can. The releases that come with the package are opened by
+name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import torch
 from safetensors.torch import save
 
 from ladder_vae.runs.checkpoints import RELEASED_FACTS, load_run
-from ladder_vae.runs.record import WEIGHTS, read_record, write_config, write_metrics, write_status
+from ladder_vae.runs.checksums import write_checked
+from ladder_vae.runs.record import (
+    WEIGHTS,
+    checked_record,
+    warn_of_changes,
+    write_config,
+    write_metrics,
+    write_status,
+)
 from ladder_vae.settings import command_line
 from ladder_vae.system.errors import UserError
 
@@ -34,7 +43,8 @@ def write_release(path: str | Path, directory: str | Path, *, trust: bool = Fals
     """
     path, directory = Path(path), Path(directory)
     run = load_run(path, trust=trust)
-    record = read_record(run.path)
+    record = checked_record(run.path)
+    warn_of_changes(run.path)
     if not record.finished:
         raise UserError(f"{path} has not finished; only a finished run can be released")
     if directory.exists():
@@ -45,7 +55,7 @@ def write_release(path: str | Path, directory: str | Path, *, trust: bool = Fals
         for name, value in run.model.state_dict().items()
     }
     kept = {key: str(run.checkpoint[key]) for key in RELEASED_FACTS if key in run.checkpoint}
-    (directory / WEIGHTS).write_bytes(save(weights, metadata=kept))
+    write_checked(directory / WEIGHTS, save(weights, metadata=kept))
     # A path on the machine that trained the run means nothing elsewhere.
     write_config(directory, {**run.config, "init_from": None})
     # All other metrics were measured with the weights before rounding.

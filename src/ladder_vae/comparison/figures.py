@@ -10,8 +10,8 @@ from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_s
 from ladder_vae.comparison.tables import depth_columns
 from ladder_vae.drawing import charts, image_grids
 from ladder_vae.drawing.pages import Picture
+from ladder_vae.runs.images import read_images
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of
-from ladder_vae.runs.record import read_images
 from ladder_vae.system.naming import z_name
 
 UNITS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladder_vae.runs.metrics import LEVELS
+from ladder_vae.runs.metrics import LEVELS, split_of
 from ladder_vae.runs.plan import not_started
 from ladder_vae.runs.record import PLAN, Record, class_name, flat
 from ladder_vae.system.naming import z_name
@@ -27,6 +27,10 @@ NOT_A_SETTING = (
     "trainer.compile",
     "trainer.profiler",
 )
+
+
+PLACES = ("path", "directory")  # settings of data that say where they lie
+LONGEST = 60  # characters of a setting in a name
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Group:
         """What distinguishes it apart from its depth."""
         others = {k: v for k, v in self.settings.items() if k != "model.num_layers"}
         words = [class_name(str(others.pop("model._target_", self.runs[0].model_name)))]
-        named = [f"{k.rpartition('.')[2]}={v}" for k, v in others.items() if v is not None]
+        named = [f"{k.rpartition('.')[2]}={v!s:.{LONGEST}}" for k, v in others.items() if v is not None]
         return " ".join([*words, *named])
 
     @property
@@ -85,7 +89,8 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     seeds.
     """
     finished = [record for record in records if record.finished]
-    settings = [_settings(record) for record in finished]
+    places = _places(finished)
+    settings = [_settings(record) | places.get(record.data, {}) for record in finished]
     keys = sorted({key for s in settings for key in s})
     differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
     differing = [key for key in differing if not _goes_without_saying(key, finished)]
@@ -94,7 +99,7 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     for record, s in zip(finished, settings, strict=True):
         mine = {key: s.get(key) for key in differing}
         distinguishing[repr(mine)] = mine
-        seeds = (record.config.get("seed"), record.config.get("data", {}).get("seed"))
+        seeds = (record.config.get("seed"), (record.config.get("data") or {}).get("seed"))
         by_seed.setdefault(repr(mine), {})[seeds] = record
     groups = [Group(distinguishing[key], list(runs.values())) for key, runs in by_seed.items()]
     return sorted(groups, key=lambda g: (g.series, g.depth))
@@ -106,6 +111,22 @@ def _settings(record: Record) -> dict[str, Any]:
     ignored = (*NOT_A_SETTING, "by_depth.values")
     settings = {k: v for k, v in flat(record.config).items() if not k.startswith(ignored)}
     return {k: v for k, v in settings.items() if not (k in by_depth and by_depth[k] == v)}
+
+
+def _places(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """By fingerprint of images, the one place by which they go: equal images may lie at several.
+
+    Other images at the same place, as of a file that was written anew, get a name of their own.
+    """
+    places: dict[str, dict[str, Any]] = {}
+    for record in records:
+        data = record.config.get("data") or {}
+        if record.data and record.data not in places:
+            place = {f"data.{key}": data[key] for key in PLACES if data.get(key) is not None}
+            if place in places.values():
+                place = {key: f"{where} ({record.data[:8]})" for key, where in place.items()}
+            places[record.data] = place
+    return places
 
 
 def _goes_without_saying(key: str, records: Sequence[Record]) -> bool:
@@ -152,7 +173,7 @@ def evaluated_split(groups: Sequence[Group]) -> str:
     nothing else, of ``train``.
     """
     names = {name for group in groups for run in group.runs for name in run.metrics}
-    splits = {name.partition("/")[0] for name in names if "/log_px/" in name} | {"test"}
+    splits = {split for name in names if "/log_px/" in name and (split := split_of(name))} | {"test"}
 
     def worth(split: str) -> tuple[bool, int, int, bool]:
         runs = sum(len(group.runs) for group in evaluated(groups, split))
@@ -171,7 +192,7 @@ def analyzed(groups: Sequence[Group]) -> tuple[str, list[Group]]:
         return [group for group in found if group.runs]
 
     names = {name for group in groups for run in group.runs for name in run.metrics}
-    splits = {name.partition("/")[0] for name in names if f"/{LEVELS}/" in name} | {"test"}
+    splits = {split for name in names if f"/{LEVELS}/" in name and (split := split_of(name))} | {"test"}
     split = max(sorted(splits), key=lambda s: (sum(len(g.runs) for g in kept(s)), s == "test"))
     return split, kept(split)
 
@@ -182,7 +203,7 @@ def sample_sizes(group: Group, split: str) -> list[int]:
 
 
 def _sample_sizes(run: Record, split: str) -> set[int]:
-    matches = [re.fullmatch(rf"{split}/log_px/K=(\d+)", name) for name in run.metrics]
+    matches = [re.fullmatch(rf"{split}/log_px/K=(\d{{1,9}})", name) for name in run.metrics]
     return {int(match[1]) for match in matches if match}
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from ladder_vae.comparison.groups import Group
-from ladder_vae.runs.record import METRICS, Record
+from ladder_vae.runs.record import Record, read_metrics
+from ladder_vae.system.errors import UserError, warn
+from ladder_vae.system.files import read_npz
 
+MOST_BYTES = 1 << 30  # of an evaluation
 MOST_GROUPS = 5  # of which every pair is compared; of more, each with the best
 
 
@@ -67,16 +69,24 @@ def read_image_bounds(run: Record, split: str, k: int) -> ImageBounds | None:
     name = f"{split}/log_px/K={k}"
     for path in sorted(run.path.glob("evaluation/*/images.npz")):
         try:
-            found = json.loads(path.with_name(METRICS).read_text(encoding="utf-8"))
-            if found.get(name) != run.metrics[name]:
+            if read_metrics(path.parent).get(name) != run.metrics[name]:
                 continue
-            with np.load(path, allow_pickle=False) as kept:
-                column = list(kept["sample_sizes"]).index(k)
-                elbo = -(kept["distortion"] + kept["rates"].sum(1))
-                return ImageBounds(str(kept["identity"]), kept["indices"], elbo, kept["log_px"][:, column])
-        except (OSError, ValueError, KeyError):  # of an earlier version, or damaged
-            continue
+            kept = read_npz(path, MOST_BYTES)
+            return _bounds(kept, k)
+        except (UserError, OSError) as error:
+            warn(f"{error}; it is left out of what is compared image by image")
+        except (ValueError, KeyError, IndexError, TypeError):
+            warn(f"{path} is of an earlier version, or damaged; it is left out of the comparison by image")
     return None
+
+
+def _bounds(kept: Mapping[str, np.ndarray], k: int) -> ImageBounds:
+    column = list(kept["sample_sizes"]).index(k)
+    elbo = -(kept["distortion"] + kept["rates"].sum(1))
+    log_px, indices = kept["log_px"][:, column], kept["indices"]
+    if not len(elbo) == len(log_px) == len(indices):
+        raise ValueError("an array is of another number of images than the others")
+    return ImageBounds(str(kept["identity"]), indices, elbo, log_px)
 
 
 def paired_differences(groups: Sequence[Group], split: str, k: int) -> list[Difference]:

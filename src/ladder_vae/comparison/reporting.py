@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import rich.table
 from rich.console import Console
@@ -23,9 +25,11 @@ from ladder_vae.comparison.tables import (
     unit_table,
 )
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
+from ladder_vae.runs.finding import find_runs
 from ladder_vae.runs.metrics import OF_RUNS, images_of, level_keys
-from ladder_vae.runs.record import Record, class_name, find_runs, flat
-from ladder_vae.system.errors import UserError
+from ladder_vae.runs.record import Record, beta_stays_below_one, class_name, flat, warn_of_changes
+from ladder_vae.system.errors import UserError, printable
+from ladder_vae.system.files import refuse_link_out, write_text
 
 TITLE = "Comparison of runs"
 
@@ -35,18 +39,26 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
     known = [metric.name for metric in OF_RUNS]
     found = {key for record in records for key in record.metrics}
     keys = [k for k in known if k in found] + sorted(found - set(known), key=level_keys)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", "status", "model", "num_layers", "seed", *keys])
-        for record in records:
-            head = [
-                os.path.relpath(record.path, path.parent),
-                record.status,
-                record.model_name,
-                record.config["model"].get("num_layers"),
-                record.config.get("seed"),
-            ]
-            writer.writerow([*head, *(record.metrics.get(key, "") for key in keys)])
+    rows: list[list[Any]] = [["run", "status", "model", "num_layers", "seed", *keys]]
+    for record in records:
+        head = [
+            os.path.relpath(record.path, path.parent),
+            record.status,
+            record.model_name,
+            record.config["model"].get("num_layers"),
+            record.config.get("seed"),
+        ]
+        rows.append([*head, *(record.metrics.get(key, "") for key in keys)])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _no_formula(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula, whatever a run is called."""
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.startswith(("=", "+", "-", "@")) else "") + printable(cell)
 
 
 def sections(
@@ -61,7 +73,8 @@ def sections(
     found = []
     if groups:
         (runs, *deep) = run_tables(groups)
-        found.append(Section("Runs", table=Table(*runs, note=f"{shared_settings(groups)} {READING}")))
+        note = " ".join([shared_settings(groups), *not_the_elbo(groups), READING])
+        found.append(Section("Runs", table=Table(*runs, note=note)))
         found += [Section("Rates of all levels", table=Table(*cells)) for cells in deep]
         split = evaluated_split(groups)
         if kept := evaluated(groups, split):
@@ -159,6 +172,17 @@ def shared_settings(groups: Sequence[Group]) -> str:
     return sentence
 
 
+def not_the_elbo(groups: Sequence[Group]) -> list[str]:
+    """A sentence on each group whose training never came to beta = 1."""
+    found = []
+    for group in groups:
+        run = group.runs[0]
+        epochs = run.metrics.get("train/epochs") or flat(run.config).get("trainer.max_epochs")
+        if said := beta_stays_below_one(run.config, epochs if isinstance(epochs, (int, float)) else 0):
+            found.append(f"{group.label}: {said}.")
+    return found
+
+
 def report(directories: Sequence[Path], output: Path) -> list[Group]:
     """Compare the runs below ``directories``: write ``report.md``, ``.html``, ``.csv``, ``figures/``; print.
 
@@ -169,6 +193,9 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
         UserError: If there is no run, or ``output`` cannot be written.
     """
     records = find_runs(directories)
+    for record in records:
+        if record.finished:
+            warn_of_changes(record.path)
     groups = group_runs(records)
     from ladder_vae.comparison.figures import figures  # matplotlib takes longer to import than all else
 
@@ -177,6 +204,7 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
     page = sections(groups, missing, pictures, output)
     try:
         output.mkdir(parents=True, exist_ok=True)
+        refuse_link_out(output / "figures", output)
         write_csv(output / "report.csv", records)
         save_pictures(output / "figures", pictures)
         write_markdown(output / "report.md", TITLE, page, "figures")
@@ -195,13 +223,13 @@ def _print(page: Sequence[Section]) -> None:
     for table in (section.table for section in page if section.table):
         if table.headings[0] == "run":
             for where, why in table.rows:
-                console.print(f"not finished: {where}: {why}", style="yellow", markup=False)
+                console.print(printable(f"not finished: {where}: {why}"), style="yellow", markup=False)
         elif table.headings[0] == "model" and len(table.rows) < len(table.headings):
             _print_table(console, _turned(table))
         else:
             _print_table(console, table)
         if table.headings[0] not in ("run", "model"):
-            console.print(table.note, markup=False)
+            console.print(printable(table.note), markup=False)
 
 
 def _turned(table: Table) -> Table:
@@ -211,9 +239,9 @@ def _turned(table: Table) -> Table:
 
 
 def _print_table(console: Console, table: Table) -> None:
-    shown = rich.table.Table(*map(escape, table.headings))
+    shown = rich.table.Table(*(escape(printable(heading, "\n")) for heading in table.headings))
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in table.rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(escape(printable(cell)) for cell in row))
     console.print(shown)

@@ -19,6 +19,7 @@ from ladder_vae.comparison.paired import paired_differences
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, OF_RUNS, OF_UNITS, images_of
 from ladder_vae.system.naming import z_name
 
+NONE = "–"  # in place of a number
 LEVELS_IN_COLUMNS = 10  # beyond, a row names the rates of all levels in one cell
 
 Columns = Sequence[tuple[str, str, str]]  # metric, heading, format
@@ -67,7 +68,7 @@ def table_rows(groups: Sequence[Group], columns: Columns) -> Cells:
         cells = [group.series, str(group.depth), str(len(group.runs))]
         for metric, _, form in columns:
             values = group.values(metric)
-            cell = format(group.mean(metric), form) if values else "–"
+            cell = format(group.mean(metric), form) if values else NONE
             varies = len(set(values)) > 1
             cells.append(cell + (f" ± {format(group.std(metric), form)}" if varies else ""))
         rows.append(cells)
@@ -160,7 +161,8 @@ def difference_rows(groups: Sequence[Group]) -> Cells:
             continue
         noise = seed_noise(groups, metric)
         changes = [_change(b.mean(metric) - a.mean(metric), form) for a, b in steps]
-        rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
+        if set(changes) != {NONE} or not math.isnan(noise):  # else no two runs have the metric
+            rows.append([heading, "unknown" if math.isnan(noise) else format(noise, form), *changes])
     return ["change of", "noise between seeds", *names], rows
 
 
@@ -189,7 +191,7 @@ def paired_rows(groups: Sequence[Group]) -> Cells:
 
 
 def _change(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, "+" + form)
+    return NONE if math.isnan(value) else format(value, "+" + form)
 
 
 def noise_line(groups: Sequence[Group]) -> str:

@@ -52,6 +52,8 @@ class ImageData(ABC):
 
     #: What a class is called.
     noun = "class"
+    #: Whether images that are not there may be downloaded. A run that somebody sent names any directory.
+    may_download = True
 
     def __init__(
         self,
@@ -267,7 +269,7 @@ class TorchvisionData(ImageData):
         self.directory = Path(directory).expanduser()
 
     def load(self) -> Images:
-        return load_torchvision(self.dataset, self.directory)
+        return load_torchvision(self.dataset, self.directory, self.may_download)
 
 
 class FashionMNIST(TorchvisionData):

@@ -86,18 +86,23 @@ def _bytes(content: bytes) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def load_torchvision(name: str, directory: Path) -> Images:
+def load_torchvision(name: str, directory: Path, download: bool = True) -> Images:
     """Load ``FashionMNIST`` or ``KMNIST`` through torchvision, which downloads it into ``directory`` once.
 
     Raises:
-        UserError: If the download fails or its files cannot be read.
+        UserError: If it is not there and ``download`` is False, the download fails, or its files cannot be
+            read.
     """
+    if not download and not (directory / name / "raw").is_dir():
+        raise UserError(
+            f"{name} is not in {directory}, which the run names; trust=true downloads it to there"
+        )
     import torchvision  # imported here, because it takes longer than loading MNIST
 
     dataset = getattr(torchvision.datasets, name)
     try:
-        train = dataset(directory, train=True, download=True)
-        test = dataset(directory, train=False, download=True)
+        train = dataset(directory, train=True, download=download)
+        test = dataset(directory, train=False, download=download)
         if (len(train), len(test)) != (60_000, 10_000):
             raise ValueError(f"{len(train)} and {len(test)} images instead of 60,000 and 10,000")
     except (RuntimeError, OSError, EOFError, ValueError, AssertionError, KeyError) as error:

@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 import ladder_vae.maths
 import ladder_vae.models
 from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.runs.checksums import refuse_changed
 from ladder_vae.runs.record import CONFIG, WEIGHTS, checkpoint_path, read_config
 from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.files import check_zip, read_bytes
+from ladder_vae.system.memory import total_memory
 
 RELEASED_FACTS = ("global_step", FINGERPRINT)  # what it keeps of a checkpoint beside the weights
 
@@ -50,10 +53,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: If it is missing, damaged, or carries anything that is not a plain value.
     """
     try:
-        content = path.read_bytes()  # at once: training may put another in its place
+        # at once: training may put another in its place
+        content = read_bytes(path, total_memory("cpu"))
         if path.suffix == ".safetensors":
+            refuse_changed(path, content)
             checkpoint = _released_checkpoint(path)
         else:
+            check_zip(content, len(content))
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         if (path.parents[1] / WEIGHTS).exists():
@@ -61,10 +67,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # zip, pickle, PyTorch and safetensors have many names for damage
         raise UserError(f"{path} is damaged ({one_line(error)[:200]})") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
+    if not str(checkpoint.get("global_step", 0)).isdecimal():
+        raise UserError(f"{path} is not a checkpoint of a run: its global_step is no number")
     return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
 
 

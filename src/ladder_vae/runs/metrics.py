@@ -159,7 +159,13 @@ def curves(stage: str, num_layers: int) -> list[str]:
 
 def level_keys(metric: str) -> list[str | int]:
     """Sort key that puts ``rate/z2`` before ``rate/z10``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", metric)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", metric)]
+
+
+def split_of(metric: str) -> str:
+    """``test_2000`` of ``test_2000/elbo``; empty where a name begins with no split."""
+    found = re.match(rf"((?:{'|'.join(IMAGES_OF)})(?:_\d{{1,9}})?)/", metric)
+    return found[1] if found else ""
 
 
 def images_of(split: str) -> str:

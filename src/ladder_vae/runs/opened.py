@@ -11,8 +11,16 @@ from typing import Any
 import ladder_vae.data
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.runs.checkpoints import Run, construct, load_run, read_checkpoint
-from ladder_vae.runs.record import checkpoint_path, find_runs, is_run, read_config, read_record
-from ladder_vae.system.errors import UserError, warn
+from ladder_vae.runs.finding import find_runs
+from ladder_vae.runs.record import (
+    check_links,
+    checked_record,
+    checkpoint_path,
+    is_run,
+    read_record,
+    warn_of_changes,
+)
+from ladder_vae.system.errors import UserError, printable, warn
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,8 @@ def load_subject(
     """Rebuild a run's model and its data.
 
     Like :func:`~ladder_vae.runs.checkpoints.load_run` it builds only classes of this package unless
-    ``trust``; a data set that is downloaded on first use is downloaded.
+    ``trust``; a data set that is not there yet is downloaded only with ``trust``, since the run names the
+    directory.
 
     Args:
         path: The run directory.
@@ -79,6 +88,7 @@ def load_subject(
         raise UserError(
             f"{path}: data._target_={run.config['data'].get('_target_')} does not make an ImageData"
         )
+    data_set.may_download = trust
     try:
         data_set.setup()
     except UserError as error:
@@ -168,7 +178,7 @@ def over_runs(
         try:
             work(
                 load_subject(path, checkpoint, images, source, trust=trust, data=data),
-                f"{path} ({number}/{len(paths)})",
+                printable(f"{path} ({number}/{len(paths)})"),
             )
         except UserError as error:
             if path == root:
@@ -202,15 +212,16 @@ def _open(
     trust: bool,
     data: Mapping[str, str | None],
 ) -> Subject:
-    record = read_record(path)
+    record = checked_record(path)
+    check_links(path)
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
-        read_config(path)  # a better reason, if it has one
         raise UserError(
             f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
             "checkpoint=last"
         )
     subject = load_subject(path, checkpoint, images, source, trust=trust, data=data)
+    warn_of_changes(path)
     if not record.finished:
         warn(f"{state}; these are no final numbers")
     return subject

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ladder_vae.runs.reading import read_json
 from ladder_vae.runs.record import PLAN, is_run
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import write_text
@@ -36,9 +37,11 @@ def read_plan(path: Path) -> list[PlannedJob]:
         UserError: If there is no plan, or it cannot be read.
     """
     try:
-        found = json.loads((path / PLAN).read_text(encoding="utf-8"))
+        found = read_json(path / PLAN)
         return [PlannedJob(Path(job["name"]).name, [str(o) for o in job["overrides"]]) for job in found]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except UserError as error:
+        raise UserError(f"{error}; name the directory of a sweep") from None
+    except (TypeError, KeyError) as error:
         raise UserError(
             f"{path / PLAN} cannot be read ({one_line(error)[:100]}); name the directory of a sweep"
         ) from None

@@ -2,8 +2,9 @@
 
 config.yaml                every setting, interpolations resolved; all that ``load_run`` needs
 checkpoints/last.ckpt      and best.ckpt: averaged weights under ``state_dict``
-status.json                running, finished, interrupted or failed, and why
+status.json                running, finished, interrupted or failed, and why; which images it was trained on
 metrics.json               the final numbers by name; written when the run has finished, refined by evaluation
+checksums.json             of these three; in a release, of the weights, too
 evaluation/                what ``ladder_vae.evaluate`` found, image by image
 analysis.html              and analysis.md: what each level encodes, by ``ladder_vae.analyze``
 images.npz                 test images, their reconstructions, prior samples
@@ -16,25 +17,28 @@ from __future__ import annotations
 import json
 import os
 import platform
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from ladder_vae.runs.checksums import CHECKSUMS, is_changed, refuse_changed, write_checked
+from ladder_vae.runs.reading import check_config, check_metrics, check_status, read_json, read_yaml
 from ladder_vae.settings.command_line import explain
-from ladder_vae.system.errors import UserError, one_line
-from ladder_vae.system.files import write_text
+from ladder_vae.system.errors import UserError, warn
+from ladder_vae.system.files import refuse_links
 from ladder_vae.system.locks import TRAINING, is_locked
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
+PAGES = ("analysis.md", "analysis.html")
 MOST_THREADS = 1024
 PLAN = "jobs.json"  # of a sweep, beside its runs
 WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ckpt
+# Files that we write, so that a link in their place is replaced.
+OURS = (CONFIG, STATUS, METRICS, IMAGES, CHECKSUMS, WEIGHTS, *PAGES, "best.ckpt", "last.ckpt")
 # Runs of earlier versions name these places; whoever reads a config.yaml sees the names of today.
 OLD_NAMES = {
     "ladder_vae.averaging.ExponentialMovingAverage": "ladder_vae.training.ExponentialMovingAverage",
@@ -56,6 +60,7 @@ class Record:
         status: ``finished``, ``running``, ``interrupted`` or ``failed``.
         message: Why it failed, else empty.
         metrics: Its ``metrics.json``; empty unless finished.
+        data: Fingerprint of the images that it was trained on; empty if it is not known.
     """
 
     path: Path
@@ -63,6 +68,7 @@ class Record:
     status: str
     message: str
     metrics: dict[str, float]
+    data: str = ""
 
     @property
     def finished(self) -> bool:
@@ -72,12 +78,12 @@ class Record:
     @property
     def model_name(self) -> str:
         """Name of the model's class."""
-        return class_name(self.config["model"].get("_target_", "?"))
+        return class_name(str(self.config["model"].get("_target_", "?")))
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is a run directory."""
-    return (path / CONFIG).is_file() and (path / STATUS).is_file()
+    """Whether ``path`` is a run directory; what lies there may be unreadable."""
+    return (path / CONFIG).exists() and (path / STATUS).exists()
 
 
 def holds_results(path: Path) -> bool:
@@ -100,24 +106,24 @@ def last_checkpoint(path: str | Path) -> Path:
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Write ``config.yaml``: plain values only."""
-    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_checked(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def write_status(path: Path, status: str, message: str = "", **facts: Any) -> None:
     """Write ``status.json``; other facts than these stay as they are.
 
     Args:
-        facts: Host, process and threads of the training.
+        facts: Host, process and threads of the training, fingerprint of its images.
     """
     known = _read_status(path) | facts | {"status": status, "message": message}
-    write_text(path / STATUS, json.dumps(known) + "\n")
+    write_checked(path / STATUS, (json.dumps(known) + "\n").encode())
 
 
 def _read_status(path: Path) -> dict[str, Any]:
     """What ``status.json`` holds; empty where it is missing or damaged."""
     try:
-        found = json.loads((path / STATUS).read_text())
-    except (OSError, ValueError):
+        found = read_json(path / STATUS)
+    except UserError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -129,13 +135,20 @@ def threads_of(path: Path) -> int | None:
 
 
 @contextmanager
-def recording(path: Path, threads: int) -> Iterator[None]:
+def recording(path: Path, threads: int, data: str = "") -> Iterator[None]:
     """``status.json`` while a run trains, and how it ended.
 
     Args:
         threads: Number of threads of the training, on which its last bits depend.
+        data: Fingerprint of the images that it is trained on.
     """
-    write_status(path, "running", host=platform.node(), process=os.getpid(), threads=threads)
+    facts: dict[str, Any] = {
+        "host": platform.node(),
+        "process": os.getpid(),
+        "threads": threads,
+        "data_fingerprint": data,
+    }
+    write_status(path, "running", **facts)
     try:
         yield
     except KeyboardInterrupt:
@@ -151,21 +164,14 @@ def recording(path: Path, threads: int) -> Iterator[None]:
 
 def write_metrics(path: Path, metrics: dict[str, float]) -> None:
     """Write ``metrics.json``."""
-    write_text(path / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_checked(path / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
 
 
-def write_images(path: Path, **images: np.ndarray) -> None:
-    """Write ``images.npz``: bytes ``(n, H, W)``."""
-    np.savez_compressed(path / IMAGES, **images)  # type: ignore[arg-type]
-
-
-def read_images(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of ``images.npz``, uint8 ``(n, H, W)``; empty if there are none."""
-    try:
-        with np.load(path / IMAGES, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return {}
+def read_metrics(path: Path, num_layers: int | None = None) -> dict[str, float]:
+    """``metrics.json``; raises UserError if it cannot be read, or is not what was written."""
+    metrics = check_metrics(path / METRICS, read_json(path / METRICS), num_layers)
+    refuse_changed(path / METRICS, (path / METRICS).read_bytes())
+    return metrics
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -180,12 +186,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a run directory: it lacks {CONFIG} or {STATUS}; training prints the right one"
         )
-    try:
-        config = yaml.safe_load((path / CONFIG).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path / CONFIG} cannot be read ({one_line(error)})") from None
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise UserError(f"{path / CONFIG} is not the configuration of a run: it has no model")
+    config = read_yaml(path / CONFIG)
+    check_config(path / CONFIG, config)
     config.setdefault("likelihood", {"_target_": "ladder_vae.maths.Bernoulli"})  # there was no other
     objective = config.get("objective")
     if isinstance(objective, dict) and objective.get("importance_gradient") == "reparameterized":
@@ -200,19 +202,42 @@ def _renamed(value: Any) -> Any:
     return OLD_NAMES.get(value, value) if isinstance(value, str) else value
 
 
+def warn_of_changes(path: Path) -> None:
+    """Warn where a file that people edit is not what was written. It is used all the same."""
+    for file in (path / CONFIG, path / STATUS):
+        if is_changed(file, file.read_bytes()):
+            warn(
+                f"{file} was edited, or is damaged: its checksum is not that of {CHECKSUMS}; remove that "
+                "file if you edited it"
+            )
+
+
+def check_links(path: Path) -> None:
+    """Raises UserError if what a command writes into a run would land elsewhere, through a link."""
+    refuse_links(path, OURS)
+
+
 def read_record(path: Path) -> Record:
     """The record of a run; one that cannot be read counts as failed."""
-    config: dict[str, Any] = {"model": {}}
     try:
-        config = read_config(path)
-        state = json.loads((path / STATUS).read_text())
-        status, message = state["status"], state["message"]
-        if status == "running":
-            status, message = _running(path, state.get("host"))
-        metrics = json.loads((path / METRICS).read_text()) if status == "finished" else {}
-        return Record(path, config, status, message, dict(metrics))
-    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-        return Record(path, config, "failed", f"unreadable record: {one_line(error)}", {})
+        return checked_record(path)
+    except UserError as error:
+        try:
+            config = read_config(path)
+        except UserError:
+            config = {"model": {}}
+        return Record(path, config, "failed", f"unreadable record: {error}", {})
+
+
+def checked_record(path: Path) -> Record:
+    """The record of a run. Raises UserError if it cannot be read."""
+    config = read_config(path)
+    state = check_status(path / STATUS, read_json(path / STATUS))
+    status, message = state["status"], state["message"]
+    if status == "running":
+        status, message = _running(path, state.get("host"))
+    metrics = read_metrics(path, config["model"].get("num_layers")) if status == "finished" else {}
+    return Record(path, config, status, message, metrics, state.get("data_fingerprint", ""))
 
 
 def _running(path: Path, host: Any) -> tuple[str, str]:
@@ -233,6 +258,17 @@ def in_use(path: Path) -> str:
     return "in use by another process" if is_locked(path, TRAINING) else ""
 
 
+def beta_stays_below_one(config: Mapping[str, Any], epochs: float) -> str:
+    """What to say of a run whose warm-up of beta is longer than its training; empty if it is not."""
+    warmup = (config.get("objective") or {}).get("beta_warmup_epochs")
+    if not isinstance(warmup, (int, float)) or not warmup >= epochs > 0:
+        return ""
+    return (
+        f"beta does not reach 1 in {epochs:g} epochs (objective.beta_warmup_epochs={warmup:g}): what is "
+        "trained is not the ELBO"
+    )
+
+
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as ``a.b.c`` -> number, word or boolean; lists become words, None is left out."""
     items: dict[str, Any] = {}
@@ -249,29 +285,3 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def class_name(target: str) -> str:
     """``LadderVAE`` of ``ladder_vae.models.LadderVAE``."""
     return target.rpartition(".")[2]
-
-
-def find_runs(directories: Sequence[Path]) -> list[Record]:
-    """Records of all runs in or below the directories, each once, by path.
-
-    Raises:
-        UserError: If a directory does not exist or holds no run.
-    """
-    found: dict[Path, Record] = {}
-    for directory in directories:
-        if not directory.is_dir():
-            raise UserError(f"{directory} is not a directory; name run directories, or a folder of them")
-        paths = sorted(config.parent for config in directory.rglob(CONFIG) if is_run(config.parent))
-        if not paths and not any(directory.rglob(PLAN)):  # of a sweep that was killed before its first run
-            raise UserError(f"{directory} holds no run (no {CONFIG} beside a status.json)")
-        found |= {path.resolve(): read_record(path) for path in paths}
-    return list(found.values())
-
-
-def newest(directory: str | Path, num_layers: int) -> str:
-    """Path of the finished run of so many levels that was finished last; empty if there is none."""
-    root = Path(directory)
-    records = [read_record(config.parent) for config in root.rglob(CONFIG) if is_run(config.parent)]
-    fitting = [r for r in records if r.finished and r.config["model"].get("num_layers") == num_layers]
-    latest = max(fitting, key=lambda r: (r.path / STATUS).stat().st_mtime, default=None)
-    return os.path.relpath(latest.path) if latest else ""

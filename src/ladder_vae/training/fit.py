@@ -11,14 +11,15 @@ from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.models.evaluator import image_statistics
 from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.runs.checkpoints import read_checkpoint
+from ladder_vae.runs.images import read_images, write_images
 from ladder_vae.runs.record import (
+    beta_stays_below_one,
     checkpoint_path,
-    read_images,
     recording,
     write_config,
-    write_images,
     write_metrics,
 )
+from ladder_vae.system.errors import warn
 from ladder_vae.training.build import Assembly
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.interruption import interruptible
@@ -41,7 +42,9 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
         What ``metrics.json`` holds.
     """
     write_config(path, assembly.config)
-    with recording(path, torch.get_num_threads()):
+    if said := beta_stays_below_one(assembly.config, assembly.config["trainer"]["max_epochs"]):
+        warn(said)
+    with recording(path, torch.get_num_threads(), assembly.data.fingerprint):
         module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
         interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         best = read_checkpoint(checkpoint_path(path, "best"))

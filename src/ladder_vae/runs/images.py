@@ -1,0 +1,35 @@
+"""The images that a run keeps: test images, their reconstructions, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ladder_vae.runs.record import IMAGES
+from ladder_vae.system.errors import UserError, warn
+from ladder_vae.system.files import read_npz, replacing
+
+NAMES = {"originals", "reconstructions", "samples"}
+MOST_BYTES = 1 << 28
+
+
+def write_images(path: Path, **images: np.ndarray) -> None:
+    """Write ``images.npz``: bytes ``(n, H, W)``."""
+    with replacing(path / IMAGES) as part:
+        np.savez_compressed(part, **images)  # type: ignore[arg-type]
+
+
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of ``images.npz``, uint8 ``(n, H, W)``; empty if there are none, or they cannot be used."""
+    file = path / IMAGES
+    try:
+        images = read_npz(file, MOST_BYTES)
+        if not set(images) >= NAMES or {(i.dtype.str, i.ndim) for i in images.values()} != {("|u1", 3)}:
+            raise UserError(f"{file} does not hold {', '.join(sorted(NAMES))} as bytes (n, H, W)")
+        return images
+    except FileNotFoundError:
+        return {}
+    except (UserError, OSError) as error:
+        warn(f"{error}; its pictures are left out")
+        return {}
