@@ -43,6 +43,20 @@ def test_hparams_have_the_same_columns_for_every_depth(train):
     assert "test/elbo" in columns[0]
 
 
+def test_hparams_have_columns_for_the_settings_of_every_model(train):
+    run = train()
+    content = events(run).PluginTagToContent("hparams")
+    shown = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    names = {info.name for info in shown.hparam_infos}
+    assert {"setting model.blocks", "setting model.width", "setting model.hidden_sizes"} <= names
+    assert {"setting data.directory", "setting optimizer.weight_decay", "levels", "seed"} <= names
+    begun = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    own = set(begun.session_start_info.hparams)
+    assert "setting model.hidden_sizes" in own
+    assert "setting model.blocks" not in own  # what a run does not have stays empty
+    assert own <= names
+
+
 @pytest.mark.parametrize("val_size", [0, 8])
 def test_pictures_are_of_binarized_images(npz, val_size):
     """A draw of gray pixels, not every pixel that is not black."""

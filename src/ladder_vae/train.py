@@ -24,8 +24,8 @@ def main() -> None:
 
 
 def _checked() -> None:
-    if sweep := asked(sys.argv[1:]):
-        _finish(sweep)
+    if named := asked(sys.argv[1:]):
+        _finish(*named)
         return
     if any(argument.startswith("resume=") for argument in sys.argv):
         # which data the run has, and so whether they have a path, is known once it is read
@@ -34,12 +34,13 @@ def _checked() -> None:
     hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="config")(job)()
 
 
-def _finish(sweep: Path) -> None:
+def _finish(sweep: Path, trust: bool) -> None:
     """Finish a sweep, then compare its runs."""
     try:
-        failed = finish(sweep)
+        failed = finish(sweep, trust=trust)
     except KeyboardInterrupt:
-        hint = f"python -m ladder_vae.train finish={shlex.quote(str(sweep))} goes on"
+        trusted = " trust=true" if trust else ""
+        hint = f"python -m ladder_vae.train finish={shlex.quote(str(sweep))}{trusted} goes on"
         raise KeyboardInterrupt(hint) from None
     report([sweep], sweep)
     print(sweep / "report.md")

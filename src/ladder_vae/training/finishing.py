@@ -16,11 +16,13 @@ from typing import IO, Any
 import torch
 
 from ladder_vae.runs.plan import read_plan
-from ladder_vae.runs.record import in_use, is_run, read_record, threads_of
+from ladder_vae.runs.record import PLAN, in_use, is_run, read_record, threads_of
 from ladder_vae.system.devices import choose_device_type, jobs_at_once
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.locks import TRAINING, locked
 
+UNSAFE = ("-", "hydra")  # beginnings of overrides that may name anything
+TRUST = "trust=true"
 POLL = 0.5  # seconds between two looks at the processes
 
 
@@ -37,7 +39,7 @@ class _Process:
     printed: IO[Any]
 
 
-def finish(sweep: Path) -> str:
+def finish(sweep: Path, *, trust: bool = False) -> str:
     """Train what is left of a sweep, as many jobs at once and on as many threads as it did.
 
     Each job ends as it would have ended without the stop. A run that another process trains at this moment
@@ -45,15 +47,24 @@ def finish(sweep: Path) -> str:
 
     Args:
         sweep: The directory of the sweep.
+        trust: Whether to import what its plan and its runs name beyond this package.
 
     Returns:
         How many jobs failed, as in "1 of 4 jobs"; empty if none did.
 
     Raises:
-        UserError: If there is no plan of the sweep.
+        UserError: If there is no plan of the sweep, or it needs trust.
         KeyboardInterrupt: After Ctrl-C, once every job has stopped.
     """
     plan = read_plan(sweep)
+    needing = [
+        o for job in plan for o in job.overrides if "_target_" in o or o.lstrip("+~").startswith(UNSAFE)
+    ]
+    if needing and not trust:
+        raise UserError(
+            f"{sweep / PLAN} has {needing[0]}, which may import anything; if you trust it, trust=true "
+            "finishes the sweep"
+        )
     noted = [threads for job in plan if (threads := threads_of(sweep / job.name))]
     most = jobs_at_once("auto", choose_device_type("auto"), torch.get_num_threads())
     threads = noted[0] if noted else max(1, torch.get_num_threads() // min(most, len(plan)))
@@ -71,7 +82,7 @@ def finish(sweep: Path) -> str:
                     if len(running) < at_once and not in_use(path):
                         waiting.remove(job)
                         if not _finished(path):
-                            running[job.name] = _start(_arguments(path, job.overrides), threads)
+                            running[job.name] = _start(_arguments(path, job.overrides, trust), threads)
                 time.sleep(POLL)
         except KeyboardInterrupt:
             for training in running.values():
@@ -87,10 +98,10 @@ def _finished(path: Path) -> bool:
     return is_run(path) and read_record(path).finished
 
 
-def _arguments(path: Path, overrides: Sequence[str]) -> list[str]:
+def _arguments(path: Path, overrides: Sequence[str], trust: bool) -> list[str]:
     """The command line of a job: it goes on if it was begun."""
     if is_run(path):
-        return [f"resume={path}"]
+        return [f"resume={path}", *([TRUST] if trust else [])]
     return [*(o for o in overrides if not o.startswith("run_dir=")), f"run_dir={path}"]
 
 
@@ -110,8 +121,8 @@ def _end(job: _Process) -> bool:
     return job.process.returncode != 0
 
 
-def asked(arguments: Sequence[str]) -> Path | None:
-    """The sweep that ``finish=DIR`` names; None where the command line names none.
+def asked(arguments: Sequence[str]) -> tuple[Path, bool] | None:
+    """The sweep that ``finish=DIR`` names, and whether it is trusted; None where none is named.
 
     Raises:
         UserError: If there is anything else on the command line.
@@ -119,10 +130,10 @@ def asked(arguments: Sequence[str]) -> Path | None:
     named = [argument for argument in arguments if argument.startswith("finish=")]
     if not named:
         return None
-    others = [argument for argument in arguments if argument != named[-1]]
+    others = [argument for argument in arguments if argument not in (named[-1], TRUST)]
     if others:
         raise UserError(f"finish= takes the settings of the sweep; leave out {others[0]}")
     value = named[-1].partition("=")[2].strip("'\"")
     if not value:
         raise UserError("finish= names no sweep; name its directory, the one that holds jobs.json")
-    return Path(value).expanduser()
+    return Path(value).expanduser(), TRUST in arguments

@@ -17,15 +17,23 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
-from ladder_vae.runs.record import is_run, last_checkpoint, threads_of, write_config, write_status
+from ladder_vae.runs.record import (
+    is_run,
+    last_checkpoint,
+    read_config,
+    threads_of,
+    write_config,
+    write_status,
+)
 from ladder_vae.settings import command_line, schema
-from ladder_vae.system.errors import warn
+from ladder_vae.system.errors import printable, warn
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.naming import z_name
 from ladder_vae.training.build import Assembly, build
 from ladder_vae.training.fit import fit
 from ladder_vae.training.preflight import resumed
 from ladder_vae.training.settle import plain, settle
+from ladder_vae.training.trust import foreign
 
 
 def job(cfg: DictConfig) -> float | None:
@@ -42,15 +50,14 @@ def job(cfg: DictConfig) -> float | None:
         try:
             assembly, metrics = _train(cfg, path, list(hydra_config.overrides.task))
         except KeyboardInterrupt:
-            hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
-            raise KeyboardInterrupt(hint if is_run(path) else "") from None
+            raise KeyboardInterrupt(_how_to_go_on(path) if is_run(path) else "") from None
         except Exception as error:
             said = command_line.explain(error)
             if not is_run(path):  # so that the report lists it
                 write_config(path, plain(cfg))
                 write_status(path, "failed", said)
             if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
-                print(f"error: {path.name}: {said}", file=sys.stderr)
+                print(printable(f"error: {path.name}: {said}"), file=sys.stderr)
                 error.reported = True  # type: ignore[attr-defined]
             raise
     _print_summary(metrics, assembly.module.model.num_layers)
@@ -74,6 +81,11 @@ def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly,
     last = last_checkpoint(path) if last_checkpoint(path).exists() else None  # none in the first epoch
     assembly = build(settle(cfg), path, resume_from=last)
     return assembly, fit(assembly, path, last)
+
+
+def _how_to_go_on(path: Path) -> str:
+    trust = " trust=true" if foreign(read_config(path)) else ""
+    return f"python -m ladder_vae.train resume={_shown(path)}{trust} continues this run"
 
 
 def _print_summary(metrics: dict[str, float], num_layers: int) -> None:

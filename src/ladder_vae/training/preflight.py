@@ -20,12 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.plan import PlannedJob, write_plan
 from ladder_vae.runs.record import (
+    CONFIG,
+    check_links,
+    checked_record,
     holds_results,
     in_use,
     is_run,
     last_checkpoint,
     read_config,
-    read_record,
+    warn_of_changes,
 )
 from ladder_vae.settings import command_line
 from ladder_vae.settings.hydra_internals import directory_of, jobs_of
@@ -33,6 +36,7 @@ from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.training.build import build
 from ladder_vae.training.settle import check_memory, settle
+from ladder_vae.training.trust import foreign
 
 MOVED = ("data.path=", "data.directory=")  # data may be elsewhere now; that they are the same is checked
 
@@ -74,6 +78,8 @@ def check_run(config: DictConfig) -> None:
     last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
     last = last if last and last.exists() else None
     build(settled, cfg.run_dir, last)
+    if cfg.resume is not None:
+        warn_of_changes(Path(cfg.resume))
     if last:
         settled.data.check_trained_on(read_checkpoint(last), Path(cfg.resume))
     prepare_directory(Path(cfg.run_dir))
@@ -137,12 +143,19 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """
     path = Path(cfg.resume)
     for override in overrides:
-        if not override.lstrip("+").startswith(("resume=", "trainer.", *MOVED)):
+        if not override.lstrip("+").startswith(("resume=", "trust=", "trainer.", *MOVED)):
             raise UserError(
                 "resume= keeps the configuration of the run, except trainer.*, data.path and data.directory; "
                 f"leave out {override}"
             )
     saved, last = read_config(path), last_checkpoint(path)
+    if not cfg.trust and (named := foreign(saved)):
+        raise UserError(
+            f"{path / CONFIG} names {named}, which is not of this version of the package; if you trust the "
+            "run, trust=true resumes it"
+        )
+    record = checked_record(path)
+    check_links(path)
     begun = last.is_file()  # a run that ended in its first epoch begins again
     if not begun and holds_results(path):
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
@@ -153,7 +166,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             "package; init_from= begins a new run with its weights"
         )
     states = read_checkpoint(last)["callbacks"] if begun else {}
-    done, finished = states["Totals"]["epochs"] if begun else 0, read_record(path).finished
+    done, finished = states["Totals"]["epochs"] if begun else 0, record.finished
     if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
@@ -164,7 +177,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None
     assert isinstance(merged, DictConfig)
-    merged.resume = merged.run_dir = cfg.resume
+    merged.resume, merged.run_dir, merged.trust = cfg.resume, cfg.resume, cfg.trust
     if merged.trainer.max_epochs < done + finished:
         raise UserError(
             f"resume={path} has finished its {done} epochs; trainer.max_epochs=N trains it for longer, "

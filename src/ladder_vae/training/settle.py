@@ -82,6 +82,7 @@ def settle(cfg: DictConfig) -> Settled:
     config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
     if config["seed"] < 0 or data.seed < 0:
         raise UserError(f"seed={config['seed']} and data.seed={data.seed} must be at least 0")
+    data.may_download = cfg.resume is None or cfg.trust
     data.setup()
     shape = list(data.image_shape)
     if config["model"].get("input_shape") not in (None, shape):
@@ -98,7 +99,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without where the run lies: it may be moved."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key in ("run_dir", "resume"):
+    for key in ("run_dir", "resume", "trust"):
         config.pop(key, None)
     by_depth = config["by_depth"]
     if by_depth:  # of its tables only this depth matters

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.metrics import hparams_columns
 from ladder_vae.runs.record import class_name, flat
+from ladder_vae.settings.schema import known_keys
 from ladder_vae.system.errors import UserError
 from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -91,6 +92,17 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
     return model.likelihood.intensities(x).cpu(), reconstructions.cpu(), generated.cpu()
 
 
+def _is_shown(setting: str) -> bool:
+    return not setting.startswith(("callbacks.p", "logger", "name"))
+
+
+def _columns() -> dict[str, str]:
+    """Settings of all models, optimizers, ...: TensorBoard takes its columns from the run it finds first."""
+    known = {key for key in known_keys() if "." in key and key not in ("model.num_layers", "optimizer.lr")}
+    groups = {key.rpartition(".")[0] for key in known}
+    return {f"setting {key}": "" for key in sorted(known - groups) if _is_shown(key)}
+
+
 class Dashboards(Callback):
     """Writes the run's row of TensorBoard's HParams table, and charts that show all levels together.
 
@@ -122,16 +134,17 @@ class Dashboards(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
-                for summary in hparams_summary(
-                    self.hparams(), dict.fromkeys(hparams_columns(pl_module.model.num_layers), 0)
-                ):
+                own, metrics = self.hparams(), dict.fromkeys(hparams_columns(pl_module.model.num_layers), 0)
+                columns, *_ = hparams_summary(_columns() | own, metrics)
+                _, *values = hparams_summary(own, metrics)
+                for summary in (columns, *values):
                     writer.file_writer.add_summary(summary)
                 writer.add_custom_scalars(layout)
 
     def hparams(self) -> dict[str, Any]:
         """Settings by name. TensorBoard shows the first five in order of names; these are compared most."""
         settings = flat(self.config)
-        settings = {k: v for k, v in settings.items() if not k.startswith(("callbacks.p", "logger", "name"))}
+        settings = {k: v for k, v in settings.items() if _is_shown(k)}
         first = {
             "data": class_name(settings.pop("data._target_")),
             "levels": settings.pop("model.num_layers", 0),
