@@ -25,6 +25,7 @@ from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training.callbacks import Totals
+from ladder_vae.training.cluster import OneProcess
 from ladder_vae.training.epoch_checkpoints import DirectCheckpointIO, EpochCheckpoints
 from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -109,7 +110,8 @@ def _make_trainer(config: Mapping[str, Any], run_dir: str | Path, callbacks: lis
         logger = construct("logger", config["logger"], Logger, save_dir=str(run_dir))
     return L.Trainer(
         **settings,
-        plugins=[DirectCheckpointIO()],
+        plugins=[DirectCheckpointIO(), OneProcess()],
+        default_root_dir=run_dir,  # under SLURM, Lightning would load an hpc_ckpt_*.ckpt that lies there
         callbacks=callbacks,
         logger=logger,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
