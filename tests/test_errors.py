@@ -43,7 +43,7 @@ BAD = {
     "scheduler.warmup_steps=-5": "warmup_steps=-5 must be at least 0",
     "trainer.profiler=fast": "choose simple, advanced",
     "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0 and count=16 must be at least 1",
-    "seed=-1": "seed=-1 and data.seed=-1 must be at least 0",
+    "seed=-1": "seed=-1 must be from 0 to 9223372036854775807",
     "logger=null": "logger=none",
     "data._target_=ladder_vae.models.LadderVAE": "LadderVAE does not make a ImageData",
     "trainer.devices=2": "trainer.devices=2 is not supported; runs use one device",

@@ -14,15 +14,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
     JobRuntime,
@@ -36,10 +37,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ladder_vae.runs.record import is_run, write_status
+from ladder_vae.settings.composition import subdirectory
 from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
 
 log = logging.getLogger(__name__)
-MOST_AT_ONCE = 4  # the most that ``auto`` runs, because each job takes a gigabyte of memory
+MOST_AT_ONCE = 4  # the most that ``auto`` runs, and fewer where a job would not get this memory:
+MEMORY_OF_A_JOB = 2**30
+LONGEST_SOCKET = 100  # bytes of the path of a Unix socket; systems take 104 to 108
 
 
 class ParallelLauncher(BasicLauncher):
@@ -72,11 +76,14 @@ class ParallelLauncher(BasicLauncher):
     def _most_at_once(self, cores: int) -> int:
         from ladder_vae.system.devices import choose_device_type
         from ladder_vae.system.errors import UserError
+        from ladder_vae.system.memory import total_memory
 
         assert self.config is not None
         if self.jobs == "auto":
             accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
-            return min(cores, MOST_AT_ONCE) if choose_device_type(accelerator) == "cpu" else 1
+            if choose_device_type(accelerator) != "cpu":
+                return 1
+            return max(1, min(cores, MOST_AT_ONCE, total_memory("cpu") // MEMORY_OF_A_JOB))
         if not isinstance(self.jobs, int) or isinstance(self.jobs, bool) or self.jobs < 1:
             raise UserError(f"hydra.launcher.jobs={self.jobs} must be a number from 1, or auto")
         return self.jobs
@@ -90,14 +97,8 @@ class ParallelLauncher(BasicLauncher):
         with open_dict(config), read_write(config):
             config.hydra.job.id = config.hydra.job.num = number
             config.hydra.sweep.dir = str(self.config.hydra.sweep.dir)
-        # The name of the directory may refer to any setting, and Hydra resolves it for its current job.
-        current = HydraConfig.instance()
-        before = current.cfg
-        current.set_config(config.copy())
-        subdir = str(HydraConfig.get().sweep.subdir)
-        current.cfg = before
         with read_write(config):
-            config.hydra.sweep.subdir = subdir
+            config.hydra.sweep.subdir = subdirectory(config)
         return config
 
 
@@ -108,7 +109,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
         KeyboardInterrupt: After Ctrl-C, once every running job has stopped. The message has all their hints.
     """
     # On Linux, jobs are forked from a process that has only imported. Elsewhere each job imports for itself.
-    fork = sys.platform == "linux"
+    fork = sys.platform == "linux" and _room_for_a_socket()
     context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
     context.set_forkserver_preload(["ladder_vae.training.job", "ladder_vae.training.preflight"])
     results: dict[int, JobReturn] = {}
@@ -143,10 +144,10 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
                     target=_job, args=(theirs, task, configs[number], threads), name=name
                 )
                 # An interrupt would kill a process that is still starting, with a traceback.
-                _hold_interrupts(signal.SIG_BLOCK)
+                _hold_interrupts(True)
                 process.start()
                 running[ours] = (number, process)
-                _hold_interrupts(signal.SIG_UNBLOCK)
+                _hold_interrupts(False)
                 theirs.close()  # so that the pipe ends when the job does
             collect()
             if hints:
@@ -159,6 +160,21 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
             collect()
         raise KeyboardInterrupt("\n".join(hint for hint in hints if hint)) from None
     return [results[number] for number in range(len(configs))]
+
+
+def _room_for_a_socket() -> bool:
+    """Have multiprocessing make its temporary directory where the path of a socket is not too long."""
+    name = len("/pymp-12345678/listener-12345678")
+    before = tempfile.tempdir
+    for directory in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if len(os.fsencode(directory)) + name > LONGEST_SOCKET or not os.access(directory, os.W_OK):
+            continue
+        tempfile.tempdir = directory
+        try:
+            return len(os.fsencode(get_temp_dir())) < LONGEST_SOCKET  # made now, once for this process
+        finally:
+            tempfile.tempdir = before
+    return False
 
 
 def _died(config: DictConfig, code: int | None) -> JobReturn:
@@ -183,7 +199,7 @@ def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads
     printed = io.StringIO()
     result: JobReturn | KeyboardInterrupt
     try:
-        _hold_interrupts(signal.SIG_UNBLOCK)
+        _hold_interrupts(False)
         with contextlib.redirect_stdout(printed):
             result = _call(task, config, threads)
     except KeyboardInterrupt as interrupt:
@@ -211,10 +227,10 @@ def _call(task: TaskFunction, config: DictConfig, threads: int) -> JobReturn:
     )
 
 
-def _hold_interrupts(how: int) -> None:
-    """Hold Ctrl-C back (SIG_BLOCK) in this process and in those that it starts, or let it through again."""
+def _hold_interrupts(hold: bool) -> None:
+    """Hold Ctrl-C back in this process and in those that it starts, or let it through again."""
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(how, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _stop_with_parent() -> None:

@@ -10,6 +10,7 @@ import ladder_vae.data
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.runs.checkpoints import Run, construct, load_run, read_checkpoint
 from ladder_vae.runs.record import checkpoint_path, find_runs, is_run, read_config, read_record
+from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError, warn
 
 
@@ -168,7 +169,7 @@ def _open(path: Path, checkpoint: str, images: int | None, source: str, trust: b
     if not record.finished and checkpoint == "best":
         read_config(path)  # a better reason, if it has one
         raise UserError(
-            f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
+            f"{state}; finish it (python -m ladder_vae.train resume={shown(path)}), or take it as it is with "
             "checkpoint=last"
         )
     subject = load_subject(path, checkpoint, images, source, trust=trust)

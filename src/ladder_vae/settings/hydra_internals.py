@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -14,18 +15,31 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from ladder_vae.settings.command_line import strict
-from ladder_vae.system.errors import UserError
+from ladder_vae.settings.paths import as_override
+from ladder_vae.system.errors import UserError, warn
 
 __all__ = ["BasicLauncher", "Callbacks", "jobs_of", "parse_flags"]
 
 
 def parse_flags() -> argparse.Namespace:
-    """Parse the flags of a Hydra command line before Hydra does.
+    """Parse the flags of a Hydra command line before Hydra does, and put ``sys.argv`` as Hydra needs it.
+
+    Paths are put in quotes, and flags before settings, because Hydra's parser knows no flag behind a setting.
 
     Raises:
         UserError: If a flag is unknown, or ``--config-dir`` names a folder that would be of no use.
     """
-    flags = strict(get_args_parser()).parse_args()
+    given = [as_override(argument) for argument in sys.argv[1:]]
+    flags = strict(get_args_parser()).parse_intermixed_args(given)
+    for override in reversed(flags.overrides):
+        del given[len(given) - 1 - given[::-1].index(override)]
+    sys.argv[1:] = [*given, *flags.overrides]
+    last: dict[str, str] = {}
+    for override in flags.overrides:
+        last[override.partition("=")[0].lstrip("+")] = override
+    for override in flags.overrides:
+        if override != (counts := last[override.partition("=")[0].lstrip("+")]):
+            warn(f"{override} does not count, because {counts} comes later")
     if flags.config_dir and Path(flags.config_dir).is_dir():  # else Hydra says that it is missing
         _check_config_dir(Path(flags.config_dir))
     return flags

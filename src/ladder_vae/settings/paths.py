@@ -19,6 +19,8 @@ THEIRS = r"(?:[\w@/.]+[._])?(?:path|dir|directory|folder|file|root)"
 OVERRIDE = re.compile(rf"(\+{{0,2}}(?P<key>{OURS}|{THEIRS})=)(?P<value>.*)", re.DOTALL)
 NEVER_SWEPT = ("run", "run_dir", "resume", "classifier_dir")  # a comma in them is part of the name
 OF_A_LIST = re.compile(r"""(?:^|,)("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^,]*)(?=,|$)""", re.DOTALL)
+# Directories that are named after the second, and what this process has made for each (the resolver ``own``).
+CLAIMED: dict[str, str] = {}
 # What is no path: nothing, null, missing, a list, and Hydra's functions of a sweep.
 HYDRAS = re.compile(r"|null|\?\?\?|\[.*\]|(?:choice|glob|range|interval|shuffle|sort)\(.*\)", re.DOTALL)
 

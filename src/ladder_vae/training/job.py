@@ -19,6 +19,9 @@ from rich.table import Table
 from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
 from ladder_vae.runs.record import is_run, last_checkpoint, write_config, write_status
 from ladder_vae.settings import command_line, schema
+from ladder_vae.settings.paths import shown
+from ladder_vae.system.errors import UserError
+from ladder_vae.system.machine import limit_threads
 from ladder_vae.system.naming import z_name
 from ladder_vae.training.build import build
 from ladder_vae.training.fit import fit
@@ -39,13 +42,15 @@ def job(cfg: DictConfig) -> float | None:
     goes_on = cfg.resume is not None
     if goes_on:
         cfg = resumed(cfg, list(hydra_config.overrides.task))
+    elif is_run(path):  # whatever Hydra was told, no job writes over a run
+        raise UserError(f"{path} already holds a run; remove it, or choose another run_dir")
     try:
         assembly = build(settle(cfg), path, resumed=goes_on)
         metrics = fit(assembly, path, last_checkpoint(path) if goes_on else None)
     except KeyboardInterrupt:
         if not last_checkpoint(path).exists():
             raise
-        hint = f"python -m ladder_vae.train resume={_shown(path)} continues this run"
+        hint = f"python -m ladder_vae.train resume={shown(path)} continues this run"
         raise KeyboardInterrupt(hint) from None
     except Exception as error:
         said = command_line.explain(error)
@@ -92,6 +97,7 @@ def _shown(path: Path) -> str:
 def prepare() -> None:
     """What a process needs before it builds or trains anything. Harmless to repeat."""
     schema.register()
+    limit_threads()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

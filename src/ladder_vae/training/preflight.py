@@ -7,23 +7,25 @@ All jobs of a multirun are checked before the first one starts. Hydra calls this
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.record import is_run, last_checkpoint, read_config, read_record, write_plan
 from ladder_vae.settings import command_line
+from ladder_vae.settings.composition import subdirectory
 from ladder_vae.settings.hydra_internals import jobs_of
+from ladder_vae.settings.paths import CLAIMED, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.training.build import build
+from ladder_vae.training.places import check_place, check_subdirectories, check_unused, prepare_directory
 from ladder_vae.training.settle import settle
 
 
@@ -48,21 +50,18 @@ def _refuse_on_error(check: Callable[[DictConfig], None], config: DictConfig) ->
 
 def check_run(config: DictConfig) -> None:
     """Raises UserError if the run cannot start."""
-    config.run_dir  # noqa: B018  resolves its time stamp once, for this copy and for the run itself
+    path = check_place(config)
     cfg = without_hydra(config)
     if cfg.resume is not None:
         cfg = resumed(cfg, list(config.hydra.overrides.task))
-    elif is_run(Path(cfg.run_dir)):
-        how = (
-            "remove it" if not last_checkpoint(cfg.run_dir).exists() else f"resume={cfg.run_dir} continues it"
-        )
-        raise UserError(f"run_dir={cfg.run_dir} already holds a run; {how}, another run_dir starts anew")
+    elif str(path) not in CLAIMED:
+        check_unused(path)
     settled = settle(cfg)
     build(settled, cfg.run_dir, resumed=cfg.resume is not None)
     if cfg.resume is not None:
         last = read_checkpoint(last_checkpoint(cfg.resume))
         settled.data.check_trained_on(last, Path(cfg.resume))
-    prepare_directory(Path(cfg.run_dir))
+    prepare_directory(path)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -71,34 +70,43 @@ def check_sweep(config: DictConfig) -> None:
         raise UserError(
             "resume= continues one run; leave out --multirun, or name an experiment without a sweep"
         )
-    run_dir = Path(config.hydra.sweep.dir)
-    if run_dir.exists() and any(is_run(path) for path in run_dir.iterdir()):
+    run_dir = check_place(config)
+    if str(run_dir) not in CLAIMED and run_dir.exists() and any(map(is_run, run_dir.iterdir())):
         raise UserError(f"run_dir={run_dir} already holds runs; choose another for this sweep")
     jobs = jobs_of(config.hydra)
     if jobs is None:
+        _check_for_sweeper(config, run_dir)
         return
     name = config.hydra.job.config_name
-    for job in jobs:
+    subdirectories = []
+    for number, job in enumerate(jobs):
         try:
-            build(settle(compose(name, overrides=job)), run_dir)
+            composed = compose(name, overrides=job, return_hydra_config=True)
+            with open_dict(composed), read_write(composed):
+                composed.hydra.job.id = composed.hydra.job.num = number
+            subdirectories.append(subdirectory(composed))
+            build(settle(without_hydra(composed)), run_dir)
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
-    prepare_directory(run_dir)
+    check_subdirectories(subdirectories)
+    run_dir = prepare_directory(run_dir)
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
     if str(subdir).startswith("${hydra.job.num}_"):  # the report tells the jobs by this number
         write_plan(run_dir, [" ".join(job) for job in jobs])
 
 
-def prepare_directory(path: Path) -> None:
-    """Make the directory and try to write to it. Raises UserError if that cannot be done."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
+def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
+    """Raises UserError if a sweeper that learns from its jobs would learn nothing, or they cannot start."""
+    settled = settle(without_hydra(config))
+    build(settled, run_dir)
+    data, trainer = settled.config["data"], settled.config["trainer"]
+    rare = trainer["check_val_every_n_epoch"] > trainer["max_epochs"]
+    if not data["val_size"] or trainer["limit_val_batches"] == 0 or rare:
         raise UserError(
-            f"run_dir={path} cannot be written ({error.strerror}: {error.filename}); choose another run_dir"
-        ) from None
+            f"{config.hydra.sweeper._target_} chooses by the bound on validation images, and there is none; "
+            "set data.val_size=10000, and leave out trainer.limit_val_batches and check_val_every_n_epoch"
+        )
+    prepare_directory(run_dir)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -133,8 +141,14 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             f"resume={path} was trained with objective.importance_gradient={gradient}, which left the "
             "package; init_from= begins a new run with its weights"
         )
-    states = read_checkpoint(last)["callbacks"]
-    done, finished = states["Totals"]["epochs"], read_record(path).finished
+    states = read_checkpoint(last).get("callbacks")
+    try:
+        done, finished = int(states["Totals"]["epochs"]), read_record(path).finished  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{last} does not say how many epochs it has done; init_from={shown(path)} begins a new run with "
+            "its weights"
+        ) from None
     if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)

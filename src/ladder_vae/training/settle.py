@@ -30,6 +30,7 @@ from ladder_vae.system.compilation import STEPS_THAT_PAY, choose_compile
 from ladder_vae.system.devices import choose_device_type, choose_precision
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.memory import total_memory
+from ladder_vae.system.randomness import check_seed
 from ladder_vae.training.lightning_module import training_memory
 from ladder_vae.training.objective import Objective
 
@@ -71,6 +72,10 @@ def settle(cfg: DictConfig) -> Settled:
         needed = group not in ("scheduler", "logger")  # these may be left out
         config[group] = _typed(group, config[group], kinds.get(group, object), needed=needed)
     config["callbacks"] = {key: _typed(f"callbacks.{key}", v) for key, v in config["callbacks"].items()}
+    if Path(config["name"]).is_absolute() or ".." in Path(config["name"]).parts or not config["name"].strip():
+        raise UserError(
+            f"name={config['name']} must be a folder below runs/; run_dir=... takes any directory"
+        )
     config["objective"] = checked("objective", config["objective"], Objective)
     for key in ("path", "directory"):
         if key in config["data"]:  # a run may be opened from another directory
@@ -80,8 +85,8 @@ def settle(cfg: DictConfig) -> Settled:
     likelihood = construct("likelihood", config["likelihood"], Likelihood)
     data: ImageData = construct("data", config["data"], ImageData, likelihood=likelihood)
     config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
-    if config["seed"] < 0 or data.seed < 0:
-        raise UserError(f"seed={config['seed']} and data.seed={data.seed} must be at least 0")
+    for key, seed in (("seed", config["seed"]), ("data.seed", data.seed)):
+        check_seed(key, seed)
     data.setup()
     shape = list(data.image_shape)
     if config["model"].get("input_shape") not in (None, shape):
