@@ -12,13 +12,13 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ladder_vae.settings.command_line import strict
 from ladder_vae.settings.paths import as_override
 from ladder_vae.system.errors import UserError, warn
 
-__all__ = ["BasicLauncher", "Callbacks", "jobs_of", "parse_flags"]
+__all__ = ["BasicLauncher", "Callbacks", "jobs_of", "overrides_of", "parse_flags"]
 
 
 def parse_flags() -> argparse.Namespace:
@@ -62,6 +62,13 @@ def _check_config_dir(directory: Path) -> None:
             )
 
 
+def overrides_of(hydra_config: DictConfig, kind: str) -> list[str]:
+    """What was typed: settings (``task``) or Hydra's own (``hydra``), interpolations as they are."""
+    overrides = OmegaConf.to_container(hydra_config.overrides, resolve=False)
+    assert isinstance(overrides, dict)
+    return list(overrides[kind])
+
+
 def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:
     """The overrides of each job of a multirun; None for a sweeper that chooses its jobs on the way.
 
@@ -72,5 +79,5 @@ def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:
     if not sweeper._target_.endswith("BasicSweeper"):
         return None
     given = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *hydra_config.overrides.task])
+    parsed = OverridesParser.create().parse_overrides([*given, *overrides_of(hydra_config, "task")])
     return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]

@@ -83,7 +83,7 @@ def expanded(key: str, path: str) -> str:
     try:
         os.lstat(full)
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
             return full
         raise UserError(
             f"{key}={path[:60]}{'...' * (len(path) > 60)} is no usable path ({error.strerror}); choose another"

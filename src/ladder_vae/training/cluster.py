@@ -16,7 +16,7 @@ class OneProcess(LightningEnvironment):
 
     def __init__(self) -> None:
         super().__init__()
-        rank_zero_only.rank = 0  # Lightning set it from the environment when it was imported
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning set it from the environment when it was imported
 
     @property
     def creates_processes_externally(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +20,7 @@ from rich.table import Table
 from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
 from ladder_vae.runs.record import is_run, last_checkpoint, write_config, write_status
 from ladder_vae.settings import command_line, schema
+from ladder_vae.settings.hydra_internals import overrides_of
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.machine import limit_threads
@@ -37,11 +39,11 @@ def job(cfg: DictConfig) -> float | None:
         without validation. A sweeper may maximize it.
     """
     prepare()
-    hydra_config = HydraConfig.get()
+    hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
     goes_on = cfg.resume is not None
     if goes_on:
-        cfg = resumed(cfg, list(hydra_config.overrides.task))
+        cfg = resumed(cfg, overrides_of(hydra_config, "task"))
     elif is_run(path):  # whatever Hydra was told, no job writes over a run
         raise UserError(f"{path} already holds a run; remove it, or choose another run_dir")
     try:

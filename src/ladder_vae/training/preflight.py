@@ -20,7 +20,7 @@ from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.record import is_run, last_checkpoint, read_config, read_record, write_plan
 from ladder_vae.settings import command_line
 from ladder_vae.settings.composition import subdirectory
-from ladder_vae.settings.hydra_internals import jobs_of
+from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
 from ladder_vae.settings.paths import CLAIMED, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
@@ -53,7 +53,7 @@ def check_run(config: DictConfig) -> None:
     path = check_place(config)
     cfg = without_hydra(config)
     if cfg.resume is not None:
-        cfg = resumed(cfg, list(config.hydra.overrides.task))
+        cfg = resumed(cfg, overrides_of(config.hydra, "task"))
     elif str(path) not in CLAIMED:
         check_unused(path)
     settled = settle(cfg)
@@ -77,11 +77,11 @@ def check_sweep(config: DictConfig) -> None:
     if jobs is None:
         _check_for_sweeper(config, run_dir)
         return
-    name = config.hydra.job.config_name
+    name, hydras = config.hydra.job.config_name, overrides_of(config.hydra, "hydra")
     subdirectories = []
     for number, job in enumerate(jobs):
         try:
-            composed = compose(name, overrides=job, return_hydra_config=True)
+            composed = compose(name, overrides=[*hydras, *job], return_hydra_config=True)
             with open_dict(composed), read_write(composed):
                 composed.hydra.job.id = composed.hydra.job.num = number
             subdirectories.append(subdirectory(composed))
@@ -141,9 +141,9 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             f"resume={path} was trained with objective.importance_gradient={gradient}, which left the "
             "package; init_from= begins a new run with its weights"
         )
-    states = read_checkpoint(last).get("callbacks")
+    states = read_checkpoint(last).get("callbacks") or {}
     try:
-        done, finished = int(states["Totals"]["epochs"]), read_record(path).finished  # type: ignore[index]
+        done, finished = int(states["Totals"]["epochs"]), read_record(path).finished
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{last} does not say how many epochs it has done; init_from={shown(path)} begins a new run with "
