@@ -121,6 +121,9 @@ from hydra.plugins.sweeper import Sweeper
 class Asking(Sweeper):
     """Chooses its second job by what the first returned."""
 
+    def __init__(self, **settings):
+        pass
+
     def setup(self, *, hydra_context, task_function, config):
         self.config = config
         from hydra.core.plugins import Plugins

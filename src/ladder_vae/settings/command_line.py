@@ -58,7 +58,11 @@ TAKES = {  # OmegaConf's name of a type, and what to say to a user
 
 
 def explain(error: BaseException) -> str:
-    """One line that says what went wrong."""
+    """One line that says what went wrong. Of a number of many digits it shows the first."""
+    return re.sub(r"(\d{20})\d{20,}", r"\1...", _explain(error))
+
+
+def _explain(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error.__cause__, UserError):  # OmegaConf wraps it when a look-up fails
@@ -67,6 +71,10 @@ def explain(error: BaseException) -> str:
         return _explain_hydra(error)
     if str(error).startswith("Config group override must be"):  # Hydra says so of GROUP=null
         return "a configuration group cannot be null; choose one of its files (logger=none)"
+    if setting := re.search(r"full_key: (\S+)", str(error)):  # of OmegaConf, which adds it to any exception
+        return f"{setting.group(1)} cannot be set to this ({str(error).splitlines()[0]})"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename} cannot be used ({error.strerror}); choose another, or make room for it"
     return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
 
 

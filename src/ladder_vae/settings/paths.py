@@ -86,11 +86,16 @@ def expanded(key: str, path: str) -> str:
         if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
             return full
         raise UserError(
-            f"{key}={path[:60]}{'...' * (len(path) > 60)} is no usable path ({error.strerror}); choose another"
+            f"{key}={path[:60]}{'...' * (path[60:] > '')} is no usable path ({error.strerror}); choose another"
         ) from None
     except ValueError as error:  # it holds a zero byte
         raise UserError(f"{key}={path!r} is no usable path ({error}); choose another") from None
     return full
+
+
+def leaves(path: str) -> bool:
+    """Whether the path, joined to a directory, may lie outside it."""
+    return Path(path).is_absolute() or ".." in Path(path).parts
 
 
 def argument(text: str) -> Path:

@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -81,7 +80,7 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
         made = optimizer(model.parameters())
         if scheduler is not None:
             scheduler(made, total_steps=2)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # whatever the classes make of their settings
         raise UserError(f"optimizer or scheduler: {one_line(error)}") from None
     named = [construct(f"callbacks.{key}", v, Callback) for key, v in config["callbacks"].items() if v]
     for callback in named:
@@ -92,7 +91,9 @@ def build(settled: Settled, run_dir: str | Path, *, resumed: bool = False) -> As
     callbacks = [*named, Interruption(), totals, Dashboards(config), checkpoints]
     try:
         trainer = _make_trainer(config, run_dir, callbacks)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
+    except UserError:
+        raise
+    except Exception as error:  # Lightning's own
         raise UserError(f"trainer: {one_line(error)}") from None
     return Assembly(config, data, module, trainer, totals, checkpoints)
 

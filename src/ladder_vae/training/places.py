@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ladder_vae.runs.record import CONFIG, METRICS, is_run, last_checkpoint
-from ladder_vae.settings.paths import CLAIMED, shown
+from ladder_vae.settings.paths import CLAIMED, leaves, shown
 from ladder_vae.system.errors import UserError
 
 
@@ -66,7 +66,7 @@ def check_unused(path: Path) -> None:
 def check_subdirectories(names: list[str]) -> None:
     """Raises UserError if two jobs of a sweep would share a directory, or one would leave the sweep's."""
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts or Path(name) == Path():
+        if leaves(name) or Path(name) == Path():
             raise UserError(f"hydra.sweep.subdir={name} lies outside the sweep; leave it out")
     shared = [name for name in names if names.count(name) > 1]
     if shared:

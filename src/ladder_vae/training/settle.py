@@ -24,6 +24,7 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.record import class_name, flat
 from ladder_vae.runs.releases import is_release
 from ladder_vae.settings.command_line import no_such_setting
+from ladder_vae.settings.paths import leaves
 from ladder_vae.settings.schema import Config
 from ladder_vae.settings.signatures import checked, parameters
 from ladder_vae.system.compilation import STEPS_THAT_PAY, choose_compile
@@ -61,6 +62,7 @@ def settle(cfg: DictConfig) -> Settled:
         UserError: If anything cannot be used.
     """
     config = plain(cfg)
+    _check_numbers("", config)
     for key, value in flat(config).items():
         if value == "???":
             raise UserError(f"{key} is missing; give it a value: {key}=...")
@@ -72,10 +74,13 @@ def settle(cfg: DictConfig) -> Settled:
         needed = group not in ("scheduler", "logger")  # these may be left out
         config[group] = _typed(group, config[group], kinds.get(group, object), needed=needed)
     config["callbacks"] = {key: _typed(f"callbacks.{key}", v) for key, v in config["callbacks"].items()}
-    if Path(config["name"]).is_absolute() or ".." in Path(config["name"]).parts or not config["name"].strip():
+    if not config["name"].strip() or leaves(config["name"]):
         raise UserError(
             f"name={config['name']} must be a folder below runs/; run_dir=... takes any directory"
         )
+    for key, value in (config["logger"] or {}).items():
+        if isinstance(value, str) and leaves(value):  # a logger makes directories of these
+            raise UserError(f"logger.{key}={value} must lie in the run directory")
     config["objective"] = checked("objective", config["objective"], Objective)
     for key in ("path", "directory"):
         if key in config["data"]:  # a run may be opened from another directory
@@ -101,6 +106,15 @@ def settle(cfg: DictConfig) -> Settled:
     return settled
 
 
+def _check_numbers(key: str, value: Any) -> None:
+    """Raises UserError for a number that no setting takes: not finite, or too large for an integer of C."""
+    if isinstance(value, (dict, list)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(f"{key}.{name}".lstrip("."), inner)
+    elif isinstance(value, (int, float)) and not abs(value) < 2**63:
+        raise UserError(f"{key}={value} is not a usable number; it must be finite and below 2**63")
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without where the run lies: it may be moved."""
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -108,6 +122,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     for key in ("run_dir", "resume"):
         config.pop(key, None)
     by_depth = config["by_depth"]
+    if by_depth and not isinstance(by_depth, dict):
+        raise UserError(f"by_depth={by_depth} is unknown; choose one of its files, as in by_depth=equal_time")
     if by_depth:  # of its tables only this depth matters
         for section, tables in by_depth.pop("tables").items():
             for key, table in tables.items():
@@ -126,7 +142,7 @@ def construct(section: str, values: Mapping[str, Any], kind: type | None = None,
     """
     try:
         built = instantiate(dict(values), **given, _convert_="all")
-    except InstantiationException as error:
+    except (InstantiationException, TypeError, ValueError) as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
@@ -157,13 +173,15 @@ def _typed(section: str, values: Any, kind: type = object, *, needed: bool = Fal
     """Check the values of a group against the signature of what it names; an optional group may be empty."""
     if not values and not needed:
         return values
-    if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
+    if not isinstance(values, dict) or not isinstance(values.get("_target_") or None, str):
         what = "" if kind is object else f" a {kind.__name__}"
         raise UserError(
             f"{section} names nothing to make; set {section}._target_ to{what or ' what makes it'}, as in "
             "package.module.Class"
         )
     target = values["_target_"]
+    if not isinstance(values.get("_partial_", True), bool):
+        raise UserError(f"{section}._partial_={values['_partial_']} must be true or false; leave it out")
     try:
         named = locate(target)
     except ErrorDuringImport as error:
@@ -192,7 +210,7 @@ def _offered(module: ModuleType, kind: type) -> str:
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
     ]
-    return " or ".join(names) or f"a class in it; it defines no {kind.__name__}"
+    return " or ".join(names[:8]) or f"a class in it; it defines no {kind.__name__}"
 
 
 def _absolute(path: str) -> str:
@@ -208,6 +226,8 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
             raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
+    if (trainer["limit_val_batches"] or 0) < 0:
+        raise UserError(f"trainer.limit_val_batches={trainer['limit_val_batches']} must be at least 0")
     if trainer["gradient_clip_val"] is not None and not trainer["gradient_clip_val"] >= 0:
         raise UserError(
             f"trainer.gradient_clip_val={trainer['gradient_clip_val']} must be at least 0, or null"
