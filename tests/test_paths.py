@@ -85,7 +85,7 @@ def test_no_home_directory(monkeypatch, command):
 def test_a_name_that_is_too_long(command, name, args):
     code, _, err = command(name, f"{args}=".lstrip("=") + "x" * 300)
     assert code == 1
-    assert "xxx... is no usable path (File name too long); choose another" in only_line(err)
+    assert "xxx... is no usable path (File name too long); choose one" in only_line(err)
 
 
 def test_every_command_takes_such_a_path(command, npz, workdir, monkeypatch):

@@ -86,7 +86,7 @@ def expanded(key: str, path: str) -> str:
         if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
             return full
         raise UserError(
-            f"{key}={path[:60]}{'...' * (path[60:] > '')} is no usable path ({error.strerror}); choose another"
+            f"{key}={path[:60]}{'...' * (path[60:] > '')} is no usable path ({error.strerror}); choose one"
         ) from None
     except ValueError as error:  # it holds a zero byte
         raise UserError(f"{key}={path!r} is no usable path ({error}); choose another") from None

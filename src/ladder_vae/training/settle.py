@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -111,8 +112,13 @@ def _check_numbers(key: str, value: Any) -> None:
     if isinstance(value, (dict, list)):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _check_numbers(f"{key}.{name}".lstrip("."), inner)
-    elif isinstance(value, (int, float)) and not abs(value) < 2**63:
-        raise UserError(f"{key}={value} is not a usable number; it must be finite and below 2**63")
+    elif (
+        (isinstance(value, float)
+        and not math.isfinite(value))
+        or (isinstance(value, int)
+        and abs(value) >= 2**63)
+    ):
+        raise UserError(f"{key}={value} is not a usable number; it must be finite, and below 2**63 if whole")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -122,8 +128,6 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     for key in ("run_dir", "resume"):
         config.pop(key, None)
     by_depth = config["by_depth"]
-    if by_depth and not isinstance(by_depth, dict):
-        raise UserError(f"by_depth={by_depth} is unknown; choose one of its files, as in by_depth=equal_time")
     if by_depth:  # of its tables only this depth matters
         for section, tables in by_depth.pop("tables").items():
             for key, table in tables.items():
