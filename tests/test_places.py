@@ -134,7 +134,7 @@ class Asking(Sweeper):
 
     def sweep(self, arguments):
         (first,) = self.launcher.launch([[*arguments, "seed=1"]], initial_job_idx=0)
-        (second,) = self.launcher.launch([[*arguments, f"++data.warp={first.return_value < 0:d}"]], 1)
+        (second,) = self.launcher.launch([[*arguments, f"seed={2 + (first.return_value < 0)}"]], 1)
         assert first.return_value < 0 and second.return_value < 0
 '''
 
