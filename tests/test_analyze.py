@@ -172,7 +172,7 @@ BAD = {
     "draws=0": "draws=0 must be at least 1",
     "probe_images=0": "probe_images=0 must be at least 1",
     "embedded=0": "embedded=0 must be at least 1",
-    "seed=-1": "seed=-1 must be at least 0",
+    "seed=-1": "seed=-1 must be from 0 to",
     "checkpoint=first": "checkpoint=first is unknown",
     "device=tpu": "device=tpu is not here",
     "level=[1]": "did you mean levels?",

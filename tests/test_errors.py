@@ -4,6 +4,7 @@ import json
 import urllib.error
 
 import pytest
+import torch
 from conftest import tiny
 
 from ladder_vae.data import data_sets
@@ -43,7 +44,7 @@ BAD = {
     "scheduler.warmup_steps=-5": "warmup_steps=-5 must be at least 0",
     "trainer.profiler=fast": "choose simple, advanced",
     "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0 and count=16 must be at least 1",
-    "seed=-1": "seed=-1 and data.seed=-1 must be at least 0",
+    "seed=-1": "seed=-1 must be from 0 to 9223372036854775807",
     "logger=null": "logger=none",
     "data._target_=ladder_vae.models.LadderVAE": "LadderVAE does not make a ImageData",
     "trainer.devices=2": "trainer.devices=2 is not supported; runs use one device",
@@ -63,6 +64,22 @@ BAD = {
     "callbacks.pictures=5": "callbacks.pictures names nothing to make",
     "~optimizer": "optimizer",
     "+likelihood.width=3": "there is no setting likelihood.width",
+    "optimizer.betas=[0.9]": "optimizer.betas=[0.9] must have 2 values",
+    "optimizer.betas=[]": "optimizer.betas=[] must have 2 values",
+    f"seed={'1' * 400}": "seed=11111111111111111111... is not a usable number",
+    "seed=nan": "seed=nan",
+    f"data.batch_size={10**30}": "data.batch_size=1000000000000000000000000000000 is not a usable number",
+    f"objective.free_bits={'1' * 400}": "objective.free_bits=11111111111111111111... is not a usable number",
+    "objective.free_bits=nan": "objective.free_bits=nan is not a usable number; it must be finite",
+    "optimizer.lr=inf": "optimizer.lr=inf is not a usable number",
+    "model.latent_sizes=[4,inf]": "model.latent_sizes.1=inf is not a usable number",
+    f"trainer.gradient_clip_val={'1' * 400}": "trainer.gradient_clip_val cannot be set to this (int too",
+    f"trainer.limit_train_batches={'1' * 400}": "trainer.limit_train_batches=11111111111111111111...",
+    "trainer.limit_val_batches=-1": "trainer.limit_val_batches=-1 must be at least 0",
+    "optimizer._partial_=x": "optimizer._partial_=x must be true or false; leave it out",
+    "optimizer._target_=''": "optimizer names nothing to make; set optimizer._target_",
+    "by_depth={a:1}": "by_depth cannot be set to this",
+    "logger.version=../../x": "logger.version=../../x must lie in the run directory",
     "optimizer.amsgrad=true": "+optimizer.amsgrad=... adds one that its class takes",
 }
 
@@ -157,6 +174,19 @@ def test_resume_keeps_the_configuration(trained, command):
     _, _, err = command("train", f"resume={run}", "model.num_layers=3", "trainer.max_epochs=9")
     assert "leave out model.num_layers=3" in only_line(err)
     assert (run / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("missing", ["callbacks", "Totals", "epochs"])
+def test_resume_of_a_checkpoint_that_counts_nothing(trained, command, missing):
+    run = trained()
+    last = run / "checkpoints/last.ckpt"
+    saved = torch.load(last, weights_only=True)
+    for holder in (saved, saved["callbacks"], saved["callbacks"]["Totals"]):
+        holder.pop(missing, None)
+    torch.save(saved, last)
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=9")
+    assert code == 1
+    assert "last.ckpt does not say how many epochs it has done; init_from=run begins" in only_line(err)
 
 
 def test_resume_of_a_damaged_checkpoint(trained, command):

@@ -1,5 +1,6 @@
 """A sweep that was broken off is finished by one command, and then is as if nothing had happened."""
 
+import contextlib
 import csv
 import json
 import os
@@ -37,8 +38,6 @@ def in_this_process(command, monkeypatch):
 
     def start(arguments, threads):
         started.append(arguments)
-        with monkeypatch.context() as patched:
-            patched.undo()
         code, out, _ = command("train", *arguments)
         printed = SimpleNamespace(seek=lambda at: None, read=lambda: out, close=lambda: None)
         return SimpleNamespace(process=SimpleNamespace(poll=lambda: code, returncode=code), printed=printed)
@@ -65,13 +64,37 @@ def test_a_broken_sweep_is_finished_by_one_command(command, npz, in_this_process
     assert code == 0, err
     assert out.splitlines()[-1] == "sweep/report.md"
     assert in_this_process[0] == [f"resume=sweep/{names[1]}"]
-    assert in_this_process[1][-1] == f"run_dir=sweep/{names[2]}"
+    assert in_this_process[1][-2:] == ["hydra.mode=RUN", f"run_dir=sweep/{names[2]}"]
     assert table(Path("sweep")) == undisturbed
     for name in names:
         assert_same_weights(Path("whole") / name, Path("sweep") / name)
 
     assert command("train", "finish=sweep")[0] == 0
     assert len(in_this_process) == 2  # there was nothing left to do
+
+
+def test_a_job_of_an_experiment_that_sweeps_is_one_run(command, npz, in_this_process, workdir):
+    """It asks Hydra for a sweep, of which a single job is to be finished, in a directory of any name."""
+    few = ["experiment=depth_sweep", *tiny(npz)[:3], "trainer.max_epochs=1", "hydra.launcher.jobs=1"]
+    code, _, err = command("train", "-m", *few, "model.num_layers=1,2", "run_dir=my sweep (1)")
+    assert code == 0, err
+    names = [job.name for job in read_plan(Path("my sweep (1)"))]
+    shutil.rmtree(Path("my sweep (1)") / names[1])
+    code, _, err = command("train", "finish=my sweep (1)")
+    assert code == 0, err
+    assert read_record(Path("my sweep (1)") / names[1]).finished
+    assert "never started" not in Path("my sweep (1)/report.md").read_text()
+
+
+def test_a_job_that_another_machine_trains_is_not_waited_for(command, npz, in_this_process):
+    assert command("train", "-m", *tiny(npz), "seed=1", "run_dir=sweep", "hydra.launcher.jobs=1")[0] == 0
+    run = Path("sweep") / read_plan(Path("sweep"))[0].name
+    write_status(run, "running", host="elsewhere")
+    code, _, err = command("train", "finish=sweep")
+    assert code == 1
+    assert "is in use by elsewhere; if nothing runs there any more, remove" in err.splitlines()[-1]
+    (run / ".lock").unlink()
+    assert command("train", "finish=sweep")[0] == 0
 
 
 def test_a_job_that_fails_again_is_named(command, npz, in_this_process, monkeypatch):
@@ -130,7 +153,7 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
             elif victims and chance.random() < 0.5:
                 victims = [chance.choice(victims)]
             for victim in victims:
-                with __import__("contextlib").suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(int(victim), signal.SIGKILL)
                     kills += 1
             process.kill()

@@ -1,6 +1,7 @@
 """What stops a run or its output, and what is left: locks, signals, pipes, full disks."""
 
 import errno
+import importlib
 import io
 import json
 import os
@@ -91,7 +92,10 @@ def test_a_run_that_is_trained_is_left_alone(trained, command, npz):
 def test_a_run_of_another_host_is_in_use_there(trained):
     run = trained()
     write_status(run, "running", host="elsewhere", process=1)
-    assert (read_record(run).status, read_record(run).message) == ("running", "in use by elsewhere")
+    said = f"in use by elsewhere; if nothing runs there any more, remove {run}/.lock"
+    assert (read_record(run).status, read_record(run).message) == ("running", said)
+    (run / ".lock").unlink()
+    assert read_record(run).status == "interrupted"
 
 
 def test_a_run_that_was_killed_in_its_first_epoch(train, command, npz, monkeypatch):
@@ -118,7 +122,7 @@ def test_a_run_goes_on_with_its_threads(trained, command, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", used.append)
     code, _, err = command("train", "resume=run", "trainer.max_epochs=3")
     assert code == 0, err
-    assert used == [3]
+    assert used[-1] == 3
     assert "run was trained on 3 threads, more than this machine has, and goes on with them" in err
 
 
@@ -257,12 +261,51 @@ def test_no_space_is_said_in_one_line():
     )
 
 
-def test_two_evaluations_at_once_lose_nothing(trained, command):
-    """The one waits until the other has entered its results."""
-    run = trained()
-    with locked(run, RECORD):
-        assert is_locked(run, RECORD)
+@pytest.mark.parametrize("room", ["evaluation.results", "analysis.findings"])
+def test_two_at_once_lose_no_result(room, trained, command, monkeypatch):
+    """Nobody else enters results between the reading and the writing of them."""
+    run, held = trained(), []
+    module = importlib.import_module(f"ladder_vae.{room}")
+    for name in ("read_record", "write_metrics"):
+        function = getattr(module, name)
+
+        def watched(path, *arguments, function=function, name=name):
+            if Path(path) == run:
+                held.append((name, is_locked(run, RECORD)))
+            return function(path, *arguments)
+
+        monkeypatch.setattr(module, name, watched)
+    few = ["draws=1", "embedded=5", "images=10", "classifier_dir=judge"]
+    name, settings = ("evaluate", ["num_samples=20"]) if "eval" in room else ("analyze", few)
+    code, _, err = command(name, f"run={run}", *settings)
+    assert code == 0, err
+    assert set(held) == {("read_record", True), ("write_metrics", True)}
     assert not is_locked(run, RECORD)
+
+
+def test_a_job_holds_its_directory(npz, command, monkeypatch, workdir):
+    """Whatever was looked at before: of two that start at once one gets it."""
+    monkeypatch.setattr("ladder_vae.training.preflight.in_use", lambda path: "")
+    (workdir / "run").mkdir()
+    process = another_process(workdir / "run", "input()")
+    try:
+        code, _, err = command("train", *tiny(npz), "run_dir=run")
+    finally:
+        process.kill()
+        process.wait()
+    assert code == 1
+    assert "run is in use by another process" in err.splitlines()[-1]
+    assert not (workdir / "run/status.json").exists()
+
+
+def test_sigterm_stops_what_is_deaf_to_ctrl_c(npz, command, monkeypatch):
+    """As a command that a script has put into the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(fit, "_draw", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert command("train", *tiny(npz), "run_dir=run")[0] == 143
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_stream_that_failed_is_not_tried_again():

@@ -12,13 +12,14 @@ import io
 import logging
 import multiprocessing
 import os
-import shlex
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from ladder_vae.runs.record import PLAN, is_run, write_status
-from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks, directory_of
+from ladder_vae.settings.composition import directory_of
+from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
+from ladder_vae.settings.paths import shown
 from ladder_vae.system.console import lasting_output
-from ladder_vae.system.signals import gentle_stops
+from ladder_vae.system.locks import TRAINING, locked
+from ladder_vae.system.signals import gentle_stops, hold_interrupts
 
 log = logging.getLogger(__name__)
+LONGEST_SOCKET = 100  # bytes of the path of a Unix socket; systems take 104 to 108
 
 
 class ParallelLauncher(BasicLauncher):
@@ -63,15 +68,17 @@ class ParallelLauncher(BasicLauncher):
         cores = torch.get_num_threads()
         accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
         at_once = min(jobs_at_once(self.jobs, choose_device_type(accelerator), cores), len(job_overrides))
+        sweep = Path(self.config.hydra.sweep.dir)
+        sweep.mkdir(parents=True, exist_ok=True)
         try:
-            if at_once <= 1:
-                return super().launch(job_overrides, initial_job_idx)
-            return self._launch(job_overrides, initial_job_idx, at_once, cores)
+            with locked(sweep, TRAINING):  # nobody finishes it meanwhile
+                if at_once <= 1:
+                    return super().launch(job_overrides, initial_job_idx)
+                return self._launch(job_overrides, initial_job_idx, at_once, cores)
         except KeyboardInterrupt:
-            sweep = Path(self.config.hydra.sweep.dir)
             if not (sweep / PLAN).exists():
                 raise
-            hint = f"python -m ladder_vae.train finish={shlex.quote(str(sweep))} finishes this sweep"
+            hint = f"python -m ladder_vae.train finish={shown(sweep)} finishes this sweep"
             raise KeyboardInterrupt(hint) from None
 
     def _launch(
@@ -106,7 +113,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
         KeyboardInterrupt: After Ctrl-C, once every running job has stopped. The message has all their hints.
     """
     # On Linux, jobs are forked from a process that has only imported. Elsewhere each job imports for itself.
-    fork = sys.platform == "linux"
+    fork = sys.platform == "linux" and _room_for_a_socket()
     context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
     context.set_forkserver_preload(["ladder_vae.training.job", "ladder_vae.training.preflight"])
     results: dict[int, JobReturn] = {}
@@ -141,10 +148,10 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
                     target=_job, args=(theirs, task, configs[number], threads), name=name
                 )
                 # An interrupt would kill a process that is still starting, with a traceback.
-                _hold_interrupts(signal.SIG_BLOCK)
+                hold_interrupts(True)
                 process.start()
                 running[ours] = (number, process)
-                _hold_interrupts(signal.SIG_UNBLOCK)
+                hold_interrupts(False)
                 theirs.close()  # so that the pipe ends when the job does
             collect()
             if hints:
@@ -157,6 +164,21 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
             collect()
         raise KeyboardInterrupt("\n".join(hint for hint in hints if hint)) from None
     return [results[number] for number in range(len(configs))]
+
+
+def _room_for_a_socket() -> bool:
+    """Have multiprocessing make its temporary directory where the path of a socket is not too long."""
+    name = len("/pymp-12345678/listener-12345678")
+    before = tempfile.tempdir
+    for directory in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if len(os.fsencode(directory)) + name > LONGEST_SOCKET or not os.access(directory, os.W_OK):
+            continue
+        tempfile.tempdir = directory
+        try:
+            return len(os.fsencode(get_temp_dir())) < LONGEST_SOCKET  # made now, once for this process
+        finally:
+            tempfile.tempdir = before
+    return False
 
 
 def _died(config: DictConfig, code: int | None) -> JobReturn:
@@ -181,7 +203,7 @@ def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads
     printed = io.StringIO()
     result: JobReturn | KeyboardInterrupt
     try:
-        _hold_interrupts(signal.SIG_UNBLOCK)
+        hold_interrupts(False)
         with gentle_stops(), lasting_output(), contextlib.redirect_stdout(printed):
             result = _call(task, config, threads)
     except KeyboardInterrupt as interrupt:
@@ -207,12 +229,6 @@ def _call(task: TaskFunction, config: DictConfig, threads: int) -> JobReturn:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-
-
-def _hold_interrupts(how: int) -> None:
-    """Hold Ctrl-C back (SIG_BLOCK) in this process and in those that it starts, or let it through again."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(how, {signal.SIGINT})
 
 
 def _stop_with_parent() -> None:

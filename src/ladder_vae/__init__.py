@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ladder_vae.system.environment import provide_directories
+
 if TYPE_CHECKING:
     from ladder_vae.runs.checkpoints import Run, load_run
+
+provide_directories()  # before PyTorch and matplotlib are imported
 
 __version__ = "0.1.0"
 __all__ = ["Run", "load_run"]

@@ -17,8 +17,9 @@ from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, composition, schema
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, printable
+from ladder_vae.system.machine import limit_threads
 
-LEAST = {"draws": 1, "probe_images": 1, "embedded": 1, "seed": 0}
+LEAST = {"draws": 1, "probe_images": 1, "embedded": 1}
 
 
 def run(cfg: DictConfig) -> None:
@@ -67,6 +68,7 @@ def run(cfg: DictConfig) -> None:
 def main() -> None:
     """Entry point."""
     schema.register()
+    limit_threads()
     command_line.run(_checked)
 
 

@@ -14,11 +14,12 @@ from ladder_vae.settings import command_line, composition, schema
 from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose_compile
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, warn
+from ladder_vae.system.machine import limit_threads
 
 
 def run(cfg: DictConfig) -> None:
     """Check everything, then evaluate run after run."""
-    composition.check_settings(cfg, schema.EvaluateConfig, {"chunk_size": 1, "seed": 0, "binarizations": 1})
+    composition.check_settings(cfg, schema.EvaluateConfig, {"chunk_size": 1, "binarizations": 1})
     sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
     for k in SAMPLE_SIZES:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
@@ -60,6 +61,7 @@ def run(cfg: DictConfig) -> None:
 def main() -> None:
     """Entry point."""
     schema.register()
+    limit_threads()
     command_line.run(_checked)
 
 

@@ -24,7 +24,7 @@ from ladder_vae.runs.record import (
     write_metrics,
     write_status,
 )
-from ladder_vae.settings import command_line
+from ladder_vae.settings import command_line, paths
 from ladder_vae.system.errors import UserError
 
 KEPT_METRICS = ("model/parameters", "train/epochs", "train/seconds", "train/images_per_second")
@@ -71,8 +71,8 @@ def _main() -> None:
             "directory, which every command takes for a run.",
         )
     )
-    parser.add_argument("run", type=Path, help="a finished run")
-    parser.add_argument("directory", type=Path, help="where to write")
+    parser.add_argument("run", type=paths.argument, help="a finished run")
+    parser.add_argument("directory", type=paths.argument, help="where to write")
     parser.add_argument("--trust", action="store_true", help="import what the run names beyond this package")
     args = parser.parse_args()
     write_release(args.run, args.directory, trust=args.trust)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ladder_vae.comparison.reporting import report
 from ladder_vae.runs.record import is_run
 from ladder_vae.runs.releases import own_copy
-from ladder_vae.settings import command_line
+from ladder_vae.settings import command_line, paths
 from ladder_vae.system.errors import UserError
 
 
@@ -25,9 +25,13 @@ def _main() -> None:
     parser = command_line.strict(
         argparse.ArgumentParser(prog="python -m ladder_vae.report", description=__doc__)
     )
-    parser.add_argument("directories", nargs="+", type=Path, help="run directories, or folders of them")
     parser.add_argument(
-        "--output", type=Path, help="where to write (default: the folder named, or runs/reports/<time>)"
+        "directories", nargs="+", type=paths.argument, help="run directories, or folders of them"
+    )
+    parser.add_argument(
+        "--output",
+        type=paths.argument,
+        help="where to write (default: the folder named, or runs/reports/<time>)",
     )
     args = parser.parse_args()
     directories = [own_copy(directory) for directory in args.directories]

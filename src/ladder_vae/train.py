@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import hydra
 from ladder_vae.comparison.reporting import report
 from ladder_vae.settings import command_line
 from ladder_vae.settings.hydra_internals import parse_flags
+from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError
 from ladder_vae.training.finishing import asked, finish
 from ladder_vae.training.job import job, prepare
@@ -40,7 +40,7 @@ def _finish(sweep: Path, trust: bool) -> None:
         failed = finish(sweep, trust=trust)
     except KeyboardInterrupt:
         trusted = " trust=true" if trust else ""
-        hint = f"python -m ladder_vae.train finish={shlex.quote(str(sweep))}{trusted} goes on"
+        hint = f"python -m ladder_vae.train finish={shown(sweep)}{trusted} goes on"
         raise KeyboardInterrupt(hint) from None
     report([sweep], sweep)
     print(sweep / "report.md")

@@ -42,7 +42,7 @@ SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
 MOST_BYTES = 1 << 30  # of a file
-VERSION = 5  # of the statistics; parts that another version kept are not used
+VERSION = 6  # of the statistics; parts that another version kept are not used
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:

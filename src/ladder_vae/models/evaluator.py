@@ -18,10 +18,10 @@ from ladder_vae.maths.image_quality import reconstruction_quality
 from ladder_vae.maths.tails import pareto_khat
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.statistics import ImageStatistics, UnitSums
-from ladder_vae.system.randomness import stream_seed
+from ladder_vae.system.randomness import stream_seeds
 
 SAMPLE_BLOCK = 100  # draws of an image that share one random stream
-DRAWN_TOGETHER = 10  # of them, so that few draws cost less noise than many
+FEW_DRAWS = 10  # of them, for which no more noise is drawn
 MIN_UNIT_DRAWS = 10  # they average out what a unit inherits from the random draws of other levels
 
 
@@ -151,17 +151,17 @@ def _keyed_noise(
     It is drawn on the CPU and in float32 wherever and however the model computes: the draws are the same.
     """
     again = (settings.binarization,) if settings.binarization else ()
-    times = math.ceil(size / DRAWN_TOGETHER)
-
-    def draw(level: int, event: tuple[int, ...], index: int) -> Tensor:
-        key = stream_seed(settings.seed, "evaluate", index, block, level, *again)
-        source = torch.Generator().manual_seed(key)
-        return torch.cat([torch.randn(DRAWN_TOGETHER, *event, generator=source) for _ in range(times)])[:size]
-
-    return [
-        torch.stack([draw(level, event, index) for index in indices], 1).to(x.device, x.dtype)
-        for level, event in enumerate(model.event_shapes)
-    ]
+    levels: list[list[Tensor]] = [[] for _ in model.event_shapes]
+    for index in indices:
+        seeds = stream_seeds(len(levels), settings.seed, "evaluate", index, block, *again)
+        for drawn, event, seed in zip(levels, model.event_shapes, seeds, strict=True):
+            source = torch.Generator().manual_seed(seed)
+            noise = torch.randn(FEW_DRAWS, *event, generator=source)
+            if size > FEW_DRAWS:
+                rest = torch.randn(SAMPLE_BLOCK - FEW_DRAWS, *event, generator=source)
+                noise = torch.cat([noise, rest])
+            drawn.append(noise[:size])
+    return [torch.stack(drawn, 1).to(x.device, x.dtype) for drawn in levels]
 
 
 def unit_counts(model: Hierarchy) -> list[int]:

@@ -20,6 +20,7 @@ from ladder_vae.runs.record import (
     read_record,
     warn_of_changes,
 )
+from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError, printable, warn
 
 
@@ -217,7 +218,7 @@ def _open(
     state = f"{path} has not finished ({f'{record.status} {record.message}'.strip()})"
     if not record.finished and checkpoint == "best":
         raise UserError(
-            f"{state}; finish it (python -m ladder_vae.train resume={path}), or take it as it is with "
+            f"{state}; finish it (python -m ladder_vae.train resume={shown(path)}), or take it as it is with "
             "checkpoint=last"
         )
     subject = load_subject(path, checkpoint, images, source, trust=trust, data=data)

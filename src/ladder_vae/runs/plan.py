@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ladder_vae.runs.reading import read_json
 from ladder_vae.runs.record import PLAN, is_run
+from ladder_vae.settings.paths import leaves
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import write_text
 
@@ -38,7 +39,10 @@ def read_plan(path: Path) -> list[PlannedJob]:
     """
     try:
         found = read_json(path / PLAN)
-        return [PlannedJob(Path(job["name"]).name, [str(o) for o in job["overrides"]]) for job in found]
+        jobs = [PlannedJob(str(job["name"]), [str(o) for o in job["overrides"]]) for job in found]
+        if any(leaves(job.name) or not job.name for job in jobs):
+            raise UserError(f"{path / PLAN} names directories outside the sweep")
+        return jobs
     except UserError as error:
         raise UserError(f"{error}; name the directory of a sweep") from None
     except (TypeError, KeyError) as error:

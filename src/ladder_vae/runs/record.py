@@ -40,6 +40,7 @@ WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ck
 # Files that we write, so that a link in their place is replaced.
 OURS = (CONFIG, STATUS, METRICS, IMAGES, CHECKSUMS, WEIGHTS, *PAGES, "best.ckpt", "last.ckpt")
 # Runs of earlier versions name these places; whoever reads a config.yaml sees the names of today.
+ELSEWHERE = "; if nothing runs there any more, remove"
 OLD_NAMES = {
     "ladder_vae.averaging.ExponentialMovingAverage": "ladder_vae.training.ExponentialMovingAverage",
     "ladder_vae.callbacks.EarlyStopping": "ladder_vae.training.EarlyStopping",
@@ -242,8 +243,9 @@ def checked_record(path: Path) -> Record:
 
 def _running(path: Path, host: Any) -> tuple[str, str]:
     """Status and message of a run that was running when it last said so."""
-    if host not in (None, platform.node()):
-        return "running", f"in use by {host}"  # whose processes are not to be seen from here
+    if host not in (None, platform.node()) and (path / TRAINING).exists():
+        # Its processes are not to be seen from here, and a container that starts anew has another name.
+        return "running", f"in use by {host}{ELSEWHERE} {path / TRAINING}"
     if is_locked(path, TRAINING):
         return "running", ""
     return "interrupted", "its process ended without a word"

@@ -15,7 +15,7 @@ from typing import NoReturn
 from ladder_vae.system.console import lasting_output
 from ladder_vae.system.errors import Refusal, UserError, one_line, printable
 from ladder_vae.system.memory import keep_freed_memory
-from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_stops
+from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_stops, hold_interrupts
 
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,6 +50,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 def _outcome(main: Callable[[], None], stops: Stops, *, detailed: bool) -> int:
     """The exit code of ``main``, after what is to be said of its end."""
     try:
+        hold_interrupts(False)  # finish= holds them while a job starts
         main()
     except KeyboardInterrupt as interrupt:
         hint = f": {interrupt}" if str(interrupt) else ""
@@ -78,7 +79,11 @@ TAKES = {  # OmegaConf's name of a type, and what to say to a user
 
 
 def explain(error: BaseException) -> str:
-    """One line that says what went wrong."""
+    """One line that says what went wrong. Of a number of many digits it shows the first."""
+    return re.sub(r"(\d{20})\d{20,}", r"\1...", _explain(error))
+
+
+def _explain(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error.__cause__, UserError):  # OmegaConf wraps it when a look-up fails
@@ -90,6 +95,10 @@ def explain(error: BaseException) -> str:
         return f"{where}: {os.strerror(error.errno).lower()}; make room and start again"
     if str(error).startswith("Config group override must be"):  # Hydra says so of GROUP=null
         return "a configuration group cannot be null; choose one of its files (logger=none)"
+    if setting := re.search(r"full_key: (\S+)", str(error)):  # of OmegaConf, which adds it to any exception
+        return f"{setting.group(1)} cannot be set to this ({str(error).splitlines()[0]})"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename} cannot be used ({error.strerror}); choose another, or make room for it"
     return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
 
 

@@ -7,12 +7,15 @@ from dataclasses import fields
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from ladder_vae.settings.hydra_internals import parse_flags
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.randomness import check_seed
 
 CHECKPOINTS = ("best", "last")
+MOST = 10**12  # nothing here counts to more
 
 
 def compose(config_name: str) -> list[DictConfig]:
@@ -37,6 +40,24 @@ def compose(config_name: str) -> list[DictConfig]:
     return composed
 
 
+def directory_of(config: DictConfig, number: int) -> str:
+    """Where a job of a sweep is written, below the sweep's directory. Its name may refer to any setting.
+
+    Args:
+        config: As Hydra composed it, with its own node ``hydra``, which gets the number.
+        number: The number of the job.
+    """
+    with open_dict(config), read_write(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    current = HydraConfig.instance()  # Hydra resolves ${hydra:...} for its current job
+    before = current.cfg
+    current.set_config(config.copy())
+    try:
+        return str(HydraConfig.get().sweep.subdir)
+    finally:
+        current.cfg = before
+
+
 def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int]) -> None:
     """Check the settings of a command that looks at runs.
 
@@ -55,6 +76,7 @@ def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int])
         raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")
     if cfg.checkpoint not in CHECKPOINTS:
         raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
+    check_seed("seed", cfg.seed)
     for name, smallest in least.items():
-        if cfg[name] < smallest:
-            raise UserError(f"{name}={cfg[name]} must be at least {smallest}")
+        if not smallest <= cfg[name] < MOST:
+            raise UserError(f"{name}={str(cfg[name])[:40]} must be at least {smallest} and below {MOST:.0e}")

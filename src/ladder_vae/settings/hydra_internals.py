@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -10,23 +11,35 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from ladder_vae.settings.command_line import strict
-from ladder_vae.system.errors import UserError
+from ladder_vae.settings.paths import as_override
+from ladder_vae.system.errors import UserError, warn
 
-__all__ = ["BasicLauncher", "Callbacks", "directory_of", "jobs_of", "parse_flags"]
+__all__ = ["BasicLauncher", "Callbacks", "jobs_of", "overrides_of", "parse_flags"]
 
 
 def parse_flags() -> argparse.Namespace:
-    """Parse the flags of a Hydra command line before Hydra does.
+    """Parse the flags of a Hydra command line before Hydra does, and put ``sys.argv`` as Hydra needs it.
+
+    Paths are put in quotes, and flags before settings, because Hydra's parser knows no flag behind a setting.
 
     Raises:
         UserError: If a flag is unknown, or ``--config-dir`` names a folder that would be of no use.
     """
-    flags = strict(get_args_parser()).parse_args()
+    given = [as_override(argument) for argument in sys.argv[1:]]
+    flags = strict(get_args_parser()).parse_intermixed_args(given)
+    for override in reversed(flags.overrides):
+        del given[len(given) - 1 - given[::-1].index(override)]
+    sys.argv[1:] = [*given, *flags.overrides]
+    last: dict[str, str] = {}
+    for override in flags.overrides:
+        last[override.partition("=")[0].lstrip("+")] = override
+    for override in flags.overrides:
+        if override != (counts := last[override.partition("=")[0].lstrip("+")]):
+            warn(f"{override} does not count, because {counts} comes later")
     if flags.config_dir and Path(flags.config_dir).is_dir():  # else Hydra says that it is missing
         _check_config_dir(Path(flags.config_dir))
     return flags
@@ -49,23 +62,11 @@ def _check_config_dir(directory: Path) -> None:
             )
 
 
-def directory_of(config: DictConfig, number: int) -> str:
-    """The name of the directory of a job, in that of its multirun.
-
-    Args:
-        config: The composed configuration of the job, with its node ``hydra``.
-        number: The number of the job.
-    """
-    with open_dict(config), read_write(config):
-        config.hydra.job.id = config.hydra.job.num = number
-    # The name may refer to any setting, and Hydra resolves it for the configuration that it knows as current.
-    current = HydraConfig.instance()
-    before = current.cfg
-    current.set_config(config.copy())
-    try:
-        return str(HydraConfig.get().sweep.subdir)
-    finally:
-        current.cfg = before
+def overrides_of(hydra_config: DictConfig, kind: str) -> list[str]:
+    """What was typed: settings (``task``) or Hydra's own (``hydra``), interpolations as they are."""
+    overrides = OmegaConf.to_container(hydra_config.overrides, resolve=False)
+    assert isinstance(overrides, dict)
+    return list(overrides[kind])
 
 
 def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:
@@ -78,5 +79,5 @@ def jobs_of(hydra_config: DictConfig) -> list[list[str]] | None:
     if not sweeper._target_.endswith("BasicSweeper"):
         return None
     given = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *hydra_config.overrides.task])
+    parsed = OverridesParser.create().parse_overrides([*given, *overrides_of(hydra_config, "task")])
     return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]

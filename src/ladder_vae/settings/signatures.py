@@ -67,6 +67,12 @@ def as_setting(hint: Any) -> Any:
     return Any
 
 
+def _length(hint: Any) -> int | None:
+    """How many values a tuple of fixed length has; None for other hints."""
+    arguments = get_args(hint)
+    return len(arguments) if get_origin(hint) is tuple and Ellipsis not in arguments else None
+
+
 def checked(section: str, values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     """Convert each value to the type that the function takes.
 
@@ -93,5 +99,8 @@ def checked(section: str, values: Mapping[str, Any], function: Callable[..., Any
                 mistyped(f"{section}.{key}={str(value).replace(', ', ',')}", str(error))
             ) from None
         assert isinstance(typed, dict)
+        count = _length(known.get(key))
+        if count is not None and isinstance(typed[key], list) and len(typed[key]) != count:
+            raise UserError(f"{section}.{key}={value} must have {count} values")
         own[key] = typed[key]
     return dict(values) | own

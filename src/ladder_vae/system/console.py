@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -31,6 +31,11 @@ class Lasting:
         self._try(self.stream.write, text)
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all lines, if that is still possible."""
+        for line in lines:
+            self.write(line)
+
     def flush(self) -> None:
         """Flush the stream, if that is still possible."""
         self._try(self.stream.flush)
@@ -39,6 +44,8 @@ class Lasting:
         if self.failure is None:
             try:
                 call(*arguments)
+            except BlockingIOError:  # a slow reader, who misses this and reads on
+                return
             except OSError as error:
                 self.failure = error
                 self._discard()

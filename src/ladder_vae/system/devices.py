@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.memory import total_memory
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
@@ -23,7 +24,8 @@ def choose_device_type(accelerator: str) -> str:
     return {"auto": best_device(), "gpu": best_device()}.get(accelerator, accelerator)
 
 
-MOST_AT_ONCE = 4  # jobs of a sweep, because each takes a gigabyte of memory
+MOST_AT_ONCE = 4  # jobs of a sweep, and fewer where a job would not get this memory:
+MEMORY_OF_A_JOB = 2**30
 
 
 def jobs_at_once(asked: Any, device: str, cores: int) -> int:
@@ -36,7 +38,8 @@ def jobs_at_once(asked: Any, device: str, cores: int) -> int:
         UserError: If it is neither.
     """
     if asked == "auto":
-        return min(cores, MOST_AT_ONCE) if device == "cpu" else 1
+        room = total_memory("cpu") // MEMORY_OF_A_JOB
+        return max(1, min(cores, MOST_AT_ONCE, room)) if device == "cpu" else 1
     if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
         raise UserError(f"hydra.launcher.jobs={asked} must be a number from 1, or auto")
     return asked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ladder_vae.system.errors import UserError
+from ladder_vae.system.errors import UserError, one_line
 
 TRAINING, RECORD = ".lock", ".record.lock"  # who trains in a directory; who changes its metrics
 PATIENCE = 2.0  # seconds; a report that looks whether a lock is held holds it for a moment
@@ -30,8 +30,8 @@ def locked(directory: Path, name: str, *, patience: float = PATIENCE) -> Iterato
         lock.acquire(timeout=patience)
     except Timeout:
         raise UserError(f"{directory} is in use by another process; wait until it ends, or stop it") from None
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written ({error.strerror}: {directory / name})") from None
+    except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+        raise UserError(f"{directory} cannot be locked ({one_line(error)}: {directory / name})") from None
     try:
         yield
     finally:
@@ -45,7 +45,7 @@ def is_locked(directory: Path, name: str) -> bool:
     try:
         with _lock(directory, name).acquire(timeout=0):
             return False
-    except (Timeout, OSError, UserError):
+    except (Timeout, OSError, NotImplementedError, UserError):
         return True
 
 

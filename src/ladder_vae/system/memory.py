@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
+
+from ladder_vae.system import machine
 
 
 def total_memory(device: str) -> int:
-    """Bytes of memory that the device has."""
+    """Bytes of memory that this process may use on the device."""
     if device == "cuda":
         import torch
 
         return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+    return machine.memory()
 
 
 def keep_freed_memory() -> None:

@@ -6,9 +6,25 @@ import zlib
 
 import numpy as np
 
+from ladder_vae.system.errors import UserError
+
+
+def check_seed(key: str, seed: int) -> None:
+    """Raises UserError unless the seed is from 0 to 2**63 - 1, the range that every generator takes."""
+    if not 0 <= seed < 2**63:
+        shown = f"{seed}" if abs(seed) < 2**100 else f"a number of {len(str(abs(seed)))} digits"
+        raise UserError(f"{key}={shown} must be from 0 to {2**63 - 1}")
+
+
+def stream_seeds(count: int, *keys: int | str) -> list[int]:
+    """Make 63-bit seeds from integers and words. They are unrelated, and to those of similar keys."""
+    words = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
+    state = np.random.SeedSequence(words).generate_state(count, np.uint64)
+    return [int(word) for word in state >> np.uint64(1)]
+
 
 def stream_seed(*keys: int | str) -> int:
-    """A 63-bit seed from integers and words. Similar keys give unrelated seeds.
+    """Make one 63-bit seed; see :func:`stream_seeds`.
 
     Example:
         >>> stream_seed(1, "train", 0) == stream_seed(1, "train", 0)
@@ -16,5 +32,4 @@ def stream_seed(*keys: int | str) -> int:
         >>> stream_seed(1, "train", 0) == stream_seed(1, "train", 1)
         False
     """
-    words = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return stream_seeds(1, *keys)[0]

@@ -25,6 +25,10 @@ class Stops:
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """End as after Ctrl-C: what can be kept is kept. Process 1 of a container has no other handler."""
         self.terminated = True
+        if (
+            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ):  # as of a command that a script put behind itself
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
 
@@ -48,3 +52,9 @@ def gentle_stops() -> Iterator[Stops]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def hold_interrupts(hold: bool) -> None:
+    """Hold Ctrl-C back in this process and in those that it starts, or let it through again."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGINT})

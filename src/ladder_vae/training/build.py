@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -25,6 +24,7 @@ from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training.callbacks import Totals
+from ladder_vae.training.cluster import OneProcess
 from ladder_vae.training.epoch_checkpoints import DirectCheckpointIO, EpochCheckpoints
 from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -81,7 +81,7 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
         made = optimizer(model.parameters())
         if scheduler is not None:
             scheduler(made, total_steps=2)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # whatever the classes make of their settings
         raise UserError(f"optimizer or scheduler: {one_line(error)}") from None
     named = [construct(f"callbacks.{key}", v, Callback) for key, v in config["callbacks"].items() if v]
     for callback in named:
@@ -92,7 +92,9 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
     callbacks = [*named, Interruption(), totals, Dashboards(config), checkpoints]
     try:
         trainer = _make_trainer(config, run_dir, callbacks, resume_from)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # Lightning's own
+    except UserError:
+        raise
+    except Exception as error:  # Lightning's own
         raise UserError(f"trainer: {one_line(error)}") from None
     return Assembly(config, data, module, trainer, totals, checkpoints)
 
@@ -116,7 +118,8 @@ def _make_trainer(
         logger = construct("logger", config["logger"], Logger, **given)
     return L.Trainer(
         **settings,
-        plugins=[DirectCheckpointIO()],
+        plugins=[DirectCheckpointIO(), OneProcess()],
+        default_root_dir=run_dir,  # under SLURM, Lightning would load an hpc_ckpt_*.ckpt that lies there
         callbacks=callbacks,
         logger=logger,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),

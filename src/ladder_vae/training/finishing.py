@@ -16,10 +16,12 @@ from typing import IO, Any
 import torch
 
 from ladder_vae.runs.plan import read_plan
-from ladder_vae.runs.record import PLAN, in_use, is_run, read_record, threads_of
+from ladder_vae.runs.record import ELSEWHERE, PLAN, in_use, is_run, read_record, threads_of
+from ladder_vae.settings.command_line import DETAIL
 from ladder_vae.system.devices import choose_device_type, jobs_at_once
-from ladder_vae.system.errors import UserError
+from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.locks import TRAINING, locked
+from ladder_vae.system.signals import hold_interrupts
 
 UNSAFE = ("-", "hydra")  # beginnings of overrides that may name anything
 TRUST = "trust=true"
@@ -40,10 +42,10 @@ class _Process:
 
 
 def finish(sweep: Path, *, trust: bool = False) -> str:
-    """Train what is left of a sweep, as many jobs at once and on as many threads as it did.
+    """Train what is left of a sweep, on as many threads a job as it did, as many at once as that allows.
 
-    Each job ends as it would have ended without the stop. A run that another process trains at this moment
-    is waited for.
+    Each job ends as it would have ended without the stop. A run that another process of this machine trains
+    at this moment is waited for.
 
     Args:
         sweep: The directory of the sweep.
@@ -53,7 +55,7 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
         How many jobs failed, as in "1 of 4 jobs"; empty if none did.
 
     Raises:
-        UserError: If there is no plan of the sweep, or it needs trust.
+        UserError: If there is no plan of the sweep, it needs trust, or another machine trains what is left.
         KeyboardInterrupt: After Ctrl-C, once every job has stopped.
     """
     plan = read_plan(sweep)
@@ -72,21 +74,31 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
     with locked(sweep, TRAINING):
         waiting = [job for job in plan if not _finished(sweep / job.name)]
         running: dict[str, _Process] = {}
-        failed = []
+        failed, told = [], set()
         try:
             while waiting or running:
                 ended = [name for name, training in running.items() if training.process.poll() is not None]
                 failed += [name for name in ended if _end(running.pop(name))]
                 for job in list(waiting):
                     path = sweep / job.name
-                    if len(running) < at_once and not in_use(path):
-                        waiting.remove(job)
-                        if not _finished(path):
-                            running[job.name] = _start(_arguments(path, job.overrides, trust), threads)
+                    if len(running) == at_once:
+                        break
+                    if user := in_use(path):
+                        if ELSEWHERE in user and not running:
+                            raise UserError(f"{path} is {user}")
+                        if job.name not in told:
+                            print(printable(f"{path} is {user}, which is waited for"), file=sys.stderr)
+                        told.add(job.name)
+                        continue
+                    waiting.remove(job)
+                    if not _finished(path):
+                        hold_interrupts(True)  # until the job listens to them, and is listed here
+                        running[job.name] = _start(_arguments(path, job.overrides, trust), threads)
+                        hold_interrupts(False)
                 time.sleep(POLL)
         except KeyboardInterrupt:
             for training in running.values():
-                training.process.send_signal(signal.SIGINT)
+                _stop(training.process)
             for training in running.values():
                 training.process.wait()
                 _end(training)
@@ -102,15 +114,25 @@ def _arguments(path: Path, overrides: Sequence[str], trust: bool) -> list[str]:
     """The command line of a job: it goes on if it was begun."""
     if is_run(path):
         return [f"resume={path}", *([TRUST] if trust else [])]
-    return [*(o for o in overrides if not o.startswith("run_dir=")), f"run_dir={path}"]
+    # an experiment may ask for a sweep
+    return [*(o for o in overrides if not o.startswith("run_dir=")), "hydra.mode=RUN", f"run_dir={path}"]
 
 
 def _start(arguments: list[str], threads: int) -> _Process:
     printed = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by _end
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment.pop(DETAIL, None)  # which this process set for itself
     command = [sys.executable, "-m", "ladder_vae.train", *arguments]
     process = subprocess.Popen(command, stdout=printed, env=environment, start_new_session=True)
     return _Process(process, printed)
+
+
+def _stop(process: subprocess.Popen[Any]) -> None:
+    """Ask the process to end as after Ctrl-C; Windows knows no such request to a single process."""
+    if os.name == "nt":
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
 
 
 def _end(job: _Process) -> bool:

@@ -53,6 +53,9 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
         metrics = {
             **{name: float(value) for name, value in tested.items()},
             **_like_for_like(assembly, trainer.strategy.root_device),
+            "test/draws": TESTED.num_samples,
+            "test/draws_seed": TESTED.seed,
+            "test/binarizations": TESTED.binarizations,
             "model/parameters": sum(p.numel() for p in module.model.parameters()),
             **assembly.totals.metrics(),
         }

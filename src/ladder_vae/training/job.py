@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
 from ladder_vae.runs.record import (
+    holds_results,
     is_run,
     last_checkpoint,
     read_config,
@@ -26,8 +28,11 @@ from ladder_vae.runs.record import (
     write_status,
 )
 from ladder_vae.settings import command_line, schema
-from ladder_vae.system.errors import printable, warn
+from ladder_vae.settings.hydra_internals import overrides_of
+from ladder_vae.settings.paths import shown
+from ladder_vae.system.errors import UserError, printable, warn
 from ladder_vae.system.locks import TRAINING, locked
+from ladder_vae.system.machine import limit_threads
 from ladder_vae.system.naming import z_name
 from ladder_vae.training.build import Assembly, build
 from ladder_vae.training.fit import fit
@@ -44,11 +49,14 @@ def job(cfg: DictConfig) -> float | None:
         without validation. A sweeper may maximize it.
     """
     prepare()
-    hydra_config = HydraConfig.get()
+    hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
     with locked(path, TRAINING):
+        if cfg.resume is None and is_run(path) and holds_results(path):
+            # whatever Hydra was told, no job writes over a run
+            raise UserError(f"{path} already holds a run; remove it, or choose another run_dir")
         try:
-            assembly, metrics = _train(cfg, path, list(hydra_config.overrides.task))
+            assembly, metrics = _train(cfg, path, overrides_of(hydra_config, "task"))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_how_to_go_on(path) if is_run(path) else "") from None
         except Exception as error:
@@ -61,7 +69,7 @@ def job(cfg: DictConfig) -> float | None:
                 error.reported = True  # type: ignore[attr-defined]
             raise
     _print_summary(metrics, assembly.module.model.num_layers)
-    print(_shown(path))
+    print(printable(str(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path)))
     bound = assembly.checkpoints.best
     return bound if math.isfinite(bound) else None
 
@@ -85,7 +93,7 @@ def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly,
 
 def _how_to_go_on(path: Path) -> str:
     trust = " trust=true" if foreign(read_config(path)) else ""
-    return f"python -m ladder_vae.train resume={_shown(path)}{trust} continues this run"
+    return f"python -m ladder_vae.train resume={shown(path)}{trust} continues this run"
 
 
 def _print_summary(metrics: dict[str, float], num_layers: int) -> None:
@@ -110,14 +118,10 @@ def _print_summary(metrics: dict[str, float], num_layers: int) -> None:
         Console().print(table)
 
 
-def _shown(path: Path) -> str:
-    """Relative to where the user is, if it lies there."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
 def prepare() -> None:
     """What a process needs before it builds or trains anything. Harmless to repeat."""
     schema.register()
+    limit_threads()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -173,6 +173,9 @@ class HierarchicalVAE(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[FINGERPRINT] = self.trainer.datamodule.data.fingerprint  # type: ignore[attr-defined]
 
+    def on_test_epoch_start(self) -> None:
+        self._tested.clear()  # of a test that was broken off
+
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         start = sum(len(batch.elbo) for batch in self._tested)
         with torch.autocast(x.device.type, enabled=False):
@@ -180,7 +183,6 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(self.summary(ImageStatistics.concatenate(self._tested), "test"))
-        self._tested.clear()
 
     def summary(self, statistics: ImageStatistics, stage: str) -> Mapping[str, float]:
         """The metrics that end a training, by name. Raises UserError if the ELBO is not finite."""

@@ -7,7 +7,6 @@ All jobs of a multirun are checked before the first one starts. Hydra calls this
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,13 @@ from ladder_vae.runs.record import (
     warn_of_changes,
 )
 from ladder_vae.settings import command_line
-from ladder_vae.settings.hydra_internals import directory_of, jobs_of
+from ladder_vae.settings.composition import directory_of
+from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
+from ladder_vae.settings.paths import CLAIMED, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.training.build import build
+from ladder_vae.training.places import check_place, check_subdirectories, check_unused, prepare_directory
 from ladder_vae.training.settle import check_memory, settle
 from ladder_vae.training.trust import foreign
 
@@ -62,17 +64,14 @@ def _refuse_on_error(check: Callable[[DictConfig], None], config: DictConfig) ->
 
 def check_run(config: DictConfig) -> None:
     """Raises UserError if the run cannot start."""
-    config.run_dir  # noqa: B018  resolves its time stamp once, for this copy and for the run itself
+    path = check_place(config)
     cfg = without_hydra(config)
     if cfg.resume is not None:
-        cfg = resumed(cfg, list(config.hydra.overrides.task))
-    elif is_run(Path(cfg.run_dir)) and holds_results(Path(cfg.run_dir)):
-        raise UserError(
-            f"run_dir={cfg.run_dir} already holds a run; resume={cfg.run_dir} continues it, another run_dir "
-            "starts anew"
-        )
-    if user := in_use(Path(cfg.run_dir)):
-        raise UserError(f"{cfg.run_dir} is {user}; wait until it ends, or stop it")
+        cfg = resumed(cfg, overrides_of(config.hydra, "task"))
+    elif str(path) not in CLAIMED:
+        check_unused(path)
+    if user := in_use(path):
+        raise UserError(f"{path} is {user}; wait until it ends, or stop it")
     settled = settle(cfg)
     check_memory(settled)
     last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
@@ -82,7 +81,7 @@ def check_run(config: DictConfig) -> None:
         warn_of_changes(Path(cfg.resume))
     if last:
         settled.data.check_trained_on(read_checkpoint(last), Path(cfg.resume))
-    prepare_directory(Path(cfg.run_dir))
+    prepare_directory(path)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -91,38 +90,42 @@ def check_sweep(config: DictConfig) -> None:
         raise UserError(
             "resume= continues one run; leave out --multirun, or name an experiment without a sweep"
         )
-    run_dir = Path(config.hydra.sweep.dir)
-    if run_dir.exists() and any(is_run(path) for path in run_dir.iterdir()):
+    run_dir = check_place(config)
+    if str(run_dir) not in CLAIMED and run_dir.exists() and any(map(is_run, run_dir.iterdir())):
         raise UserError(f"run_dir={run_dir} already holds runs; choose another for this sweep")
     jobs = jobs_of(config.hydra)
     if jobs is None:
+        _check_for_sweeper(config, run_dir)
         return
-    name, plan = config.hydra.job.config_name, []
+    name, hydras = config.hydra.job.config_name, overrides_of(config.hydra, "hydra")
     sources = config.hydra.runtime.config_sources  # a folder of plug-ins is needed to start a job alone
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    plan = []
     for number, job in enumerate(jobs):
         try:
-            composed = compose(name, overrides=job, return_hydra_config=True)
+            composed = compose(name, overrides=[*hydras, *job], return_hydra_config=True)
             settled = settle(without_hydra(composed))
             check_memory(settled)
             build(settled, run_dir)
             plan.append(PlannedJob(directory_of(composed, number), [*flags, *job]))
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
-    prepare_directory(run_dir)
-    write_plan(run_dir, plan)
+    check_subdirectories([job.name for job in plan])
+    write_plan(prepare_directory(run_dir), plan)
 
 
-def prepare_directory(path: Path) -> None:
-    """Make the directory and try to write to it. Raises UserError if that cannot be done."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
+def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
+    """Raises UserError if a sweeper that learns from its jobs would learn nothing, or they cannot start."""
+    settled = settle(without_hydra(config))
+    build(settled, run_dir)
+    data, trainer = settled.config["data"], settled.config["trainer"]
+    rare = trainer["check_val_every_n_epoch"] > trainer["max_epochs"]
+    if not data["val_size"] or trainer["limit_val_batches"] == 0 or rare:
         raise UserError(
-            f"run_dir={path} cannot be written ({error.strerror}: {error.filename}); choose another run_dir"
-        ) from None
+            f"{config.hydra.sweeper._target_} chooses by the bound on validation images, and there is none; "
+            "set data.val_size=10000, and leave out trainer.limit_val_batches and check_val_every_n_epoch"
+        )
+    prepare_directory(run_dir)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -165,8 +168,16 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             f"resume={path} was trained with objective.importance_gradient={gradient}, which left the "
             "package; init_from= begins a new run with its weights"
         )
-    states = read_checkpoint(last)["callbacks"] if begun else {}
-    done, finished = states["Totals"]["epochs"] if begun else 0, record.finished
+    states: dict[str, Any] = {"Totals": {"epochs": 0}}
+    if begun:
+        states = read_checkpoint(last).get("callbacks") or {}
+    try:
+        done, finished = int(states["Totals"]["epochs"]), record.finished
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{last} does not say how many epochs it has done; init_from={shown(path)} begins a new run with "
+            "its weights"
+        ) from None
     if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
     merged = OmegaConf.merge(OmegaConf.structured(Config), saved)

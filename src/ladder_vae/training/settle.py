@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,12 +25,14 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.record import class_name, flat
 from ladder_vae.runs.releases import is_release
 from ladder_vae.settings.command_line import no_such_setting
+from ladder_vae.settings.paths import leaves
 from ladder_vae.settings.schema import Config
 from ladder_vae.settings.signatures import checked, parameters
 from ladder_vae.system.compilation import STEPS_THAT_PAY, choose_compile
 from ladder_vae.system.devices import choose_device_type, choose_precision
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.memory import total_memory
+from ladder_vae.system.randomness import check_seed
 from ladder_vae.training.lightning_module import training_memory
 from ladder_vae.training.objective import Objective
 
@@ -60,6 +63,7 @@ def settle(cfg: DictConfig) -> Settled:
         UserError: If anything cannot be used.
     """
     config = plain(cfg)
+    _check_numbers("", config)
     for key, value in flat(config).items():
         if value == "???":
             raise UserError(f"{key} is missing; give it a value: {key}=...")
@@ -71,6 +75,13 @@ def settle(cfg: DictConfig) -> Settled:
         needed = group not in ("scheduler", "logger")  # these may be left out
         config[group] = _typed(group, config[group], kinds.get(group, object), needed=needed)
     config["callbacks"] = {key: _typed(f"callbacks.{key}", v) for key, v in config["callbacks"].items()}
+    if not config["name"].strip() or leaves(config["name"]):
+        raise UserError(
+            f"name={config['name']} must be a folder below runs/; run_dir=... takes any directory"
+        )
+    for key, value in (config["logger"] or {}).items():
+        if isinstance(value, str) and leaves(value):  # a logger makes directories of these
+            raise UserError(f"logger.{key}={value} must lie in the run directory")
     config["objective"] = checked("objective", config["objective"], Objective)
     for key in ("path", "directory"):
         if key in config["data"]:  # a run may be opened from another directory
@@ -80,8 +91,8 @@ def settle(cfg: DictConfig) -> Settled:
     likelihood = construct("likelihood", config["likelihood"], Likelihood)
     data: ImageData = construct("data", config["data"], ImageData, likelihood=likelihood)
     config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
-    if config["seed"] < 0 or data.seed < 0:
-        raise UserError(f"seed={config['seed']} and data.seed={data.seed} must be at least 0")
+    for key, seed in (("seed", config["seed"]), ("data.seed", data.seed)):
+        check_seed(key, seed)
     data.may_download = cfg.resume is None or cfg.trust
     data.setup()
     shape = list(data.image_shape)
@@ -93,6 +104,17 @@ def settle(cfg: DictConfig) -> Settled:
     config["model"]["input_shape"] = shape
     config["trainer"] = _settle_trainer(config["trainer"], len(data.training_batches()))
     return Settled(config, data, _make_objective(config["objective"]))
+
+
+def _check_numbers(key: str, value: Any) -> None:
+    """Raises UserError for a number that no setting takes: not finite, or too large for an integer of C."""
+    if isinstance(value, (dict, list)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(f"{key}.{name}".lstrip("."), inner)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, int) and abs(value) >= 2**63
+    ):
+        raise UserError(f"{key}={value} is not a usable number; it must be finite, and below 2**63 if whole")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -120,7 +142,7 @@ def construct(section: str, values: Mapping[str, Any], kind: type | None = None,
     """
     try:
         built = instantiate(dict(values), **given, _convert_="all")
-    except InstantiationException as error:
+    except (InstantiationException, TypeError, ValueError) as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
@@ -151,13 +173,15 @@ def _typed(section: str, values: Any, kind: type = object, *, needed: bool = Fal
     """Check the values of a group against the signature of what it names; an optional group may be empty."""
     if not values and not needed:
         return values
-    if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
+    if not isinstance(values, dict) or not isinstance(values.get("_target_") or None, str):
         what = "" if kind is object else f" a {kind.__name__}"
         raise UserError(
             f"{section} names nothing to make; set {section}._target_ to{what or ' what makes it'}, as in "
             "package.module.Class"
         )
     target = values["_target_"]
+    if not isinstance(values.get("_partial_", True), bool):
+        raise UserError(f"{section}._partial_={values['_partial_']} must be true or false; leave it out")
     try:
         named = locate(target)
     except ErrorDuringImport as error:
@@ -170,7 +194,8 @@ def _typed(section: str, values: Any, kind: type = object, *, needed: bool = Fal
         raise UserError(f"{section}._target_={target} is a module; name {_offered(named, kind)}")
     if isinstance(named, type) and not issubclass(named, kind):
         raise UserError(_other_kind(section, target, kind))
-    ours: Any = getattr(sys.modules.get(f"ladder_vae.{PUBLIC.get(section)}"), class_name(target), named)
+    public, name = sys.modules.get(f"ladder_vae.{PUBLIC.get(section)}"), class_name(target)
+    ours: Any = getattr(public, name) if name in getattr(public, "__all__", ()) else named
     if ours is not named:
         raise UserError(
             f"{section}._target_={target} has the name of {ours.__module__}.{ours.__name__}, so that reports "
@@ -186,7 +211,7 @@ def _offered(module: ModuleType, kind: type) -> str:
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
     ]
-    return " or ".join(names) or f"a class in it; it defines no {kind.__name__}"
+    return " or ".join(names[:8]) or f"a class in it; it defines no {kind.__name__}"
 
 
 def _absolute(path: str) -> str:
@@ -202,6 +227,8 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
             raise UserError(f"trainer.{key}={trainer[key]} must be at least 1")
+    if (trainer["limit_val_batches"] or 0) < 0:
+        raise UserError(f"trainer.limit_val_batches={trainer['limit_val_batches']} must be at least 0")
     if trainer["gradient_clip_val"] is not None and not trainer["gradient_clip_val"] >= 0:
         raise UserError(
             f"trainer.gradient_clip_val={trainer['gradient_clip_val']} must be at least 0, or null"
