@@ -83,6 +83,7 @@ def settle(cfg: DictConfig) -> Settled:
     if config["seed"] < 0 or data.seed < 0:
         raise UserError(f"seed={config['seed']} and data.seed={data.seed} must be at least 0")
     data.setup()
+    config["data"]["val_size"] = config["data"]["val_size"] if data.val_size else 0  # null: the source's own
     shape = list(data.image_shape)
     if config["model"].get("input_shape") not in (None, shape):
         raise UserError(
