@@ -178,7 +178,7 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_csv(output / "report.csv", records)
-        save_pictures(output / "figures", pictures)
+        page, _ = save_pictures(output / "figures", page)
         write_markdown(output / "report.md", TITLE, page, "figures")
         write_html(output / "report.html", TITLE, page, output / "figures")
     except OSError as error:

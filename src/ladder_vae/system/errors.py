@@ -1,6 +1,8 @@
 """Errors that a user can mend, and how they are worded."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -19,3 +21,17 @@ def one_line(error: BaseException) -> str:
 def warn(message: str) -> None:
     """Print one ``warning:`` line on standard error. The command goes on."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def attempt(what: str) -> Iterator[None]:
+    """Turn a failure into one warning line, where nothing that counts depends on the outcome.
+
+    Args:
+        what: What is tried, as the subject of a sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        warn(f"{what} failed, the results are kept ({said})")
