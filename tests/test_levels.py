@@ -186,7 +186,11 @@ def test_metrics_and_their_errors():
     assert metrics["judge_accuracy_stderr"] == pytest.approx(0.03)
     one = Readings([], [], [], [], torch.rand(1, 2))
     single = level_metrics(
-        one, Influence({"pixel_change": torch.rand(1, 4)}, None), Probes({"probe_none": 1.0}, 1), None, draws=1
+        one,
+        Influence({"pixel_change": torch.rand(1, 4)}, None),
+        Probes({"probe_none": 1.0}, 1),
+        None,
+        draws=1,
     )
     assert not any("stderr" in name or "class" in name for name in single)
 

@@ -10,7 +10,7 @@ from ladder_vae.analysis import level_tables, manipulations, sentences
 from ladder_vae.analysis.embedding import embedded
 from ladder_vae.analysis.measure import Analysis, Settings
 from ladder_vae.analysis.readings import Readings
-from ladder_vae.data.data_sets import spaced
+from ladder_vae.data.batches import spaced
 from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html, write_markdown
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES

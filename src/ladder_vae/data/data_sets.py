@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladder_vae.data.batches import Batches
+from ladder_vae.data.batches import Batches, spaced
 from ladder_vae.data.npz import load_npz
 from ladder_vae.data.sources import FINGERPRINT, Images, load_mnist, load_torchvision
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
@@ -24,11 +24,6 @@ BINARIZATIONS = ("dynamic", "static", "threshold")
 # With this seed, the draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
 MAX_WARP = 0.5  # at this strength images are long beyond recognition
-
-
-def spaced(total: int, count: int) -> Sequence[int]:
-    """``count`` evenly spaced integers from 0 to ``total - 1``, or all of them if there are fewer."""
-    return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 class ImageData(ABC):
@@ -291,12 +286,7 @@ class KMNIST(TorchvisionData):
 
 
 class Npz(ImageData):
-    """A user's own single-channel images; see :func:`~ladder_vae.data.npz.load_npz`.
-
-    Args:
-        path: The file.
-        val_size: As of every data set. None takes ``x_val`` of the file, or, where there is none, no images.
-    """
+    """A user's own images; see :func:`~ladder_vae.data.npz.load_npz`. ``val_size=None`` takes its x_val."""
 
     def __init__(self, path: str, val_size: int | None = None, **settings) -> None:
         super().__init__(val_size=val_size or 0, **settings)
