@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from ladder_vae.data.data_sets import MNIST, FashionMNIST, Npz
-from ladder_vae.data.sources import MNIST_DIR, load_mnist, load_npz, load_torchvision
+from ladder_vae.data.data_sets import MNIST, FashionMNIST, ImageData, Npz
+from ladder_vae.data.sources import MNIST_DIR, Images, load_mnist, load_torchvision
 from ladder_vae.system.errors import UserError
 
 
@@ -108,39 +108,6 @@ def test_damaged_mnist_is_named(tmp_path, damage, message):
         load_mnist(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x_train": np.zeros((4, 3, 3), np.uint8)}, "lacks the array x_test"),
-        ({"x_train": np.zeros((4, 9), np.uint8), "x_test": np.zeros((4, 9), np.uint8)}, r"shape \(4, 9\)"),
-        (
-            {"x_train": np.zeros((4, 3, 3), np.uint8), "x_test": np.zeros((4, 3, 4), np.uint8)},
-            "must agree",
-        ),
-        ({"x_train": np.full((4, 3, 3), 1.5), "x_test": np.zeros((4, 3, 3))}, "outside 0 to 1"),
-        ({"x_train": np.full((4, 3, 3), np.nan), "x_test": np.zeros((4, 3, 3))}, "outside 0 to 1"),
-        ({"x_train": np.ones((4, 3, 3), np.uint8), "x_test": np.ones((4, 3, 3), np.uint8)}, "0 and 1"),
-        ({"x_train": np.ones((4, 3, 3), np.int64), "x_test": np.ones((4, 3, 3))}, "type int64"),
-        ({"x_train": np.ones((4, 3, 3)), "x_test": np.ones((4, 3, 3)), "y_test": np.ones(3, int)}, "y_test"),
-        ({"x_train": np.array([{}]), "x_test": np.ones((4, 3, 3))}, "not a readable"),
-    ],
-)
-def test_bad_npz_is_named(tmp_path, arrays, message):
-    path = tmp_path / "bad.npz"
-    np.savez(path, **arrays)
-    with pytest.raises(UserError, match=message):
-        load_npz(path)
-
-
-def test_npz_kinds_mean_the_same(tmp_path):
-    bits = np.random.default_rng(0).integers(0, 2, (4, 3, 3)).astype(bool)
-    for name, array in {"bool": bits, "float": bits * 1.0, "bytes": bits.astype(np.uint8) * 255}.items():
-        np.savez(tmp_path / name, x_train=array, x_test=array[:, None])
-        loaded = load_npz(tmp_path / f"{name}.npz")
-        assert torch.equal(loaded.train, torch.from_numpy(bits[:, None].astype(np.uint8) * 255))
-        assert torch.equal(loaded.test, loaded.train)
-
-
 def test_torchvision_files_are_read_as_they_are(tmp_path):
     """MNIST's own files where Fashion-MNIST's would lie: same names, same format."""
     raw = tmp_path / "FashionMNIST/raw"
@@ -177,12 +144,50 @@ def test_bad_settings_are_named(npz, settings):
 
 def test_the_fingerprint_is_of_the_pixels_alone(npz, tmp_path):
     arrays = dict(np.load(npz))
-    own = tmp_path / "own.npz"
-    np.savez(own, **(arrays | {"x_train": np.asfortranarray(arrays["x_train"])}))  # another order in memory
-    assert Npz(str(own), val_size=0).fingerprint == Npz(str(npz), val_size=5).fingerprint
     arrays["x_test"][0, 0, 0] ^= 1
     np.savez(tmp_path / "other.npz", **arrays)
+    assert Npz(str(npz), val_size=0).fingerprint == Npz(str(npz), val_size=5).fingerprint
     assert Npz(str(tmp_path / "other.npz"), val_size=0).fingerprint != Npz(str(npz), val_size=0).fingerprint
+
+
+class Turned(ImageData):
+    """Images that lie in memory in another order than their axes."""
+
+    def load(self):
+        images = load_mnist()
+        train, test = images.train[:50], images.test[:20]
+        return Images(
+            train.transpose(2, 3).contiguous().transpose(2, 3),
+            test.permute(3, 2, 1, 0).clone().permute(3, 2, 1, 0),
+        )
+
+
+class Straight(Turned):
+    def load(self):
+        images = super().load()
+        return Images(images.train.contiguous(), images.test.contiguous())
+
+
+@pytest.mark.parametrize("binarization", ["dynamic", "static"])
+def test_draws_do_not_depend_on_the_order_in_memory(binarization):
+    a, b = (kind(val_size=9, batch_size=8, binarization=binarization) for kind in (Turned, Straight))
+    assert not a.load().train.is_contiguous()
+    assert a.fingerprint == b.fingerprint
+    for split in ("train", "val", "test"):
+        assert torch.equal(a.split(split), b.split(split))
+    assert torch.equal(torch.cat(list(a.training_batches())), torch.cat(list(b.training_batches())))
+
+
+def test_a_single_training_image_is_named():
+    class Single(Straight):
+        def load(self):
+            images = super().load()
+            return Images(images.train[:1], images.test)
+
+    with pytest.raises(UserError, match="data=Single holds 1 training images; give it two or more"):
+        Single(val_size=0).setup()
+    with pytest.raises(UserError, match=r"data.val_size=49 leaves too few of 50 .* lower it to 48 or less"):
+        Straight(val_size=49).setup()
 
 
 def test_a_part_of_the_training_images_is_of_all_writers():

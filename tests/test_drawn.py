@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from ladder_vae import load_run
 from ladder_vae.analysis import manipulations
 from ladder_vae.data.data_sets import Npz
-from ladder_vae.drawing import charts, image_grids
+from ladder_vae.drawing import charts, embeddings, image_grids
 from ladder_vae.drawing.image_grids import to_bytes
-from ladder_vae.drawing.pages import save_pictures
+from ladder_vae.drawing.pages import Section, save_pictures
 from ladder_vae.models.innovations import innovations, resample
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.training import tensorboard
@@ -143,7 +143,7 @@ def test_bars_of_levels_units_and_estimates(tmp_path, drawn):
     assert [bar.get_width() for bar in ax.patches] == [0.4, 0.9]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["z2", "z1"]
     points = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
-    charts.save_embedding(tmp_path / "points.png", {"p": points}, np.array([1, 0, 1]), title="t")
+    embeddings.save_embedding(tmp_path / "points.png", {"p": points}, np.array([1, 0, 1]), title="t")
     scattered = [collection.get_offsets().data for collection in drawn["points.png"].axes[0].collections]
     np.testing.assert_array_equal(scattered[0], points[[1]])
     np.testing.assert_array_equal(scattered[1], points[[0, 2]])
@@ -186,7 +186,7 @@ def test_pictures_of_levels_are_the_manipulated_codes(cls, tmp_path, drawn):
             manipulations.heated(gallery, 0),
             manipulations.swapped(gallery, 1),
         ]
-        save_pictures(tmp_path, pictures)
+        save_pictures(tmp_path, [Section("levels", pictures=pictures)])
         image, reconstruction, anew = tiles(drawn["resample_z2.png"], 3, 10, 6, 5)
         assert np.array_equal(image, to_bytes(x))
         assert np.array_equal(reconstruction, gallery.render(code))

@@ -8,7 +8,6 @@ import torch
 import yaml
 from test_errors import only_line
 
-from ladder_vae.data.sources import load_npz
 from ladder_vae.runs.record import write_status
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -132,7 +131,6 @@ def test_other_data_than_trained_on(trained, command, npz, tmp_path):
     arrays = dict(np.load(npz))
     arrays["x_test"] = arrays["x_test"][::-1]
     np.savez(own, **arrays)
-    load_npz.cache_clear()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 1
     assert "run was trained on other images than Npz holds now" in only_line(err)
@@ -140,7 +138,6 @@ def test_other_data_than_trained_on(trained, command, npz, tmp_path):
     assert code == 1
     assert "run was trained on other images" in only_line(err)
     own.unlink()
-    load_npz.cache_clear()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 1
     assert "own.npz does not exist" in only_line(err)

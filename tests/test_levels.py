@@ -12,7 +12,7 @@ from test_manipulate import cut
 from ladder_vae.analysis import influence as influence_module
 from ladder_vae.analysis.classifier import Classifier, trained_classifier
 from ladder_vae.analysis.influence import Influence, measure_influence, slant
-from ladder_vae.analysis.probes import probe_accuracy
+from ladder_vae.analysis.probes import Probes, probe_accuracy
 from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.data.data_sets import Npz
 from ladder_vae.models import LadderVAE, ResidualVAE, TextbookVAE
@@ -161,7 +161,7 @@ def test_probes(halves):
     labels = halves.labels("train"), halves.labels("test")
     model = build(LadderVAE)
     readings = [read_levels(model, halves, s, i, 0) for s, i in (("train", train), ("test", test))]
-    probes = probe_levels(halves, train, readings[0], test, readings[1])
+    probes = probe_levels(halves, train, readings[0], test, readings[1]).accuracies
     assert probes["probe_pixels"] == 1.0
     common = int(labels[0].mode().values)
     assert probes["probe_none"] == pytest.approx((labels[1] == common).double().mean().item())
@@ -171,9 +171,9 @@ def test_probes(halves):
     assert probes["probe_sample/z3"] == probes["probe_innovation/z3"]
     noise = np.random.default_rng(1).normal(size=(280, 4))
     y = [label.numpy() for label in labels]
-    assert abs(probe_accuracy(noise[:200], y[0], noise[200:], y[1]) - 0.5) < 0.2
+    assert abs(probe_accuracy(noise[:200], y[0], noise[200:], y[1])[0] - 0.5) < 0.2
     told = np.concatenate(y)[:, None] + 0.1 * noise[:, :1]
-    assert probe_accuracy(told[:200], y[0], told[200:], y[1]) == 1.0
+    assert probe_accuracy(told[:200], y[0], told[200:], y[1]) == (1.0, True)
 
 
 def test_metrics_and_their_errors():
@@ -182,7 +182,7 @@ def test_metrics_and_their_errors():
     changes = {"pixel_change": torch.rand(50, 4), "class_change": torch.rand(50, 4).round()}
     influence = Influence(changes, torch.rand(50).round())
     judge = Classifier(torch.nn.Identity(), torch.arange(2), accuracy=0.9, test_images=100)
-    metrics = level_metrics(readings, influence, {"probe_mean/z1": 0.8}, judge, draws=3)
+    metrics = level_metrics(readings, influence, Probes({"probe_mean/z1": 0.8}, 50), judge, draws=3)
     assert metrics["images"] == 50
     assert metrics["draws"] == 3
     assert metrics["rate/z2"] == pytest.approx(readings.rates[:, 1].mean().item(), rel=1e-6)
@@ -193,7 +193,11 @@ def test_metrics_and_their_errors():
     assert metrics["judge_accuracy_stderr"] == pytest.approx(0.03)
     one = Readings([], [], [], [], torch.rand(1, 2))
     single = level_metrics(
-        one, Influence({"pixel_change": torch.rand(1, 4)}, None), {"probe_none": 1.0}, None, draws=1
+        one,
+        Influence({"pixel_change": torch.rand(1, 4)}, None),
+        Probes({"probe_none": 1.0}, 1),
+        None,
+        draws=1,
     )
     assert not any("stderr" in name or "class" in name for name in single)
 
@@ -205,7 +209,7 @@ def test_the_error_over_images_is_what_other_images_show():
     for _ in range(400):
         influence = Influence({"pixel_change": torch.rand(40, 3) ** 2}, None)
         readings = Readings([], [], [], [], torch.zeros(40, 1))
-        metrics = level_metrics(readings, influence, {}, None, draws=1)
+        metrics = level_metrics(readings, influence, Probes(), None, draws=1)
         found.append((metrics["pixel_change/z1"], metrics["pixel_change/z1_stderr"]))
     values, errors = torch.tensor(found).T
     assert values.std() == pytest.approx(errors.mean().item(), rel=0.12)

@@ -17,7 +17,6 @@ import pytest
 import torch
 from conftest import assert_same_weights, events, tiny
 
-from ladder_vae.data.sources import load_npz
 from ladder_vae.runs.record import in_use, read_record, write_status
 from ladder_vae.settings import command_line
 from ladder_vae.system.console import Lasting, lasting_output
@@ -149,7 +148,6 @@ def test_data_that_were_moved(trained, command, npz, workdir):
     (workdir / "here.npz").write_bytes(npz.read_bytes())
     run = trained(f"data.path={workdir / 'here.npz'}")
     (workdir / "here.npz").rename(workdir / "there.npz")
-    load_npz.cache_clear()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10")
     assert code == 1
     assert "data.path=... names where they are" in err

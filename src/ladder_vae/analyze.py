@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ladder_vae.analysis.findings import keep, print_table
+from ladder_vae.analysis.findings import print_table, record, show_in_tensorboard
 from ladder_vae.analysis.measure import Settings, analyze, check
 from ladder_vae.analysis.page import MAX_SHOWN, write
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, composition, schema
 from ladder_vae.system.devices import choose_device
-from ladder_vae.system.errors import UserError, printable
+from ladder_vae.system.errors import UserError, attempt, printable
 from ladder_vae.system.machine import limit_threads
 
 LEAST = {"draws": 1, "probe_images": 1, "embedded": 1}
@@ -48,9 +48,13 @@ def run(cfg: DictConfig) -> None:
         path = subject.run.path
         try:
             analysis = analyze(subject, settings, device, on_step)
+            entered = record(subject, analysis, settings)
             drawn = write(subject, analysis, settings, on_step)
             print_table(subject, analysis)
-            keep(subject, analysis, settings, drawn, on_step)
+            if entered and subject.run.config.get("logger"):
+                on_step("writing to TensorBoard")
+                with attempt("writing to TensorBoard"):
+                    show_in_tensorboard(subject, analysis, drawn)
         except torch.OutOfMemoryError:
             raise UserError(f"out of memory on {device}; device=cpu has more") from None
         except OSError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ladder_vae.analysis.readings import Readings
-from ladder_vae.drawing import charts
+from ladder_vae.drawing import embeddings
+from ladder_vae.drawing.charts import MAX_NAMED
 from ladder_vae.drawing.pages import Picture
 from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
@@ -23,6 +24,7 @@ def embedded(
     classes: Tensor | None,
     points: Sequence[int],
     seed: int,
+    on_step: Callable[[str], None] = lambda what: None,
 ) -> Picture:
     """A picture of a level's posterior means and innovations, embedded in two dimensions by t-SNE.
 
@@ -32,18 +34,23 @@ def embedded(
         classes: Classes of these images, ``(N,)``, or None.
         points: Indices of the images to draw, at least 3 of the N.
         seed: Seed of the embedding.
+        on_step: Called with a message before the embedding is computed, which is when it is drawn.
     """
-    panels = {}
-    for label, features in (("posterior mean", readings.means), ("innovation", readings.innovations)):
-        panels[label] = _in_two_dimensions(features[level][list(points)].numpy(), seed)
+
+    def draw(path: Path) -> None:
+        on_step(f"embedding {z_name(level)}")
+        features = {"posterior mean": readings.means[level], "innovation": readings.innovations[level]}
+        embeddings.save_embedding(
+            path,
+            {label: _in_two_dimensions(of[list(points)].numpy(), seed) for label, of in features.items()},
+            None if classes is None else classes[list(points)].numpy(),
+            title=f"{z_name(level)} of {len(points):,} test images in two dimensions",
+        )
+
     file = f"embedding_{z_name(level)}.png"
-    draw = partial(
-        charts.save_embedding,
-        panels=panels,
-        classes=None if classes is None else classes[list(points)].numpy(),
-        title=f"{z_name(level)} of {len(points):,} test images in two dimensions",
-    )
     named = " Colors are classes; a number stands at the median of one." if classes is not None else ""
+    if classes is not None and len(classes[list(points)].unique()) > MAX_NAMED:
+        named += f" The {MAX_NAMED} commonest are colored, the others gray."
     above = (
         "at the top, that is the sample itself"
         if level == len(readings.means) - 1

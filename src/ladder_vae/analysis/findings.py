@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,14 +41,8 @@ def print_table(subject: Subject, analysis: Analysis) -> None:
     Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
-def keep(
-    subject: Subject,
-    analysis: Analysis,
-    settings: Settings,
-    drawn: list[Path],
-    on_step: Callable[[str], None],
-) -> None:
-    """Write the figures to ``metrics.json`` and everything to TensorBoard, or warn why that is not done.
+def record(subject: Subject, analysis: Analysis, settings: Settings) -> bool:
+    """Write the figures to ``metrics.json``, or warn why they do not belong there.
 
     The figures of an unfinished run, or of fewer draws than an earlier analysis, do not belong there.
 
@@ -56,10 +50,11 @@ def keep(
         subject: The run and its images.
         analysis: The figures.
         settings: How they were measured.
-        drawn: Files of the pictures.
-        on_step: Called with a message before each step.
+
+    Returns:
+        Whether they were written.
     """
-    path, prefix = subject.run.path, f"{subject.split}/{LEVELS}/"
+    path, prefix = subject.run.path, _prefix(subject)
     reason = why_not_final(subject)
     with locked(path, RECORD, patience=60):  # an evaluation may enter its own at the same time
         earlier = read_record(path).metrics
@@ -71,30 +66,30 @@ def keep(
             write_metrics(path, kept | metrics)
     if reason:
         warn(f"the figures are in {path / 'analysis.md'}, not in metrics.json and TensorBoard: {reason}")
-        return
-    if subject.run.config.get("logger"):
-        on_step("writing to TensorBoard")
-        _show_in_tensorboard(subject, analysis, metrics, drawn)
+    return not reason
 
 
-def _show_in_tensorboard(
-    subject: Subject, analysis: Analysis, metrics: dict[str, float], drawn: list[Path]
-) -> None:
+def _prefix(subject: Subject) -> str:
+    """What the names of the figures begin with in ``metrics.json``."""
+    return f"{subject.split}/{LEVELS}/"
+
+
+def show_in_tensorboard(subject: Subject, analysis: Analysis, drawn: Sequence[Path]) -> None:
+    """Write figures, pictures and latents to TensorBoard."""
     path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
     (path / PROJECTOR).unlink(missing_ok=True)
     for earlier in path.glob("[0-9]*/z[0-9]*"):  # earlier embeddings would stay beside the new ones
         shutil.rmtree(earlier)
-    observed = subject.data.observe("test", subject.indices)
-    x = 1 - subject.run.model.likelihood.intensities(
-        observed
-    )  # dark on light, so that images stand out from the background
-    size = max(x.shape[2:])
-    x = F.pad(x, (0, size - x.shape[3], 0, size - x.shape[2]), value=1.0)  # sprites must be square
-    images = x if math.ceil(math.sqrt(len(x))) * size <= SPRITE else None
+    height, width = subject.data.image_shape[1:]
+    size, images = max(height, width), None
+    if math.ceil(math.sqrt(len(subject.indices))) * size <= SPRITE:
+        x = subject.run.model.likelihood.intensities(subject.data.observe("test", subject.indices))
+        # Dark on light, images stand out from the background; sprites must be square.
+        images = F.pad(1 - x, (0, size - width, 0, size - height), value=1.0)
     labels = None if analysis.labels is None else analysis.labels.tolist()
     with SummaryWriter(str(path)) as writer:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+        for name, value in analysis.figures.items():
+            writer.add_scalar(_prefix(subject) + name, value, step)
         for picture in drawn:
             writer.add_image(f"{LEVELS}/{picture.stem}", image_grids.read(picture), step, dataformats="HWC")
         for level, means in enumerate(analysis.readings.means):

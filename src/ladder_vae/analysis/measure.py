@@ -48,11 +48,13 @@ class Analysis:
         figures: Figures by name; see :func:`~ladder_vae.analysis.readings.level_metrics`.
         readings: Latents and rates of the N test images.
         labels: Classes of these images, ``(N,)``, or None.
+        remarks: Sentences on what was limited in measuring, or an empty text.
     """
 
     figures: dict[str, float]
     readings: Readings
     labels: Tensor | None
+    remarks: str = ""
 
 
 def check(subject: Subject, settings: Settings) -> None:
@@ -103,6 +105,7 @@ def analyze(
         level_metrics(tested, influence, probes, judge, settings.draws),
         tested,
         None if labels is None else labels[list(index)],
+        probes.remarks,
     )
 
 

@@ -10,7 +10,7 @@ from ladder_vae.analysis import level_tables, manipulations, sentences
 from ladder_vae.analysis.embedding import embedded
 from ladder_vae.analysis.measure import Analysis, Settings
 from ladder_vae.analysis.readings import Readings
-from ladder_vae.data.data_sets import spaced
+from ladder_vae.data.batches import spaced
 from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html, write_markdown
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES
@@ -37,8 +37,7 @@ def write(
     run, directory = subject.run, subject.run.path / PICTURES
     levels = _chosen_levels(analysis.readings, settings.levels)
     on_step("drawing pictures")
-    sections = _sections(subject, analysis, settings, levels, on_step)
-    drawn = save_pictures(directory, [picture for section in sections for picture in section.pictures])
+    sections, drawn = save_pictures(directory, _sections(subject, analysis, settings, levels, on_step))
     depth = run.model.num_layers
     each, kind = "each" if depth > 1 else "the", type(run.model).__name__
     title = f"What {each} level of a {depth}-level {kind} encodes"
@@ -103,8 +102,7 @@ def _sections(
         ]
         paragraphs = []
         if len(points) >= LEAST_POINTS:
-            on_step(f"embedding {z_name(level)}")
-            drawn.append(embedded(level, readings, analysis.labels, points, settings.seed))
+            drawn.append(embedded(level, readings, analysis.labels, points, settings.seed, on_step))
         else:
             paragraphs.append(f"{len(points)} test images are too few for an embedding.")
         sections.append(Section(f"Level {z_name(level)}", paragraphs, None, drawn))
@@ -164,6 +162,8 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
             "features in their own units. How they and the judging classifier would come out from other "
             "training images is in no error."
         )
+    if analysis.remarks:
+        paragraphs.append(analysis.remarks)
     if len(levels) < depth:
         paragraphs.append(f"Drawn are {', '.join(map(z_name, levels))} of {depth} levels.")
     return Section("How it was made", paragraphs, level_tables.sleeping_units(analysis.readings.unit_rates))

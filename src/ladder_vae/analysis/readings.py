@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ladder_vae.analysis.classifier import Classifier
 from ladder_vae.analysis.influence import CHUNK, Influence
-from ladder_vae.analysis.probes import probe_accuracy
+from ladder_vae.analysis.probes import Probes, commonest, probe_accuracy
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations
@@ -68,7 +69,7 @@ def read_levels(model: Hierarchy, data: ImageData, split: str, index: Sequence[i
 def level_metrics(
     readings: Readings,
     influence: Influence,
-    probes: Mapping[str, float],
+    probes: Probes,
     judge: Classifier | None,
     draws: int,
 ) -> dict[str, float]:
@@ -77,7 +78,7 @@ def level_metrics(
     Args:
         readings: Latents and rates of the test images.
         influence: How these images change when a level is drawn anew.
-        probes: Accuracies by name; see :func:`probe_levels`.
+        probes: See :func:`probe_levels`.
         judge: The classifier, if there is one.
         draws: Draws per image that ``influence`` is averaged over.
     """
@@ -90,18 +91,19 @@ def level_metrics(
     if judge and influence.kept is not None:
         metrics |= _estimate("class_kept", influence.kept.double())
         metrics |= _share("judge_accuracy", judge.accuracy, judge.test_images)
-    for name, accuracy in probes.items():
-        metrics |= _share(name, accuracy, images)
+    for name, accuracy in probes.accuracies.items():
+        metrics |= _share(name, accuracy, probes.images)
     return metrics
 
 
 def probe_levels(
     data: ImageData, train: Sequence[int], trained: Readings, test: Sequence[int], tested: Readings
-) -> dict[str, float]:
+) -> Probes:
     """Accuracies of linear probes that read the class off each level's mean, sample and innovation.
 
     ``probe_pixels`` is the accuracy of a probe on the binarized image, ``probe_none`` that of always naming
-    the commonest class. The result is empty if the images have no classes or only one.
+    the commonest class. Of many classes, only images of the commonest are used. There are no probes if the
+    images have no classes or only one.
 
     Args:
         data: The data set.
@@ -110,26 +112,37 @@ def probe_levels(
         test: Indices of the test images that probes are scored on.
         tested: Readings of these images.
     """
-    y, y_test = (data.labels(name) for name in ("train", "test"))
-    if y is None or y_test is None:
-        return {}
-    y, y_test = y[list(train)], y_test[list(test)]
-    if len(y.unique()) < 2:
-        return {}
-
-    def accuracy(features: Tensor, test_features: Tensor) -> float:
-        return probe_accuracy(features.numpy(), y.numpy(), test_features.numpy(), y_test.numpy())
-
-    pixels = [data.observe(name, index).flatten(1) for name, index in (("train", train), ("test", test))]
-    probes = {
-        "probe_pixels": accuracy(*pixels),
-        "probe_none": float((y_test == y.mode().values).double().mean()),
-    }
+    every, every_test = (data.labels(name) for name in ("train", "test"))
+    if every is None or every_test is None:
+        return Probes()
+    y, y_test = every[list(train)].numpy(), every_test[list(test)].numpy()
+    classes = commonest(y)
+    used, used_test = (np.isin(labels, classes).nonzero()[0] for labels in (y, y_test))
+    if len(classes) < 2 or not len(used_test):
+        return Probes()
+    remarks = []
+    if count := len(np.unique(y)) - len(classes):
+        remarks.append(
+            f"Probes tell the {len(classes)} commonest classes apart, on {len(used_test):,} test images of "
+            f"these; {count:,} other classes are left out."
+        )
+    y, y_test = y[used], y_test[used_test]
+    pixels = [
+        data.observe(name, np.asarray(index)[chosen].tolist()).flatten(1)
+        for name, index, chosen in (("train", train, used), ("test", test, used_test))
+    ]
+    sets = {"probe_pixels": pixels}
     for kind in PROBED:
         levels = zip(getattr(trained, f"{kind}s"), getattr(tested, f"{kind}s"), strict=True)
         for level, (features, test_features) in enumerate(levels):
-            probes[f"probe_{kind}/{z_name(level)}"] = accuracy(features, test_features)
-    return probes
+            sets[f"probe_{kind}/{z_name(level)}"] = [features[used], test_features[used_test]]
+    found = {name: probe_accuracy(a.numpy(), y, b.numpy(), y_test) for name, (a, b) in sets.items()}
+    if stopped := sum(not converged for _, converged in found.values()):
+        remarks.append(f"{stopped} of {len(found)} probes were stopped before they had converged.")
+    labels, counts = np.unique(y, return_counts=True)
+    accuracies = {name: accuracy for name, (accuracy, _) in found.items()}
+    accuracies["probe_none"] = float((y_test == labels[counts.argmax()]).mean())
+    return Probes(accuracies, len(y_test), " ".join(remarks))
 
 
 def _estimate(name: str, values: Tensor) -> dict[str, float]:

@@ -206,7 +206,7 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
         output.mkdir(parents=True, exist_ok=True)
         refuse_link_out(output / "figures", output)
         write_csv(output / "report.csv", records)
-        save_pictures(output / "figures", pictures)
+        page, _ = save_pictures(output / "figures", page)
         write_markdown(output / "report.md", TITLE, page, "figures")
         write_html(output / "report.html", TITLE, page, output / "figures")
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,11 @@ from torch import Tensor
 from ladder_vae.data.warping import warp
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.system.randomness import stream_seed
+
+
+def spaced(total: int, count: int) -> Sequence[int]:
+    """``count`` evenly spaced integers from 0 to ``total - 1``, or all of them if there are fewer."""
+    return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 class Batches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladder_vae.data.batches import Batches
-from ladder_vae.data.sources import FINGERPRINT, Images, load_mnist, load_npz, load_torchvision
+from ladder_vae.data.batches import Batches, spaced
+from ladder_vae.data.npz import load_npz
+from ladder_vae.data.sources import FINGERPRINT, Images, load_mnist, load_torchvision
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.randomness import stream_seed
@@ -22,11 +24,6 @@ BINARIZATIONS = ("dynamic", "static", "threshold")
 # With this seed, the draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
 MAX_WARP = 0.5  # at this strength images are long beyond recognition
-
-
-def spaced(total: int, count: int) -> Sequence[int]:
-    """``count`` evenly spaced integers from 0 to ``total - 1``, or all of them if there are fewer."""
-    return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 class ImageData(ABC):
@@ -99,11 +96,16 @@ class ImageData(ABC):
         """Load and split the images, and draw validation and test pixels. Raises UserError if that fails."""
         if self._splits is not None:
             return
-        self.source = self.load()
+        source = self.load()
+        # Pixels are drawn in the order of memory, which the fingerprint does not see.
+        self.source = replace(source, train=source.train.contiguous(), test=source.test.contiguous())
         total = len(self.source.train)
+        if total < 2:
+            raise UserError(f"data={type(self).__name__} holds {total} training images; give it two or more")
         if self.val_size > total - 2:
             raise UserError(
-                f"data.val_size={self.val_size} leaves too few of {total} training images; lower it"
+                f"data.val_size={self.val_size} leaves too few of {total} training images; "
+                f"lower it to {total - 2} or less"
             )
         train = self.source.train
         if self.binarization != "dynamic":
@@ -137,7 +139,7 @@ class ImageData(ABC):
         """
         if draw and self.binarization != "dynamic":
             raise ValueError(
-                f"binarization={self.binarization} has one draw of the pixels, number 0; got {draw}"
+                f"binarization={self.binarization} has one draw of the pixels, number 0, not {draw}"
             )
         if draw:
             return self.likelihood.prepare(self._redrawn(name, draw)[list(index)])
@@ -199,6 +201,7 @@ class ImageData(ABC):
 
         They are validation images, or training images if there are none. Every run shows the same.
         """
+        self.setup()
         name = "val" if self.val_size else "train"
         return name, self.likelihood.prepare(self._fixed(self.split(name)[:count], "examples"))
 
@@ -285,11 +288,15 @@ class KMNIST(TorchvisionData):
 
 
 class Npz(ImageData):
-    """A user's own single-channel images; see :func:`~ladder_vae.data.sources.load_npz`."""
+    """A user's own images; see :func:`~ladder_vae.data.npz.load_npz`. ``val_size=None`` takes its x_val."""
 
-    def __init__(self, path: str, **settings) -> None:
-        super().__init__(**settings)
+    def __init__(self, path: str, val_size: int | None = None, **settings) -> None:
+        super().__init__(val_size=val_size or 0, **settings)
         self.path = Path(path).expanduser()
+        self.own_validation = val_size is None
 
     def load(self) -> Images:
-        return load_npz(self.path.absolute())
+        images = load_npz(self.path.absolute(), validation=self.own_validation)
+        if self.own_validation:
+            self.val_size = images.held_out
+        return images

@@ -1,16 +1,14 @@
-"""Read gray-level images into memory: MNIST from the package, data sets of torchvision, ``.npz`` files."""
+"""Read gray-level images into memory: MNIST from the package, data sets of torchvision."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,12 +35,14 @@ class Images:
         test: Test images, uint8, ``(M, C, H, W)``.
         train_labels: Classes of the training images, int64 ``(N,)``, if the source has them.
         test_labels: Classes of the test images, int64 ``(M,)``, if the source has them.
+        held_out: How many of the training images, the last ones, are the source's own validation split.
     """
 
     train: Tensor
     test: Tensor
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    held_out: int = 0
 
 
 @lru_cache(maxsize=1)
@@ -112,82 +112,3 @@ def load_torchvision(name: str, directory: Path, download: bool = True) -> Image
             "which needs no download"
         ) from None
     return Images(train.data[:, None], test.data[:, None], train.targets, test.targets)
-
-
-@lru_cache(maxsize=2)
-def load_npz(path: Path) -> Images:
-    """Load a user's ``.npz`` file with ``x_train`` and ``x_test``, optionally ``y_train`` and ``y_test``.
-
-    Images are ``(N, H, W)`` or ``(N, 1, H, W)``. They are bytes from 0 to 255, booleans, or floats from 0 to
-    1; floats are rounded to multiples of 1/255. Labels are integers, ``(N,)``.
-
-    Raises:
-        UserError: If the file cannot be read, or an array has another form.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"data.path={path} does not exist") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise UserError(f"data.path={path} is not a readable .npz file ({one_line(error)})") from None
-    missing = {"x_train", "x_test"} - arrays.keys()
-    if missing:
-        raise UserError(
-            f"data.path={path} lacks the array {' and '.join(sorted(missing))}; "
-            f"it has {', '.join(sorted(arrays)) or 'none'}"
-        )
-    train, test = (_as_bytes(arrays[key], key, path) for key in ("x_train", "x_test"))
-    if train.shape[1:] != test.shape[1:]:
-        raise UserError(
-            f"data.path={path}: x_train has images of {tuple(train.shape[2:])} pixels, "
-            f"x_test of {tuple(test.shape[2:])}; they must agree"
-        )
-    labels = [
-        _as_labels(arrays.get(f"y_{s}"), f"y_{s}", len(x), path)
-        for s, x in (("train", train), ("test", test))
-    ]
-    return Images(train, test, *labels)
-
-
-def _as_bytes(array: np.ndarray, key: str, path: Path) -> Tensor:
-    where = f"data.path={path}: {key}"
-    if array.ndim == 4 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 3 or 0 in array.shape:
-        raise UserError(
-            f"{where} has shape {array.shape}; single-channel images are (N, H, W) or (N, 1, H, W)"
-        )
-    if array.dtype == np.uint8:
-        if array.max() == 1:
-            raise UserError(
-                f"{where} holds bytes 0 and 1, almost black among 0 to 255; "
-                "save it as booleans if these are binary images"
-            )
-        return torch.from_numpy(array.copy())[:, None]
-    if array.dtype == np.bool_:
-        return torch.from_numpy(array.astype(np.uint8) * 255)[:, None]
-    if np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise UserError(f"{where} holds floats outside 0 to 1; scale them, or save bytes 0 to 255")
-        return torch.from_numpy(np.rint(array * 255).astype(np.uint8))[:, None]
-    raise UserError(f"{where} has type {array.dtype}; use bytes (uint8), booleans, or floats from 0 to 1")
-
-
-def _as_labels(array: np.ndarray | None, key: str, count: int, path: Path) -> Tensor | None:
-    if array is None:
-        return None
-    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
-        raise UserError(
-            f"data.path={path}: {key} must hold {count} integers, one per image; "
-            f"it is {array.dtype} of shape {array.shape}"
-        )
-    return torch.from_numpy(array.astype(np.int64))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
 
 from ladder_vae.drawing.image_grids import DPI, save
 from ladder_vae.system.naming import z_name
+
+MAX_NAMED = 20  # entries of a legend: nobody tells more colors apart
+MAX_BARS = 1_000  # of a panel of units
+PANELS = 16  # beside each other
+MAX_ROWS, MAX_ESTIMATES = 60, 100  # bars with a label each, one below the other
+TALLEST = 36.0  # inches
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
     if len(labels) > 1:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+        _legend(figure, handles, loc="outside upper center", ncols=2)
     figure.set_layout_engine("constrained")
     save(figure, path)
 
@@ -81,6 +88,7 @@ def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: s
         label: Label of the axis: what is counted, in which unit.
         title: Title of the chart.
     """
+    models, title = _first(models, title)
     deepest = max(len(r) for r in models.values())
     named = deepest <= 16
     top = np.array([deepest if named else len(r) for r in models.values()])
@@ -138,10 +146,9 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
         curves: One curve per model.
         title: Title of the chart, which also says what the error bars are.
     """
-    figure = Figure(figsize=(6.4, 4.2 + 0.12 * len(curves)), dpi=DPI)
+    figure = Figure(figsize=(6.4, 4.2 + 0.12 * min(len(curves), MAX_NAMED)), dpi=DPI)
     ax = figure.subplots()
-    for curve in curves:
-        ax.errorbar(curve.k, curve.log_px, yerr=curve.error, marker="o", capsize=3, label=curve.label)
+    drawn = [ax.errorbar(curve.k, curve.log_px, yerr=curve.error, marker="o", capsize=3) for curve in curves]
     sizes = sorted({k for curve in curves for k in curve.k})
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{k:,}" for k in sizes], minor=False)
@@ -151,7 +158,12 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
     ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if len(curves) > 1:
-        figure.legend(loc="outside lower center", ncols=2)
+        _legend(
+            figure,
+            {curve.label: line for curve, line in zip(curves, drawn, strict=True)},
+            loc="outside lower center",
+            ncols=2,
+        )
     elif curves:
         for k, value in zip(curves[0].k, curves[0].log_px, strict=True):
             ax.annotate(f"{value:.2f}", (k, value), xytext=(0, 8), textcoords="offset points", ha="center")
@@ -161,27 +173,37 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
 
 
 def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> None:
-    """Draw the rates of the units of each level, highest first.
+    """Draw the rates of the units of each level, highest first; of many units, evenly spaced ones.
 
     Args:
         path: PNG to write.
         levels: Rate of each unit in nats, one array per level, z_1 first.
         threshold: Rate above which a unit counts as active, nats.
     """
-    figure = Figure(figsize=(max(5.0, 2.2 * len(levels) + 0.8), 3.4), dpi=DPI)
-    grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
-    for level, (ax, rates) in enumerate(zip(grid, levels, strict=True)):
+    rows = math.ceil(len(levels) / PANELS)
+    columns = math.ceil(len(levels) / rows)
+    figure = Figure(figsize=(max(5.0, 2.2 * columns + 0.8), 3.4 * rows), dpi=DPI)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    grid[0].set_yscale("log")  # which all share
+    for level, (ax, rates) in enumerate(zip(grid, levels, strict=False)):
         ordered = np.sort(rates)[::-1]
+        count = (ordered > threshold).sum()
+        places = np.unique(np.linspace(0, len(rates) - 1, min(len(rates), MAX_BARS)).round().astype(int))
+        ordered = ordered[places]
         active = ordered > threshold
         # A log axis cannot show rates of zero, or below (possible bottom-up); a short bar marks their place.
         heights = ordered.clip(threshold / 10)
-        ax.bar(np.arange(len(rates)), heights, color=np.where(active, "tab:blue", "lightgray"), width=1.0)
+        wide = len(rates) / len(places)
+        ax.bar(places, heights, color=np.where(active, "tab:blue", "lightgray"), width=wide)
         ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
-        ax.set_yscale("log")
+        ax.minorticks_off()  # hundreds a panel, which take most of the time
         ax.set_xlabel("units, by rate")
-        ax.set_title(f"{z_name(level)}: {active.sum()} of {len(rates)} active", fontsize=10)
+        ax.set_title(f"{z_name(level)}: {count} of {len(rates)} active", fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid[0].set_ylabel("rate (nats)")
+    for ax in grid[len(levels) :]:
+        ax.set_visible(False)
+    for ax in grid[::columns]:
+        ax.set_ylabel("rate (nats)")
     figure.suptitle(f"What each unit carries; active above the dashed line ({threshold} nats)", fontsize=10)
     figure.set_layout_engine("constrained")
     save(figure, path)
@@ -214,10 +236,14 @@ def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, titl
         panels: Maps an axis label (quantity and unit) to the estimates of its panel.
         title: Title of the chart.
     """
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
     longest = max(len(estimates) for estimates in panels.values())
-    figure = Figure(figsize=(3.9 * columns, (0.28 * longest + 0.7) * rows + 0.3), dpi=DPI)
+    if longest > MAX_ESTIMATES:
+        panels = {label: estimates[:MAX_ESTIMATES] for label, estimates in panels.items()}
+        title += f"; {longest - MAX_ESTIMATES} of {longest} bars a panel are left out"
+    height = 0.28 * min(longest, MAX_ESTIMATES) + 0.7  # inches of a panel
+    columns = min(max(2, math.ceil(len(panels) / max(1, TALLEST // height))), len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.9 * columns, height * rows + 0.3), dpi=DPI)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, (label, estimates) in zip(grid, panels.items(), strict=False):
         values = [estimate.value for estimate in estimates]
@@ -243,45 +269,6 @@ def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, titl
     save(figure, path)
 
 
-def save_embedding(
-    path: Path, panels: Mapping[str, np.ndarray], classes: np.ndarray | None, *, title: str
-) -> None:
-    """Draw points in the plane, colored by class, one panel per set of points.
-
-    Args:
-        path: PNG to write.
-        panels: Maps the label of a panel to its points, ``(n, 2)``.
-        classes: Class of each point, ``(n,)``, the same in every panel; None draws all in one color.
-        title: Title of the chart.
-    """
-    figure = Figure(figsize=(4.2 * len(panels) + 0.8, 4.5), dpi=DPI)
-    names = [] if classes is None else sorted(set(classes.tolist()))
-    colors = matplotlib.colormaps["tab10" if len(names) <= 10 else "turbo"]
-    shades = colors(np.arange(len(names)) if len(names) <= 10 else np.linspace(0, 1, len(names)))
-    for ax, (label, points) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        if classes is None:
-            ax.scatter(*points.T, s=4, linewidths=0)
-        for name, shade in zip(names, shades, strict=True):
-            chosen = points[classes == name]
-            ax.scatter(*chosen.T, s=5, linewidths=0, color=shade, label=str(name))
-        centers = {name: np.median(points[classes == name], axis=0) for name in names}
-        apart = np.std(list(centers.values()), axis=0).mean() if names else 0.0
-        for name, center in centers.items():
-            if apart > 0.4 * points.std(axis=0).mean():  # else the names would lie on top of each other
-                ax.text(*center, str(name), ha="center", va="center", fontweight="bold", fontsize=11)
-        ax.set_title(label, fontsize=10)
-        ax.set_xticks([])
-        ax.set_yticks([])
-    if names:
-        handles, labels = ax.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", markerscale=3, title="class")
-    figure.suptitle(title, fontsize=11)
-    figure.set_layout_engine("constrained")
-    save(figure, path)
-
-
 def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
     ax.set_xlabel("latent levels")
     if max(depths) > 10 * min(depths):
@@ -292,3 +279,19 @@ def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
         ax.set_xticks(depths)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any], **style: Any) -> None:
+    """Name the first ``MAX_NAMED`` handles, and say how many are left out."""
+    named = dict(list(handles.items())[:MAX_NAMED])
+    if left_out := len(handles) - len(named):
+        named[f"and {left_out:,} more, not named"] = Line2D([], [], linestyle="none")
+    figure.legend(named.values(), named.keys(), **style)
+
+
+def _first(models: Mapping[str, Any], title: str) -> tuple[Mapping[str, Any], str]:
+    """The first ``MAX_ROWS`` models, and a title that says how many are left out."""
+    if len(models) <= MAX_ROWS:
+        return models, title
+    left_out = len(models) - MAX_ROWS
+    return dict(list(models.items())[:MAX_ROWS]), f"{title}; {left_out} of {len(models)} models are left out"

@@ -19,6 +19,11 @@ if TYPE_CHECKING:  # a report needs no PyTorch
 
 DPI = 110
 GAP = 2  # pixels between images of a strip
+MAX_SIDE = 4_000  # pixels: no picture is wider or taller
+TALLEST = 30.0  # inches that the strips of a picture may have together
+LEAST_SIDE = 0.25  # inches: a narrower or flatter image is stretched, so that it can be seen
+MAX_STRIPS = 40
+SAMPLE_COLUMNS = 10
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -26,8 +31,18 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return (images[:, 0] * 255).round().byte().cpu().numpy()
 
 
+def steps(size: Sequence[int], rows: int, columns: int) -> tuple[int, int]:
+    """Every how many pixels, down and across, suffice for a grid of images of ``size`` = (H, W)."""
+    return max(1, -(-size[0] * rows // MAX_SIDE)), max(1, -(-size[1] * columns // MAX_SIDE))
+
+
 def strip(images: np.ndarray, columns: int) -> np.ndarray:
-    """Join images, uint8 ``(n, H, W)``, to one image ``(H', W')`` with ``columns`` per row and gray lines."""
+    """Join images, uint8 ``(n, H, W)``, to one image ``(H', W')`` with ``columns`` per row and gray lines.
+
+    Of images that are too large for a picture only every so many pixels are taken (:func:`steps`).
+    """
+    down, across = steps(images.shape[1:], -(-len(images) // columns), columns)
+    images = images[:, ::down, ::across]
     n, h, w = images.shape
     rows = -(-n // columns)
     canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP), 128, np.uint8)
@@ -53,17 +68,29 @@ def save_strips(
         columns: Images per row.
         title: Title of the picture.
         headings: Headings of the columns, from the first column on.
+
+    Images keep their proportions, unless they would be too narrow or too flat to be seen. The picture shows
+    at most ``MAX_STRIPS`` strips and says how many it leaves out.
     """
+    if len(rows) > MAX_STRIPS:
+        title += f"; {len(rows) - MAX_STRIPS} of {len(rows)} rows are left out"
+        rows = dict(list(rows.items())[:MAX_STRIPS])
     strips = {label: strip(images, columns) for label, images in rows.items()}
     labels = [textwrap.fill(label, 20) for label in strips]
     letters = max(len(line) for label in labels for line in label.split("\n"))
     width, margin, gap, top = 7.0, 0.2 + 0.085 * letters, 0.15, 0.65 if headings else 0.45  # inches
-    heights = [width * s.shape[0] / s.shape[1] for s in strips.values()]
+    lines = [-(-len(images) // columns) for images in rows.values()]
+    # The scale is that of images which fill the width, or of tall ones which together are not too tall.
+    h, w = next(iter(rows.values())).shape[1:]
+    wide, tall = columns * (w + GAP) - GAP, sum(n * (h + GAP) - GAP for n in lines)
+    scale = min(width / wide, TALLEST / tall)  # inches a pixel
+    across = min(width, max(scale * wide, LEAST_SIDE * columns))
+    heights = [max(scale * (n * (h + GAP) - GAP), LEAST_SIDE * n) for n in lines]
     height = sum(heights) + gap * len(strips) + top
     figure = Figure(figsize=(width + margin, height), dpi=DPI)
     y = height - top
     for label, image, h in zip(labels, strips.values(), heights, strict=True):
-        box = (margin / (width + margin), (y - h) / height, (width - 0.1) / (width + margin), h / height)
+        box = (margin / (width + margin), (y - h) / height, (across - 0.1) / (width + margin), h / height)
         ax = figure.add_axes(box)
         ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         ax.set_xticks([])
@@ -94,15 +121,20 @@ def save_cross(
         title: Title of the picture.
     """
     n, m = len(left), len(top)
+    down, across = steps(left.shape[1:], n + 1, m + 1)
+    left, top, cells = (images[:, ::down, ::across] for images in (left, top, cells))
     corner = np.full_like(left[:1], 255)
     rows = [corner, top, *(part for i in range(n) for part in (left[i : i + 1], cells[i * m : (i + 1) * m]))]
     canvas = strip(np.concatenate(rows), m + 1)
     h, w = left.shape[1:]
     canvas[h : h + GAP] = canvas[:, w : w + GAP] = 255  # a white gap separates inputs and cells
     canvas = np.insert(np.insert(canvas, [h] * GAP * 2, 255, 0), [w] * GAP * 2, 255, 1)
-    figure = Figure(figsize=(7.0, 7.0 * canvas.shape[0] / canvas.shape[1] + 0.6), dpi=DPI)
+    natural = 7.0 * canvas.shape[0] / canvas.shape[1]
+    height = min(max(natural, LEAST_SIDE * (n + 1)), TALLEST)
+    figure = Figure(figsize=(7.0, height + 0.6), dpi=DPI)
     ax = figure.subplots()
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_aspect("equal" if height == natural else "auto")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -116,17 +148,16 @@ def save_cross(
 
 def save_run(directory: Path, images: Mapping[str, np.ndarray]) -> None:
     """Draw ``reconstructions.png`` and ``samples.png`` of a run from the arrays of its ``images.npz``."""
-    columns = len(images["originals"])
     save_strips(
         directory / "reconstructions.png",
         {"test image": images["originals"], "reconstruction": images["reconstructions"]},
-        columns=columns,
+        columns=len(images["originals"]),
         title="Binarized test images, and the decoder's mean for one posterior sample",
     )
     save_strips(
         directory / "samples.png",
         {"prior samples": images["samples"]},
-        columns=columns,
+        columns=min(SAMPLE_COLUMNS, len(images["samples"])),
         title="The decoder's mean for latents from the prior",
     )
 
@@ -137,9 +168,9 @@ def read(path: Path) -> np.ndarray:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture, and make its folder if need be."""
+    """Write a picture, of at most ``MAX_SIDE`` pixels a side, and make its folder if need be."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a name with dollars is no formula
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        figure.savefig(part)
+        figure.savefig(part, dpi=min(figure.dpi, MAX_SIDE / max(figure.get_size_inches())))

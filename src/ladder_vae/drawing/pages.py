@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 
-from ladder_vae.system.errors import printable
+from ladder_vae.system.errors import one_line, printable, warn
 from ladder_vae.system.files import write_text
 
 
@@ -87,13 +87,34 @@ class Section:
         return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
-def save_pictures(directory: Path, pictures: Iterable[Picture]) -> list[Path]:
-    """Draw into a folder; returns the files in order."""
-    files = []
-    for picture in pictures:
-        files.append(directory / picture.file)
-        picture.draw(files[-1])
-    return files
+def save_pictures(directory: Path, sections: Sequence[Section]) -> tuple[list[Section], list[Path]]:
+    """Draw the pictures of sections into a folder. One that fails leaves a warning, and the page without it.
+
+    Returns:
+        The sections with the pictures that were drawn, and the files of these in order.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    drawn, files, failed = [], [], []
+    for section in sections:
+        pictures = []
+        for picture in section.pictures:
+            file = directory / picture.file
+            try:
+                picture.draw(file)
+            except OSError:
+                raise
+            except Exception as error:
+                file.unlink(missing_ok=True)  # an earlier one would be taken for this one
+                failed.append(f"{file} ({type(error).__name__}: {one_line(error)})")
+            else:
+                pictures.append(picture)
+                files.append(file)
+        drawn.append(replace(section, pictures=pictures))
+    if failed:
+        warn(f"{len(failed)} pictures could not be drawn, and the page is without: {', '.join(failed)}")
+    return drawn, files
 
 
 def write_markdown(path: Path, title: str, sections: Sequence[Section], pictures: str) -> None:

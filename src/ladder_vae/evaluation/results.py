@@ -21,7 +21,7 @@ from ladder_vae.models.summary import ACTIVE_KL, ESS_QUANTILES
 from ladder_vae.runs.metrics import IMAGES_OF, curves
 from ladder_vae.runs.opened import Subject, why_not_final
 from ladder_vae.runs.record import read_record, write_metrics
-from ladder_vae.system.errors import printable, warn
+from ladder_vae.system.errors import attempt, printable, warn
 from ladder_vae.system.locks import RECORD, locked
 
 SAME_DRAWS = (
@@ -73,10 +73,10 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int, bool], None]]
 def keep(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
     """Write results and figures to the directory of the evaluation, and to the record if they are final."""
     directory, path, metrics = plan(subject, settings), subject.run.path, evaluation.metrics
-    _draw(directory, subject, evaluation, settings)
     write_metrics(directory, metrics)
     with locked(path, RECORD, patience=60):  # another evaluation of the run may enter its own
         earlier, split = read_record(path).metrics, subject.split
+        entered = earlier
         reason = why_not_final(subject)
         kept = earlier.get(f"{split}/draws", 0), earlier.get(f"{split}/binarizations", 1)
         if not reason and kept > (settings.num_samples, settings.binarizations):
@@ -91,8 +91,12 @@ def keep(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
             replaced = () if same else tuple(f"{split}/{name}" for name in EVALUATED)
             entered = {k: v for k, v in earlier.items() if not k.startswith(replaced)} | metrics
             if entered != earlier:
-                _show_in_tensorboard(subject, metrics, directory)
                 write_metrics(path, entered)
+    with attempt(f"drawing {directory}"):  # only now that everything is recorded
+        _draw(directory, subject, evaluation, settings)
+    if entered != earlier:
+        with attempt("writing to TensorBoard"):
+            _show_in_tensorboard(subject, metrics, directory)
 
 
 def _show_in_tensorboard(subject: Subject, metrics: dict[str, float], directory: Path) -> None:
@@ -105,7 +109,7 @@ def _show_in_tensorboard(subject: Subject, metrics: dict[str, float], directory:
         for name, value in metrics.items():
             if name not in taken:
                 writer.add_scalar(name, value, step)
-        for name in PICTURES:
+        for name in (name for name in PICTURES if (directory / name).exists()):
             picture = image_grids.read(directory / name)
             writer.add_image(f"{subject.split}/{Path(name).stem}", picture, step, dataformats="HWC")
 

@@ -3,6 +3,8 @@
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Kinds of characters that steer a terminal or cannot be written.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -38,3 +40,17 @@ def printable(text: str, kept: str = "") -> str:
 def warn(message: str) -> None:
     """Print one ``warning:`` line on standard error. The command goes on."""
     print(f"warning: {printable(message)}", file=sys.stderr)
+
+
+@contextmanager
+def attempt(what: str) -> Iterator[None]:
+    """Turn a failure into one warning line, where nothing that counts depends on the outcome.
+
+    Args:
+        what: What is tried, as the subject of a sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        warn(f"{what} failed, the results are kept ({said})")

@@ -107,7 +107,7 @@ def _make_trainer(
     del settings["compile"]  # HierarchicalVAE's
     if "profiler" in settings:
         settings["profiler"] = PROFILERS[settings["profiler"]](dirpath=run_dir, filename="profile")
-    if not config["data"]["val_size"]:
+    if config["data"]["val_size"] == 0:
         settings["limit_val_batches"] = 0
     logger: Any = False
     if config["logger"]:
@@ -140,12 +140,13 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
     theirs = run.config["data"]
-    held_out = theirs.get("val_size", 0)
+    # Where it is null, x_val of the file, which belongs to the fingerprint, was held out.
+    held_out, asked = theirs.get("val_size") or 0, ours["val_size"] or 0
     same_path = theirs.get("path") == ours.get("path")
     same_images = same_path or run.checkpoint.get(FINGERPRINT, data.fingerprint) == data.fingerprint
-    if theirs["_target_"] == ours["_target_"] and same_images and held_out < ours["val_size"]:
+    if theirs["_target_"] == ours["_target_"] and same_images and held_out < asked:
         raise UserError(
-            f"data.val_size={ours['val_size']} would validate on images that init_from={path} was trained "
+            f"data.val_size={asked} would validate on images that init_from={path} was trained "
             f"on; set data.val_size={held_out}, or begin with a run that held them out"
         )
     try:

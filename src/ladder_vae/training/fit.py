@@ -19,7 +19,7 @@ from ladder_vae.runs.record import (
     write_config,
     write_metrics,
 )
-from ladder_vae.system.errors import warn
+from ladder_vae.system.errors import attempt, warn
 from ladder_vae.training.build import Assembly
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.interruption import interruptible
@@ -28,6 +28,7 @@ from ladder_vae.training.tensorboard import draw_pictures
 
 TRAINING_IMAGES = 10_000  # evenly spaced, on which train_eval/elbo is measured
 LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion"))
+FIGURES = "figures"
 PICTURED = 10  # test images in a run's figures, and as many samples
 
 
@@ -63,6 +64,7 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
         for writer in trainer.loggers:
             writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
             writer.finalize("success")
+    with attempt(f"drawing {path / FIGURES}"):  # the run is finished, whatever becomes of its pictures
         _draw(assembly, path)
     return metrics
 
@@ -97,4 +99,4 @@ def _draw(assembly: Assembly, path: Path) -> None:
         reconstructions=to_bytes(reconstructions),
         samples=to_bytes(samples),
     )
-    image_grids.save_run(path / "figures", read_images(path))
+    image_grids.save_run(path / FIGURES, read_images(path))

@@ -95,6 +95,7 @@ def settle(cfg: DictConfig) -> Settled:
         check_seed(key, seed)
     data.may_download = cfg.resume is None or cfg.trust
     data.setup()
+    config["data"]["val_size"] = config["data"]["val_size"] if data.val_size else 0  # null: the source's own
     shape = list(data.image_shape)
     if config["model"].get("input_shape") not in (None, shape):
         raise UserError(

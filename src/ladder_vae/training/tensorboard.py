@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -12,11 +13,12 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 from torchvision.utils import make_grid
 
+from ladder_vae.drawing.image_grids import steps
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.metrics import hparams_columns
 from ladder_vae.runs.record import class_name, flat
 from ladder_vae.settings.schema import known_keys
-from ladder_vae.system.errors import UserError
+from ladder_vae.system.errors import UserError, attempt
 from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
@@ -47,6 +49,12 @@ class Pictures(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not loggers or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
             return
+        with attempt("drawing pictures for TensorBoard"):
+            self._draw(trainer, pl_module, loggers)
+
+    def _draw(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loggers: Sequence[TensorBoardLogger]
+    ) -> None:
         data: Any = trainer.datamodule.data  # type: ignore[attr-defined]
         stage, x = data.examples(self.count)
         model = averaged_model(trainer, pl_module)
@@ -61,6 +69,8 @@ class Pictures(Callback):
 
 
 def _grid(images: Tensor) -> Tensor:
+    down, across = steps(images.shape[2:], -(-len(images) // COLUMNS), COLUMNS)
+    images = images[:, :, ::down, ::across]
     return make_grid(images, nrow=COLUMNS, pad_value=0.5)
 
 
@@ -86,9 +96,11 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
     """
     was_training = model.training
     model.eval()
-    reconstructions = model.likelihood.mean(model.infer(x).params[0])
-    generated = model.generate(samples).mean
-    model.train(was_training)
+    try:
+        reconstructions = model.likelihood.mean(model.infer(x).params[0])
+        generated = model.generate(samples).mean
+    finally:  # training goes on if drawing fails
+        model.train(was_training)
     return model.likelihood.intensities(x).cpu(), reconstructions.cpu(), generated.cpu()
 
 

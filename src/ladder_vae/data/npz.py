@@ -1,0 +1,253 @@
+"""Read a user's own images from an ``.npz`` file, and say what is wrong where that cannot be done."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from ladder_vae.data.sources import Images
+from ladder_vae.system.errors import UserError, one_line, warn
+from ladder_vae.system.memory import total_memory
+
+BLOCK = 1_000  # images that become bytes at a time, so that a large array is not copied as a whole
+ZIP = b"PK\x03\x04"
+STARTS = {  # what other files begin with
+    b"\x93NUMPY": "is a .npy file, which holds a single array",
+    b"\x80": "is a pickle, which is not opened, because it could run any code",
+    b"\x89HDF": "is an HDF5 file",
+    b"\x1f\x8b": "is a gzip file",
+}
+REMEDY = "write one with np.savez(path, x_train=..., x_test=...)"
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
+
+def load_npz(path: Path, *, validation: bool = False) -> Images:
+    """Load an ``.npz`` file with ``x_train`` and ``x_test``, optionally ``x_val`` and ``y_...`` of each.
+
+    Images are ``(N, H, W)``, ``(N, 1, H, W)`` or ``(N, H, W, 1)``. They are integers from 0 to 255, booleans,
+    or floats from 0 to 1; floats are rounded to multiples of 1/255. Labels are ``(N,)`` or ``(N, 1)``; they
+    are whole numbers, booleans, or text, which is numbered in alphabetical order unless it says numbers.
+    Other arrays of the file are not read. A file that was written anew is read anew.
+
+    Args:
+        path: The file.
+        validation: Whether the images of ``x_val``, if there are any, follow those of ``x_train``. If not, a
+            warning says that they are not used.
+
+    Raises:
+        UserError: If the file cannot be read or does not fit into memory, or an array has another form.
+    """
+    with _opened(path) as archive:
+        # Its checksums tell the content, which a time of change need not.
+        content = tuple((member.filename, member.CRC, member.file_size) for member in archive.infolist())
+    return _load(path, content, validation)
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, content: tuple[tuple[str, int, int], ...], validation: bool) -> Images:
+    """Load the file, whose members are ``content``."""
+    there = {name.removesuffix(".npy") for name, _, _ in content if name.endswith(".npy")}
+    if missing := {"x_train", "x_test"} - there:
+        raise UserError(
+            f"data.path={path} lacks the array {' and '.join(sorted(missing))}; "
+            f"it has {', '.join(sorted(there)) or 'none'}"
+        )
+    if "x_val" in there and not validation:
+        warn(
+            f"data.path={path}: x_val is not used, because data.val_size is a number; "
+            "data.val_size=null validates on it"
+        )
+    splits = [
+        split for split in ("train", "val", "test") if split != "val" or (validation and "x_val" in there)
+    ]
+    keys = [f"{kind}_{split}" for split in splits for kind in "xy" if f"{kind}_{split}" in there]
+    arrays = {}
+    with _opened(path) as archive:
+        _check_memory({key: _size(archive, key, path) for key in keys}, path)
+        for key in keys:
+            with archive.open(f"{key}.npy") as member:
+                array = npy.read_array(member, allow_pickle=False)
+            arrays[key] = _as_bytes(array, f"data.path={path}: {key}") if key[0] == "x" else array
+    images = {split: torch.from_numpy(arrays[f"x_{split}"])[:, None] for split in splits}
+    for split, found in images.items():
+        if found.shape[1:] != images["train"].shape[1:]:
+            raise UserError(
+                f"data.path={path}: x_train has images of {tuple(images['train'].shape[2:])} pixels, "
+                f"x_{split} of {tuple(found.shape[2:])}; they must agree"
+            )
+    if len(images["train"]) < 2:
+        raise UserError(f"data.path={path}: x_train holds a single image; training takes at least two")
+    counts = {f"y_{s}": len(found) for s, found in images.items() if f"y_{s}" in arrays}
+    labels = _as_labels({key: arrays[key] for key in counts}, counts, path)
+    if "val" not in splits:
+        return Images(images["train"], images["test"], labels.get("y_train"), labels.get("y_test"))
+    if "y_train" in labels and "y_val" not in labels:
+        raise UserError(f"data.path={path} has y_train and x_val, but no y_val; add it, or leave out y_train")
+    joined = torch.cat([labels["y_train"], labels["y_val"]]) if "y_train" in labels else None
+    train = torch.cat([images["train"], images["val"]])
+    return Images(train, images["test"], joined, labels.get("y_test"), held_out=len(images["val"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The open file. What goes wrong while it is read becomes a UserError that names it."""
+    where, start = f"data.path={path}", b""
+    try:
+        if not path.exists():
+            raise UserError(f"{where} does not exist")
+        if path.is_dir():
+            raise UserError(f"{where} is a directory; name an .npz file")
+        if not path.is_file():  # opening a pipe would wait for its other end
+            raise UserError(f"{where} is a pipe or a device; name an .npz file on disk")
+        with path.open("rb") as file:
+            start = file.read(8)
+        if not start:
+            raise UserError(f"{where} is empty (0 bytes); {REMEDY}")
+        for beginning, what in STARTS.items():
+            if start.startswith(beginning):
+                raise UserError(f"{where} {what}, not an .npz file; {REMEDY}")
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except MemoryError:
+        raise UserError(f"{where} does not fit into memory; save bytes (uint8), or fewer images") from None
+    except UNREADABLE as error:
+        remedy = "it is cut short or damaged: copy or write it again" if start.startswith(ZIP) else REMEDY
+        raise UserError(f"{where} is not a readable .npz file ({one_line(error)}); {remedy}") from None
+
+
+def _size(archive: zipfile.ZipFile, key: str, path: Path) -> int:
+    """Bytes of an array, of which only the header is read. Raises UserError if it holds Python objects."""
+    member = archive.getinfo(f"{key}.npy")
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        there = member.file_size - file.tell()
+    if dtype.hasobject:
+        remedy = "one size for all images" if key[0] == "x" else "whole numbers, or text by astype(str)"
+        raise UserError(f"data.path={path}: {key} holds Python objects, not numbers; save {remedy}")
+    size = math.prod(shape) * dtype.itemsize
+    if size > there:
+        raise ValueError(f"{key} should hold {size:,} bytes and has {there:,}")
+    return size
+
+
+def _check_memory(sizes: Mapping[str, int], path: Path) -> None:
+    needed, there = sum(sizes.values()), total_memory("cpu")
+    if needed > there:
+        raise UserError(
+            f"data.path={path} unpacks to {needed / 2**30:,.1f} GiB ({', '.join(sizes)}), and this machine "
+            f"has {there / 2**30:,.1f} GiB of memory; save bytes (uint8), or fewer images"
+        )
+
+
+def _as_bytes(array: np.ndarray, where: str) -> np.ndarray:
+    """Images as bytes, ``(N, H, W)``, in the order of their axes in memory."""
+    _check_form(array, where)
+    if array.ndim == 4:
+        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    whole = not np.issubdtype(array.dtype, np.floating)
+    images = np.empty(array.shape, np.uint8)
+    for start in range(0, len(array), BLOCK):
+        block = array[start : start + BLOCK]
+        if array.dtype == np.bool_:
+            block = block.astype(np.uint8) * 255
+        elif not whole:
+            with np.errstate(all="ignore"):
+                block = np.rint(block * 255)  # what lies outside 0 to 1 by rounding comes to 0 or 255
+        outside = ~((block >= 0) & (block <= 255))  # NaN is
+        if outside.any():
+            place = np.unravel_index(int(outside.argmax()), outside.shape)
+            raise UserError(_outside(array, start + int(place[0]), (int(place[1]), int(place[2])), where))
+        images[start : start + BLOCK] = block
+    if whole and images.max() == 1:
+        raise UserError(
+            f"{where} holds bytes 0 and 1, almost black among 0 to 255; "
+            "save it as booleans if these are binary images"
+        )
+    if not whole and 0 < array.max() <= 1.01 / 255:
+        raise UserError(
+            f"{where} holds floats of at most {array.max():.4f}, and 1/255 is 0.0039: "
+            "it seems that they were divided by 255 twice; multiply them by 255"
+        )
+    return images
+
+
+def _check_form(array: np.ndarray, where: str) -> None:
+    """Raises UserError if an array cannot hold images of one channel."""
+    shape, numbers = array.shape, array.dtype.kind in "biuf"
+    single = array.ndim == 3 or (array.ndim == 4 and 1 in (shape[1], shape[3]))
+    if not array.size > 0:
+        raise UserError(f"{where} holds no images: its shape is {shape}")
+    if not single:
+        remedy = "single-channel images are (N, H, W), (N, 1, H, W) or (N, H, W, 1)"
+        if array.ndim == 4 and {3, 4} & {shape[1], shape[3]}:
+            axis = 3 if shape[3] in (3, 4) else 1
+            remedy = (
+                f"color is not supported: save gray levels, as array.mean({axis}) of bytes, .astype('uint8')"
+            )
+        elif array.ndim == 2:
+            side = math.isqrt(shape[1])
+            remedy += f"; array.reshape(-1, {side}, {side})" if side**2 == shape[1] else "; reshape it"
+        raise UserError(f"{where} has shape {shape}; {remedy}")
+    if not numbers:
+        raise UserError(f"{where} has type {array.dtype}; use bytes (uint8), booleans, or floats from 0 to 1")
+
+
+def _outside(array: np.ndarray, image: int, pixel: tuple[int, int], where: str) -> str:
+    """The error message for a value that is no gray level."""
+    value = array[image][pixel]
+    if not np.isfinite(value):
+        what = "NaN" if np.isnan(value) else "an infinite value"
+        return f"{where} holds {what} in image {image}, pixel {pixel}; replace it, or leave the image out"
+    if np.issubdtype(array.dtype, np.integer):
+        return f"{where} holds {value} in image {image}; scale integers to 0 to 255, or floats to 0 to 1"
+    if np.nanmin(array) < 0:
+        remedy = "undo the normalization"
+    else:
+        remedy = "divide them by 255" if np.nanmax(array) <= 255 else "scale them"
+    return f"{where} holds {value:g} in image {image}, and floats outside 0 to 1 are no gray levels; {remedy}"
+
+
+def _as_labels(arrays: Mapping[str, np.ndarray], counts: Mapping[str, int], path: Path) -> dict[str, Tensor]:
+    """Labels as whole numbers, ``(N,)``; text gets the same numbers in every split."""
+    numbers, texts = {}, {}
+    for key, array in arrays.items():
+        where, count = f"data.path={path}: {key}", counts[key]
+        if array.shape not in ((count,), (count, 1)):
+            one_hot = "; of one-hot labels save argmax(1)" if array.ndim == 2 else ""
+            raise UserError(
+                f"{where} must hold {count} labels, one per image; its shape is {array.shape}{one_hot}"
+            )
+        array = array.reshape(count)
+        if array.dtype.kind in "US":
+            texts[key] = array if array.dtype.kind == "U" else np.char.decode(array, "utf-8", "replace")
+        elif array.dtype.kind not in "biuf":
+            raise UserError(f"{where} is {array.dtype}; labels are whole numbers, booleans, or text")
+        elif array.dtype.kind == "f" and (odd := ~np.isfinite(array) | (array != np.rint(array))).any():
+            first = int(odd.argmax())
+            raise UserError(f"{where} holds {array[first]:g} for image {first}; labels are whole numbers")
+        else:
+            numbers[key] = array.astype(np.int64)
+    try:
+        numbers |= {key: text.astype(np.int64) for key, text in texts.items()}
+    except ValueError:  # words
+        if len(texts) < len(arrays):
+            raise UserError(
+                f"data.path={path}: {', '.join(texts)} holds words and {', '.join(numbers)} numbers; "
+                "save the same kind of labels"
+            ) from None
+        names = np.unique(np.concatenate(list(texts.values())))
+        numbers = {key: np.searchsorted(names, text) for key, text in texts.items()}
+    return {key: torch.from_numpy(labels.astype(np.int64)) for key, labels in numbers.items()}
