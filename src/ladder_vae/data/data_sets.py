@@ -138,9 +138,7 @@ class ImageData(ABC):
                 only with ``binarization="dynamic"``; otherwise they raise ValueError.
         """
         if draw and self.binarization != "dynamic":
-            raise ValueError(
-                f"binarization={self.binarization} has one draw of the pixels, number 0, not {draw}"
-            )
+            raise ValueError(f"binarization={self.binarization} has no draw {draw} of its pixels, only 0")
         if draw:
             return self.likelihood.prepare(self._redrawn(name, draw)[list(index)])
         gray = name == "train" and self.binarization == "dynamic"
