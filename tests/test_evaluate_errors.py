@@ -33,7 +33,7 @@ BAD = {
     "binarizations=some": "could not be converted to Integer; it takes a whole number",
     "compile=maybe": "compile=maybe is unknown; choose auto, true, false",
     "device=cuad": "device=cuad is not here; choose auto or cpu",
-    "seed=-1": "seed=-1 must be at least 0",
+    "seed=-1": "seed=-1 must be from 0 to",
     "num_sample=10": "did you mean num_samples?",
     "data=mnist": "there is no setting data; ",
     "model.num_layers=3": "there is no setting model.num_layers; ",
