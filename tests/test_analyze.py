@@ -288,15 +288,15 @@ def test_a_run_that_fails_does_not_take_the_others_along(trained, analyze):
 
 @SKETCHED
 def test_new_weights_while_it_worked_stay_out_of_the_record(run_copy, analyze, monkeypatch):
-    before, write = (run_copy / "metrics.json").read_bytes(), entry.write
+    before, record = (run_copy / "metrics.json").read_bytes(), entry.record
 
     def trained_meanwhile(*args):
         best = run_copy / "checkpoints/best.ckpt"
         saved = torch.load(best, weights_only=True)
         torch.save(saved | {"epoch": 99}, best)
-        return write(*args)
+        return record(*args)
 
-    monkeypatch.setattr(entry, "write", trained_meanwhile)
+    monkeypatch.setattr(entry, "record", trained_meanwhile)
     code, _, err = analyze(f"run={run_copy}", "levels=[1]")
     assert code == 0, err
     assert "trained further meanwhile" in err

@@ -27,7 +27,7 @@ def test_the_first_draw_is_that_of_training_and_the_others_are_draws_too(npz):
             assert (
                 0.2 < (other - first).abs().mean() < 0.45
             )  # gray levels are uniform: a third of pixels moves
-    with pytest.raises(ValueError, match="binarization=static has one draw of the pixels"):
+    with pytest.raises(ValueError, match="binarization=static has no draw 1 of its pixels, only 0"):
         Npz(path=str(npz), val_size=8, binarization="static").observe("test", [0], 1)
     split = data.observe("test", range(24), 1)
     assert torch.equal(data.observe("test", [3, 17], 1), split[[3, 17]])  # whatever is looked at beside it

@@ -1,6 +1,7 @@
 """What figures draw, compared as numbers before it becomes pixels."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ def drawn(monkeypatch):
     savefig = Figure.savefig
 
     def keep(self, path, *args, **settings):
-        kept[Path(path).name] = self
+        kept[re.sub(r"^\.part-[0-9a-f]+-", "", Path(path).name)] = (
+            self  # a part gets its name when it is whole
+        )
         savefig(self, path, *args, **settings)
 
     monkeypatch.setattr(Figure, "savefig", keep)

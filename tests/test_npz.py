@@ -178,7 +178,7 @@ def test_a_run_validates_on_the_files_own_split(command, npz, tmp_path):
         np.savez(path, x_val=arrays["x_train"][:7], **{k: v for k, v in arrays.items() if k[0] == "x"})
     code, _, err = command("train", *tiny(path), "callbacks=early_stopping", "run_dir=run")
     assert code == 0, err
-    assert "warning" not in err
+    assert "warning" not in err.replace("warning: beta does not reach 1", "")
     code, _, err = command("evaluate", "run=run", "split=val", "num_samples=2")
     assert code == 0, err
     assert "val_size: null" in (tmp_path / "run/config.yaml").read_text()

@@ -116,7 +116,7 @@ def test_a_run_whose_pictures_fail_is_finished(train, command, monkeypatch, caps
     assert "test/elbo" in read_record(run).metrics
     code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
     assert code == 0
-    said = [line for line in err.splitlines() if line.startswith("warning: ")]
+    said = [line for line in err.splitlines() if line.startswith("warning: drawing")]
     assert said == [
         "warning: drawing pictures for TensorBoard failed, the results are kept (Broken: no picture)",
         f"warning: drawing {run.absolute()}/figures failed, the results are kept (Broken: no picture)",
@@ -146,7 +146,7 @@ def test_an_analysis_records_before_it_draws_and_does_without_a_picture(trained,
     code, _, err = command("analyze", *settings)
     assert code == 0, err
     assert seen == [True, True]
-    (said,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    (said,) = [line for line in err.splitlines() if line.startswith("warning: ") and "beta" not in line]
     assert "2 pictures could not be drawn" in said
     assert "embedding_z2.png (Broken: no picture)" in said
     assert "embedding" not in (run / "analysis.md").read_text()
@@ -180,7 +180,7 @@ def test_thin_images_and_a_single_one_from_training_to_the_page(command, workdir
     ):
         code, _, err = command(name, *arguments)
         assert code == 0, err
-        assert "warning" not in err
+        assert "warning" not in err.replace("warning: beta does not reach 1", "")
     for path in workdir.rglob("*.png"):
         assert max(size(path)) <= image_grids.MAX_SIDE
 

@@ -135,6 +135,14 @@ def test_make_commands(run_dir, trained, checkout, line):
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == f"{run}/analysis.html"
         return None
+    if "resume" in line:
+        sweep = Path("runs/example/sweep")
+        trained(run_dir=f"{sweep}/0_ladder")
+        write_plan(sweep, [PlannedJob("0_ladder", ["model=ladder"])])  # nothing is left to do
+        done = make("sweep-depth", f"resume={sweep}", *HERE)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"{sweep}/report.md"
+        return None
     if "tensorboard" in line:
         return check_tensorboard([*args, "port=0"])
     if "sweep" in line or "train" in line:
@@ -145,7 +153,7 @@ def test_make_commands(run_dir, trained, checkout, line):
     assert done.returncode == 0, done.stderr
     if "sweep" in line:
         report = Path(done.stdout.splitlines()[-1])
-        assert "## Samples from every model's prior" in report.read_text()
+        assert "*Samples from every model's prior.*" in report.read_text()
 
 
 def script(path: str):

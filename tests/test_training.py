@@ -28,6 +28,7 @@ def test_a_run_directory_is_complete(train):
     totals = {"elbo", "rate", "distortion", "mse", "ssim", "active_units", "active_units_var"}
     expected |= {f"test/{name}" for name in totals}
     expected |= {f"test/{part}_stderr" for part in ("elbo", "rate", "distortion")}
+    expected |= {"test/draws", "test/draws_seed", "test/binarizations"}
     expected |= {
         "train_eval/rate/z1",
         "train_eval/rate/z2",
