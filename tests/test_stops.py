@@ -159,6 +159,30 @@ def test_data_that_were_moved(trained, command, npz, workdir):
     assert "data.directory is no setting of the data" in err
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_run_that_is_asked_to_stop_can_go_on(npz, command, monkeypatch, name):
+    """As a scheduler asks, in the middle of an epoch."""
+    number, step = getattr(signal, name), HierarchicalVAE.training_step
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def stop(module, x, batch_idx):
+        if module.global_step == 4:
+            signal.raise_signal(number)
+        return step(module, x, batch_idx)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(HierarchicalVAE, "training_step", stop)
+            code, _, err = command("train", *tiny(npz), "run_dir=run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 143
+    assert "resume=run continues this run" in err
+    assert read_record(Path("run")).status == "interrupted"
+    assert not list(Path().glob("hpc_ckpt*"))
+    assert command("train", "resume=run")[0] == 0
+
+
 def test_sigterm_stops_as_ctrl_c_does(npz, command, monkeypatch):
     """While pictures are drawn, too, when Lightning has nothing to say any more."""
     monkeypatch.setattr(fit, "_draw", lambda *_: signal.raise_signal(signal.SIGTERM))

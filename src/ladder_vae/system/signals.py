@@ -34,12 +34,11 @@ class Stops:
 
 @contextlib.contextmanager
 def gentle_stops() -> Iterator[Stops]:
-    """SIGTERM stops as Ctrl-C does, and a closed terminal stops nothing, until the block ends."""
+    """SIGTERM and SIGUSR1 stop as Ctrl-C does, and a closed terminal stops nothing, until the block ends."""
     stops = Stops()
-    wanted: dict[str, Any] = {
-        "SIGTERM": stops.terminate,
-        "SIGHUP": signal.SIG_IGN,
-    }  # Windows has the first alone
+    # Schedulers send the second some time before they end a job. Windows has the first alone.
+    wanted: dict[str, Any] = dict.fromkeys(("SIGTERM", "SIGUSR1"), stops.terminate)
+    wanted["SIGHUP"] = signal.SIG_IGN
     before = {}
     for name, handler in wanted.items():
         number = getattr(signal, name, None)
