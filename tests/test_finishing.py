@@ -112,7 +112,7 @@ def test_a_job_that_fails_again_is_named(command, npz, in_this_process, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["finish=nowhere"], "nowhere/jobs.json cannot be read"),
+        (["finish=nowhere"], "nowhere is not a directory; name the directory of a sweep"),
         (["finish="], "finish= names no sweep"),
         (["finish=sweep", "seed=3"], "finish= takes the settings of the sweep; leave out seed=3"),
     ],
@@ -122,6 +122,20 @@ def test_what_cannot_be_finished(arguments, said, command):
     assert code == 1
     assert err.count("\n") == 1
     assert said in err
+
+
+def test_a_single_run_is_no_sweep(trained, command):
+    run = trained()
+    code, _, err = command("train", f"finish={run}")
+    assert code == 1
+    assert err == "error: run is a single run, not a sweep; resume=run continues it\n"
+
+
+def test_a_model_of_the_package_is_not_resumed(command):
+    code, _, err = command("train", "resume=record")
+    assert code == 1
+    assert "resume=record is a model that comes with the package" in err
+    assert "init_from=record begins a run with its weights" in err
 
 
 @pytest.mark.slow

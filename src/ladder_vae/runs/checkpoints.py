@@ -70,7 +70,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # zip, pickle, PyTorch and safetensors have many names for damage
-        raise UserError(f"{path} is damaged ({one_line(error)[:200]})") from None
+        raise UserError(
+            f"{path} is damaged ({one_line(error)[:200]}); restore it from a copy, or take the other one "
+            "(checkpoint=last or best)"
+        ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
     if not str(checkpoint.get("global_step", 0)).isdecimal():

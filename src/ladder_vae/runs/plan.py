@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ladder_vae.runs.reading import read_json
 from ladder_vae.runs.record import PLAN, is_run
-from ladder_vae.settings.paths import leaves
+from ladder_vae.settings.paths import leaves, shown
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import write_text
 
@@ -37,6 +37,10 @@ def read_plan(path: Path) -> list[PlannedJob]:
     Raises:
         UserError: If there is no plan, or it cannot be read.
     """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory; name the directory of a sweep, which holds {PLAN}")
+    if is_run(path):
+        raise UserError(f"{path} is a single run, not a sweep; resume={shown(path)} continues it")
     try:
         found = read_json(path / PLAN)
         jobs = [PlannedJob(str(job["name"]), [str(o) for o in job["overrides"]]) for job in found]

@@ -29,6 +29,7 @@ from ladder_vae.runs.record import (
     read_config,
     warn_of_changes,
 )
+from ladder_vae.runs.releases import is_release
 from ladder_vae.settings import command_line
 from ladder_vae.settings.composition import directory_of
 from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
@@ -151,6 +152,11 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
                 "resume= keeps the configuration of the run, except trainer.*, data.path and data.directory; "
                 f"leave out {override}"
             )
+    if is_release(cfg.resume):
+        raise UserError(
+            f"resume={path} is a model that comes with the package, without what training goes on from; "
+            f"init_from={path} begins a run with its weights"
+        )
     saved, last = read_config(path), last_checkpoint(path)
     if not cfg.trust and (named := foreign(saved)):
         raise UserError(
