@@ -42,7 +42,7 @@ from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.console import lasting_output
 from ladder_vae.system.locks import TRAINING, locked
-from ladder_vae.system.signals import gentle_stops, hold_interrupts
+from ladder_vae.system.signals import gentle_stops, interrupts_held, release_interrupts
 
 log = logging.getLogger(__name__)
 LONGEST_SOCKET = 100  # bytes of the path of a Unix socket; systems take 104 to 108
@@ -147,11 +147,9 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
                 process = context.Process(
                     target=_job, args=(theirs, task, configs[number], threads), name=name
                 )
-                # An interrupt would kill a process that is still starting, with a traceback.
-                hold_interrupts(True)
-                process.start()
-                running[ours] = (number, process)
-                hold_interrupts(False)
+                with interrupts_held():
+                    process.start()
+                    running[ours] = (number, process)
                 theirs.close()  # so that the pipe ends when the job does
             collect()
             if hints:
@@ -183,7 +181,6 @@ def _room_for_a_socket() -> bool:
 
 def _died(config: DictConfig, code: int | None) -> JobReturn:
     """The result of a job whose process was killed; also writes its status."""
-
     path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     message = f"the process ended with code {code}" + (", killed, perhaps for its memory" * (code == -9))
     if is_run(path):
@@ -203,7 +200,7 @@ def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads
     printed = io.StringIO()
     result: JobReturn | KeyboardInterrupt
     try:
-        hold_interrupts(False)
+        release_interrupts()
         with gentle_stops(), lasting_output(), contextlib.redirect_stdout(printed):
             result = _call(task, config, threads)
     except KeyboardInterrupt as interrupt:

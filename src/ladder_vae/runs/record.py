@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -40,7 +40,6 @@ WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ck
 # Files that we write, so that a link in their place is replaced.
 OURS = (CONFIG, STATUS, METRICS, IMAGES, CHECKSUMS, WEIGHTS, *PAGES, "best.ckpt", "last.ckpt")
 # Runs of earlier versions name these places; whoever reads a config.yaml sees the names of today.
-ELSEWHERE = "; if nothing runs there any more, remove"
 OLD_NAMES = {
     "ladder_vae.averaging.ExponentialMovingAverage": "ladder_vae.training.ExponentialMovingAverage",
     "ladder_vae.callbacks.EarlyStopping": "ladder_vae.training.EarlyStopping",
@@ -236,28 +235,39 @@ def checked_record(path: Path) -> Record:
     state = check_status(path / STATUS, read_json(path / STATUS))
     status, message = state["status"], state["message"]
     if status == "running":
-        status, message = _running(path, state.get("host"))
+        user = in_use(path)
+        if user is None:
+            status, message = "interrupted", "its process ended without a word"
+        else:
+            message = user.who if user.elsewhere else ""
     metrics = read_metrics(path, config["model"].get("num_layers")) if status == "finished" else {}
     return Record(path, config, status, message, metrics, state.get("data_fingerprint", ""))
 
 
-def _running(path: Path, host: Any) -> tuple[str, str]:
-    """Status and message of a run that was running when it last said so."""
-    if host not in (None, platform.node()) and (path / TRAINING).exists():
-        # Its processes are not to be seen from here, and a container that starts anew has another name.
-        return "running", f"in use by {host}{ELSEWHERE} {path / TRAINING}"
-    if is_locked(path, TRAINING):
-        return "running", ""
-    return "interrupted", "its process ended without a word"
+class User(NamedTuple):
+    """Who trains a run at this moment.
+
+    Args:
+        who: In words, as in "the run is ...".
+        elsewhere: Whether it is another machine, whose processes are not to be seen from here.
+    """
+
+    who: str
+    elsewhere: bool
 
 
-def in_use(path: Path) -> str:
-    """Who trains the run at this moment; empty if nobody does."""
+def in_use(path: Path) -> User | None:
+    """Who trains the run at this moment; None if nobody does."""
     state = _read_status(path)
-    status, message = _running(path, state.get("host")) if state.get("status") == "running" else ("", "")
-    if status == "running":
-        return message or f"in use by process {state.get('process', 'unknown')}"
-    return "in use by another process" if is_locked(path, TRAINING) else ""
+    says_so, host = state.get("status") == "running", state.get("host")
+    if says_so and host not in (None, platform.node()) and (path / TRAINING).exists():
+        # a container that starts anew has another name, too
+        who = f"in use by {host}; if nothing runs there any more, remove {path / TRAINING}"
+        return User(who, elsewhere=True)
+    if not is_locked(path, TRAINING):
+        return None
+    process = f"process {state.get('process', 'unknown')}" if says_so else "another process"
+    return User(f"in use by {process}", elsewhere=False)
 
 
 def beta_stays_below_one(config: Mapping[str, Any], epochs: float) -> str:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from ladder_vae.system.console import lasting_output
 from ladder_vae.system.errors import Refusal, UserError, one_line, printable
 from ladder_vae.system.memory import keep_freed_memory
-from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_stops, hold_interrupts
+from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_stops, release_interrupts
 
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,7 +26,7 @@ GROUPS = ("model", "data", "likelihood", "optimizer", "scheduler", "logger", "ca
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and exit.
 
-    The exit code is 0, 130 after Ctrl-C, 143 after SIGTERM, else 1 after one ``error:`` line on stderr.
+    The exit code is 0, 130 after Ctrl-C, 143 after SIGTERM (or SIGUSR1), else 1 after one ``error:`` line.
     ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback. Output that cannot be written stops nothing.
     """
     keep_freed_memory()
@@ -50,13 +50,12 @@ def run(main: Callable[[], None]) -> NoReturn:
 def _outcome(main: Callable[[], None], stops: Stops, *, detailed: bool) -> int:
     """The exit code of ``main``, after what is to be said of its end."""
     try:
-        hold_interrupts(False)  # finish= holds them while a job starts
+        release_interrupts()  # finish= holds them while a job starts
         main()
     except KeyboardInterrupt as interrupt:
         hint = f": {interrupt}" if str(interrupt) else ""
-        print(
-            printable(f"\ninterrupted{hint}", "\n"), file=sys.stderr
-        )  # a progress bar may stand on the line
+        # a progress bar may stand on the line
+        print(printable(f"\ninterrupted{hint}", "\n"), file=sys.stderr)
         return TERMINATED if stops.terminated else INTERRUPTED
     except (Exception, Refusal) as raised:
         error = raised.__cause__ if isinstance(raised, Refusal) and raised.__cause__ else raised

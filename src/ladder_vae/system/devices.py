@@ -11,6 +11,9 @@ import torch
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.memory import total_memory
 
+DEVICES = ("cpu", "cuda", "mps")
+MOST_AT_ONCE = 4  # jobs of a sweep, and fewer where a job would not get this memory:
+MEMORY_OF_A_JOB = 2**30
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -22,10 +25,6 @@ def best_device() -> str:
 def choose_device_type(accelerator: str) -> str:
     """The type of device that Lightning's ``accelerator`` setting stands for."""
     return {"auto": best_device(), "gpu": best_device()}.get(accelerator, accelerator)
-
-
-MOST_AT_ONCE = 4  # jobs of a sweep, and fewer where a job would not get this memory:
-MEMORY_OF_A_JOB = 2**30
 
 
 def jobs_at_once(asked: Any, device: str, cores: int) -> int:
@@ -90,9 +89,6 @@ def fast_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-DEVICES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str) -> torch.device:

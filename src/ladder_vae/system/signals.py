@@ -16,7 +16,7 @@ class Stops:
     """What was asked for by a signal.
 
     Args:
-        terminated: Whether SIGTERM arrived.
+        terminated: Whether SIGTERM or SIGUSR1 arrived.
     """
 
     def __init__(self) -> None:
@@ -25,9 +25,8 @@ class Stops:
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """End as after Ctrl-C: what can be kept is kept. Process 1 of a container has no other handler."""
         self.terminated = True
-        if (
-            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        ):  # as of a command that a script put behind itself
+        # A script that puts a command behind itself makes it deaf to Ctrl-C.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
@@ -53,7 +52,22 @@ def gentle_stops() -> Iterator[Stops]:
             signal.signal(number, handler)
 
 
-def hold_interrupts(hold: bool) -> None:
-    """Hold Ctrl-C back in this process and in those that it starts, or let it through again."""
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back in this process, until the block ends, and in those that it starts within.
+
+    An interrupt would kill a process that is still starting, with a traceback. It calls
+    :func:`release_interrupts` once it is ready.
+    """
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        release_interrupts()
+
+
+def release_interrupts() -> None:
+    """Let Ctrl-C through."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -16,12 +16,12 @@ from typing import IO, Any
 import torch
 
 from ladder_vae.runs.plan import read_plan
-from ladder_vae.runs.record import ELSEWHERE, PLAN, in_use, is_run, read_record, threads_of
+from ladder_vae.runs.record import PLAN, in_use, is_run, read_record, threads_of
 from ladder_vae.settings.command_line import DETAIL
 from ladder_vae.system.devices import choose_device_type, jobs_at_once
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.locks import TRAINING, locked
-from ladder_vae.system.signals import hold_interrupts
+from ladder_vae.system.signals import interrupts_held
 
 UNSAFE = ("-", "hydra")  # beginnings of overrides that may name anything
 TRUST = "trust=true"
@@ -84,17 +84,16 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
                     if len(running) == at_once:
                         break
                     if user := in_use(path):
-                        if ELSEWHERE in user and not running:
-                            raise UserError(f"{path} is {user}")
+                        if user.elsewhere and not running:
+                            raise UserError(f"{path} is {user.who}")
                         if job.name not in told:
-                            print(printable(f"{path} is {user}, which is waited for"), file=sys.stderr)
+                            print(printable(f"{path} is {user.who}; it is waited for"), file=sys.stderr)
                         told.add(job.name)
                         continue
                     waiting.remove(job)
                     if not _finished(path):
-                        hold_interrupts(True)  # until the job listens to them, and is listed here
-                        running[job.name] = _start(_arguments(path, job.overrides, trust), threads)
-                        hold_interrupts(False)
+                        with interrupts_held():  # until the job is listed here, and listens to them
+                            running[job.name] = _start(_arguments(path, job.overrides, trust), threads)
                 time.sleep(POLL)
         except KeyboardInterrupt:
             for training in running.values():

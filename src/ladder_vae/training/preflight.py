@@ -72,7 +72,7 @@ def check_run(config: DictConfig) -> None:
     elif str(path) not in CLAIMED:
         check_unused(path)
     if user := in_use(path):
-        raise UserError(f"{path} is {user}; wait until it ends, or stop it")
+        raise UserError(f"{path} is {user.who}; wait until it ends, or stop it")
     settled = settle(cfg)
     check_memory(settled)
     last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
