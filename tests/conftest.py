@@ -4,13 +4,16 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from contracts import MODELS, NAMES, widths
 from hydra._internal.hydra import Hydra
 from matplotlib.figure import Figure
+from omegaconf import omegaconf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ladder_vae.analysis import classifier
@@ -21,6 +24,22 @@ from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 os.environ.pop("HYDRA_FULL_ERROR", None)
 # `make test` runs two tests at once; threads that wait for each other would slow both.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parse_once():
+    """Each text of YAML that Hydra loads is parsed once; OmegaConf copies what it is given."""
+    parsed: dict[str, object] = {}
+
+    def load(stream, Loader):
+        text = stream if isinstance(stream, str) else stream.read()
+        if text not in parsed:
+            parsed[text] = yaml.load(text, Loader)
+        return parsed[text]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(omegaconf, "yaml", SimpleNamespace(**{**vars(yaml), "load": load}))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,7 @@ def marked(lines: list[str]) -> list:
     """The lines, those slow that take long and do what another one does."""
     long = (
         "make sweep-depth seed",
+        "make sweep-depth resume",
         'make evaluate args="num_samples=1000',
         "python -m ladder_vae.train --multirun model=",
     )

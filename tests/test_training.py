@@ -169,7 +169,8 @@ def test_training_lowers_the_loss_on_real_mnist(command, workdir):
     code, _, err = command(
         "train", "model.num_layers=2", "data.batch_size=128", "trainer.max_epochs=3", "run_dir=run",
         "trainer.limit_train_batches=30", "objective.beta_warmup_epochs=0", "trainer.accelerator=cpu",
-        "trainer.limit_val_batches=2", "trainer.limit_test_batches=2",
+        "trainer.limit_val_batches=2", "trainer.limit_test_batches=2", "data.eval_batch_size=200",
+        "model.hidden_sizes=[128,64]",
     )  # fmt: skip
     assert code == 0, err
     for name in ("train/loss", "train/elbo", "val/elbo"):
