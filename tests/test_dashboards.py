@@ -8,6 +8,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from ladder_vae.data.data_sets import Npz
+from ladder_vae.runs.metrics import curves, level_keys
+from ladder_vae.system.naming import level_groups
 
 
 def test_tensorboard_shows_what_the_dashboards_promise(train):
@@ -27,6 +29,30 @@ def test_tensorboard_shows_what_the_dashboards_promise(train):
     patterns = [tag for c in layout.category for chart in c.chart for tag in chart.multiline.tag]
     matched = [t for t in tags["scalars"] if any(re.search(p, t) for p in patterns if "rate/z" in p)]
     assert sorted(matched) == ["train/rate/z1", "train/rate/z2", "val/rate/z1", "val/rate/z2"]
+
+
+def test_a_deep_model_draws_rates_of_groups_of_levels(train):
+    sizes = f"model.latent_sizes={[2] * 18}", f"model.hidden_sizes={[8] * 18}"
+    run = train("model.num_layers=18", *sizes, "data.val_size=8", "trainer.max_epochs=1")
+    seen = events(run)
+    for stage in ("train", "val"):
+        names = [name for name in seen.Tags()["scalars"] if name.startswith(f"{stage}/rate/")]
+        assert sorted(names, key=level_keys) == [name for name in curves(stage, 18) if "/rate/" in name]
+        assert len(names) == 16
+        assert {f"{stage}/rate/z1", f"{stage}/rate/z8-z9", f"{stage}/rate/z17-z18"} <= set(names)
+        total = sum(seen.Scalars(name)[-1].value for name in names)
+        assert total == pytest.approx(seen.Scalars(f"{stage}/rate")[-1].value, rel=1e-5)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert len([name for name in metrics if name.startswith("test/rate/z")]) == 18  # each level its own
+
+
+@pytest.mark.parametrize("depth", range(1, 40))
+def test_groups_of_levels_hold_each_level_once(depth):
+    groups = level_groups(depth, 16)
+    assert len(groups) == min(depth, 16)
+    held = [range(depth)[part] for part in groups.values()]
+    assert [level for part in held for level in part] == list(range(depth))
+    assert max(map(len, held)) - min(map(len, held)) <= 1
 
 
 def test_hparams_have_the_same_columns_for_every_depth(train):

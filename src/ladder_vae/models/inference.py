@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
-from ladder_vae.system.naming import z_name
+from ladder_vae.system.naming import level_groups
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,17 @@ class Terms(NamedTuple):
         """Both parts averaged over draws and images, ``()`` and ``(L,)``."""
         return Terms(self.distortion.mean(), self.rates.mean((1, 2)))
 
-    def named(self, stage: str) -> dict[str, Tensor]:
-        """``STAGE/elbo``, ``/rate``, ``/distortion``, ``/rate/z1``, ...: the names of ``metrics.json``."""
+    def named(self, stage: str, most: int | None = None) -> dict[str, Tensor]:
+        """``STAGE/elbo``, ``/rate``, ``/distortion``, ``/rate/z1``, ...: the names of ``metrics.json``.
+
+        Args:
+            stage: Begins each name: ``train``, ``val``, or a split.
+            most: Of deeper models, the rates of neighbouring levels are added up, so that no more than this
+                many remain (:func:`~ladder_vae.system.naming.level_groups`).
+        """
         named = {"elbo": self.elbo, "rate": self.rate, "distortion": self.distortion}
-        named |= {f"rate/{z_name(level)}": rate for level, rate in enumerate(self.rates)}
+        groups = level_groups(len(self.rates), most)
+        named |= {f"rate/{name}": self.rates[levels].sum(0) for name, levels in groups.items()}
         return {f"{stage}/{name}": value for name, value in named.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ladder_vae.system.naming import z_name
+from ladder_vae.system.naming import CURVES, level_groups, z_name
 
 LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
 IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
@@ -153,7 +153,7 @@ def hparams_columns(num_layers: int) -> list[str]:
 
 def curves(stage: str, num_layers: int) -> list[str]:
     """Names of the terms that training logs of ``train`` or ``val``."""
-    rates = [f"rate/{z_name(level)}" for level in range(num_layers)]
+    rates = [f"rate/{name}" for name in level_groups(num_layers, CURVES)]
     return [f"{stage}/{name}" for name in ("elbo", "rate", "distortion", *rates)]
 
 

@@ -20,7 +20,7 @@ from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.models.summary import summarize
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.errors import UserError
-from ladder_vae.system.naming import z_name
+from ladder_vae.system.naming import CURVES, z_name
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
@@ -117,7 +117,7 @@ class HierarchicalVAE(L.LightningModule):
             step = self.global_step + 1 - len(finite) + first  # zero-based, this step is not counted yet
             raise _diverged(f"at step {step}", Terms(distortions[first], rates[first]))
         terms = Terms(distortions.mean(), rates.mean(0))
-        metrics: dict[str, Any] = {**terms.named("train")}
+        metrics: dict[str, Any] = {**terms.named("train", CURVES)}
         metrics["train/loss"] = losses.mean()
         metrics["train/beta"] = beta
         metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -155,7 +155,7 @@ class HierarchicalVAE(L.LightningModule):
         terms = inference.terms().mean()
         if not (terms.distortion.isfinite() & terms.rates.isfinite().all()):
             raise _diverged(f"in validation after step {self.global_step}", terms)
-        self.log_dict(terms.named("val"), batch_size=len(x))
+        self.log_dict(terms.named("val", CURVES), batch_size=len(x))
         self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
         # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
         weighted = self.objective.importance_samples > 1

@@ -133,7 +133,7 @@ class Dashboards(Callback):
         if trainer.enable_validation:
             stages["val"] = f"{'averaged' if averaged else 'raw'} weights, evaluation mode"
         charts = {
-            "Levels": ("rate of each level", r"rate/z\d+"),
+            "Levels": ("rate of each level, or group of levels", r"rate/z\d+(-z\d+)?"),
             "ELBO and its parts": ("ELBO, rate, distortion", "(elbo|rate|distortion)"),
         }
         layout = {  # the pattern is anchored, so that it does not take z10 for z1
