@@ -94,6 +94,17 @@ def workdir(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def folder(workdir) -> Path:
+    """A good run and one to be broken."""
+    from test_report import fake_run
+
+    for name in ("good", "broken"):
+        fake_run(workdir / "runs" / name, 2, 1, -100.0)
+        (workdir / "runs" / name / "checksums.json").unlink()  # a stranger has none, or makes them fit
+    return Path("runs")
+
+
 SETS_A_MODE = ("experiment", "hydra", "--config")
 
 

@@ -20,10 +20,12 @@ from ladder_vae.runs.record import (
 
 UNDRAWN = pytest.mark.usefixtures("undrawn")  # for all but the one that looks at the pictures
 
+MODEL = {"_target_": "ladder_vae.models.LadderVAE", "num_layers": 2}
+
 
 def fake_run(path, depth, seed, elbo, *, status="finished", **settings):
     path.mkdir(parents=True)
-    model = {"_target_": "ladder_vae.models.LadderVAE", "num_layers": depth}
+    model = MODEL | {"num_layers": depth}
     write_config(path, {"name": "x", "seed": seed, "model": model, "data": {"seed": seed}, **settings})
     write_status(path, status, "the loss is not finite" if status == "failed" else "")
     metrics = {
@@ -219,3 +221,34 @@ def test_the_newest_run_of_a_depth(trained, workdir):
     assert newest("runs", 3) == ""
     (newer / "status.json").write_text('{"status": "failed", "message": ""}')
     assert newest("runs", 2) == str(older)
+
+
+def test_equal_data_under_two_paths_are_one_group(workdir):
+    def run(name, path, data, seed):
+        fake_run(workdir / "runs" / name, 1, seed, -100.0, **{})
+        settings = {"seed": seed, "model": MODEL | {"num_layers": 1}, "data": {"path": path, "seed": seed}}
+        write_config(workdir / "runs" / name, settings)
+        write_status(workdir / "runs" / name, "finished", data_fingerprint=data)
+
+    run("a", "/here/x.npz", "f" * 64, 1)
+    run("b", "/there/x.npz", "f" * 64, 2)
+    (group,) = group_runs(find_runs([Path("runs")]))
+    assert len(group.runs) == 2
+    run("c", "/here/x.npz", "0" * 64, 3)  # written anew: other images
+    groups = group_runs(find_runs([Path("runs")]))
+    assert sorted(len(group.runs) for group in groups) == [1, 2]
+    assert any("00000000" in group.series for group in groups)
+
+
+@UNDRAWN
+def test_a_table_has_no_rows_or_columns_of_dashes(workdir, command):
+    for depth in (1, 2, 3, 5):
+        fake_run(workdir / f"runs/L{depth}", depth, 1, -100.0 + depth)
+    path = workdir / "runs/L2"
+    known = json.loads((path / "metrics.json").read_text())
+    evaluated = {"log_px/K=1": -98.0, "log_px/K=10": -97.0, "gap/K=10": 1.0, "draws": 10, "elbo": -98.0}
+    write_metrics(path, known | {f"test/{name}": value for name, value in evaluated.items()})
+    assert command("report", "runs")[0] == 0
+    rows = [line.strip("| ").split(" | ") for line in Path("runs/report.md").read_text().splitlines()]
+    dashed = [row for row in rows if len(row) > 2 and set(row[2:]) <= {"–"}]
+    assert not dashed

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
+from conftest import tiny
 
 from ladder_vae import load_run
+from ladder_vae.runs.finding import find_runs
 from ladder_vae.system.errors import UserError
 
 
@@ -33,3 +37,20 @@ def test_load_run_refuses_checkpoints_that_carry_code(trained):
     best.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged"):
         load_run(run)
+
+
+def test_a_run_notes_its_images(trained):
+    run = trained()
+    (record,) = find_runs([run])
+    assert len(record.data) == 64
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_beta_that_stays_below_one_gets_a_word(command, npz):
+    code, _, err = command("train", *tiny(npz), "objective.beta_warmup_epochs=2", "run_dir=run")
+    assert code == 0, err
+    said = "beta does not reach 1 in 2 epochs (objective.beta_warmup_epochs=2)"
+    assert f"warning: {said}" in err
+    code, _, err = command("report", "run", "--output", "out")
+    assert code == 0, err
+    assert f"LadderVAE, L=2: {said}" in Path("out/report.md").read_text()
