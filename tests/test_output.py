@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import tiny
 from ladder_vae.runs.record import read_record
 from ladder_vae.settings import command_line
 from ladder_vae.system.console import Lasting, lasting_output
+from ladder_vae.system.files import write_text
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 
 
@@ -61,6 +63,13 @@ def test_a_closed_pipe_leaves_no_complaint():
     assert process.wait() == 0
 
 
+def test_a_closed_standard_output_is_none():
+    """Of a real process, which begins without one, as under ``>&-``."""
+    code = "from ladder_vae.settings import command_line; command_line.run(lambda: print('x'))"
+    closed = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", closed]).returncode == 0
+
+
 def test_a_full_disk_keeps_the_last_epoch(npz, command, monkeypatch):
     """The message names the file, the remains are removed, and the run goes on later."""
     saved = EpochCheckpoints.on_train_epoch_end
@@ -84,12 +93,21 @@ def test_a_full_disk_keeps_the_last_epoch(npz, command, monkeypatch):
     monkeypatch.undo()
 
 
-def test_no_space_is_said_in_one_line():
-    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/metrics.json")
-    assert (
-        command_line.explain(error)
-        == "runs/x/metrics.json: no space left on device; make room and start again"
-    )
+def test_no_space_is_said_in_one_line(workdir, monkeypatch):
+    """A write that fails knows no path, and the path of the part would tell a user nothing."""
+
+    def full(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        write_text(Path("metrics.json"), "{}")
+    said = "metrics.json: no space left on device; make room and start again"
+    assert command_line.explain(raised.value).startswith(said)
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError) as raised:
+        write_text(Path("nowhere/metrics.json"), "{}")
+    assert command_line.explain(raised.value).startswith("nowhere/metrics.json cannot be used (No such file")
 
 
 def test_a_stream_that_failed_is_not_tried_again():

@@ -91,7 +91,10 @@ def _explain(error: BaseException) -> str:
         return _explain_hydra(error)
     if isinstance(error, OSError) and error.errno in FULL:
         where = error.filename or "the directory that is written to"
-        return f"{where}: {os.strerror(error.errno).lower()}; make room and start again"
+        return (
+            f"{where}: {os.strerror(error.errno).lower()}; make room and start again, with resume= if a run "
+            "was being trained"
+        )
     if str(error).startswith("Config group override must be"):  # Hydra says so of GROUP=null
         return "a configuration group cannot be null; choose one of its files (logger=none)"
     if setting := re.search(r"full_key: (\S+)", str(error)):  # of OmegaConf, which adds it to any exception

@@ -17,10 +17,13 @@ class Lasting:
     """A text stream that swallows what can no longer be written, and remembers why.
 
     Args:
-        stream: The stream, of which everything but writing is passed on.
+        stream: The stream, of which everything but writing is passed on; None, as of a process that began
+            with a closed one, is a reader who wants nothing.
     """
 
     def __init__(self, stream: Any) -> None:
+        if stream is None:
+            stream = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         self.stream = stream
         self.failure: OSError | None = None
         if hasattr(stream, "reconfigure"):  # a character that cannot be shown is described

@@ -27,16 +27,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a new file in the same directory, which takes the place of ``path`` once the block has ended.
 
     If the block raises, the old file stays and the new one is removed. A link at ``path`` is replaced, not
-    followed.
+    followed. An OSError names ``path``: of a full disk it would name nothing, or else the new file.
     """
     directory = path.parent.resolve()
     part = directory / f"{PART}{secrets.token_hex(6)}-{path.name}"
-    part.touch(exist_ok=False)  # a name that nobody could foresee, so that no link waits there
     try:
-        yield part
-        os.replace(part, directory / path.name)
-    finally:
-        part.unlink(missing_ok=True)
+        part.touch(exist_ok=False)  # a name that nobody could foresee, so that no link waits there
+        try:
+            yield part
+            os.replace(part, directory / path.name)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
