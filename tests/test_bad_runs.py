@@ -12,7 +12,7 @@ import yaml
 from test_report import MODEL, fake_run
 
 from ladder_vae.runs.images import read_images
-from ladder_vae.runs.record import write_metrics
+from ladder_vae.runs.record import write_config, write_metrics
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.files import read_npz
 
@@ -49,6 +49,14 @@ BAD = {  # file, content, what is said of it
     "a word as levels": ("config.yaml", config(model=MODEL | {"num_layers": "a"}), "model.num_layers='a'"),
     "no end of levels": ("config.yaml", config(model=MODEL | {"num_layers": 10**9}), "no number of levels"),
     "a list as seed": ("config.yaml", config(seed=[1]), "seed=[1]"),
+    "levels without end": (
+        "config.yaml",
+        f"model: {{num_layers: 0x{'F' * 5000}}}",
+        "such a number has at most",
+    ),
+    "a seed without end": ("config.yaml", f"model: {{}}\nseed: 0x{'F' * 5000}", "such a number has at most"),
+    "a number without end": ("config.yaml", f"model: {{}}\na: {'1:' * 5000}1", "such a number has at most"),
+    "2**63": ("config.yaml", f"model: {{}}\na: {2**63}", "such a number has at most"),
     "other levels": (
         "config.yaml",
         config(model=MODEL | {"num_layers": 3}),
@@ -58,6 +66,7 @@ BAD = {  # file, content, what is said of it
     "NaN": ("metrics.json", metrics(test__mse=float("nan")), "no finite number"),
     "infinity": ("metrics.json", metrics(test__mse=float("inf")), "no finite number"),
     "a huge number": ("metrics.json", metrics(test__mse=10**400), "no finite number"),
+    "a number that overflows in sums": ("metrics.json", metrics(test__mse=1e299), "no finite number"),
     "a word": ("metrics.json", metrics(test__mse="0.1"), "no finite number"),
     "a truth": ("metrics.json", metrics(test__mse=True), "no finite number"),
     "{}": ("metrics.json", metrics(test__mse={}), "no finite number"),
@@ -142,3 +151,14 @@ def test_names_of_metrics_are_no_patterns(folder, command, name):
     path = folder / "broken"
     write_metrics(path, json.loads((path / "metrics.json").read_text()) | {name: 1.0})
     assert command("report", folder, "--output", "out")[0] == 0
+
+
+def test_a_path_of_data_that_no_file_system_takes(trained, command):
+    run = trained()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["path"] = "/" + "x" * 300
+    write_config(run, config)
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: run: ")
+    assert "if the data were moved, data.path=... names where they are" in err

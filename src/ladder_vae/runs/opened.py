@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def load_subject(
     try:
         data_set.setup()
     except UserError as error:
-        missing = not Path(config["data"].get("path", ".")).exists()
+        missing = not os.path.exists(str(config["data"].get("path", ".")))
         hint = "; if the data were moved, data.path=... names where they are" if missing else ""
         raise UserError(f"{run.path}: {error}{hint}") from None
     data_set.check_trained_on(run.checkpoint, run.path)

@@ -17,6 +17,8 @@ MOST_BYTES = {".yaml": 1 << 20, ".json": 16 << 20}  # a thousand times what a ru
 DEEPEST = 20  # settings within settings
 MOST_ALIASES = 10  # of YAML; a few that name each other make a file without end
 MOST_LEVELS, LONGEST_NAME = 10_000, 200
+MOST_BITS, LONGEST_NUMBER = 63, 70  # of a whole number; Python shows none of thousands of digits
+LARGEST_METRIC = 1e100  # the squares of larger ones overflow
 GROUPS = (
     "model",
     "data",
@@ -33,7 +35,7 @@ STATES = ("running", "finished", "interrupted", "failed")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values, not too deep, with few aliases."""
+    """Plain values, not too deep, with few aliases and no whole number that is too large to be shown."""
 
     depth = aliases = 0
 
@@ -45,6 +47,16 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def whole_number(self, node: Any) -> int:
+        if len(node.value) <= LONGEST_NUMBER:  # longer ones take long to be read, too
+            number = self.construct_yaml_int(node)
+            if number.bit_length() <= MOST_BITS:
+                return number
+        raise yaml.YAMLError(f"it has {node.value:.20}...; such a number has at most {MOST_BITS} bits")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole_number)
 
 
 def read_yaml(path: Path) -> Any:
@@ -104,7 +116,7 @@ def check_metrics(path: Path, metrics: Any, num_layers: int | None) -> dict[str,
     for name, value in metrics.items():
         if len(name) > LONGEST_NAME:
             raise UserError(f"{path} has a metric with a name of {len(name):,} characters")
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e300:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < LARGEST_METRIC:
             raise UserError(f"{path} has {_short(name)}: {_short(value)}, which is no finite number")
     levels = {int(found[1]) for name in metrics if (found := re.search(r"/z(\d{1,9})$", name))}
     rates = {int(found[1]) for name in metrics if (found := re.fullmatch(r"test/rate/z(\d{1,9})", name))}
