@@ -71,6 +71,18 @@ def test_a_file_with_a_comma_is_one_file(workdir):
     assert as_override("data.path=a,b.npz") == "data.path='a,b.npz'"
 
 
+def test_many_files_are_longer_than_a_name(workdir):
+    files = [f"images_{number:02}.npz" for number in range(30)]
+    assert as_override(f"data.path={','.join(files)}") == "data.path=" + ",".join(f"'{f}'" for f in files)
+
+
+def test_a_user_that_does_not_exist(command, workdir):
+    code, _, err = command("report", "~nobody-here/runs")
+    assert code == 1
+    said = "there is no user nobody-here; write the path in full, or ./~nobody-here/runs"
+    assert said in only_line(err)
+
+
 def test_no_home_directory(monkeypatch, command):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     code, _, err = command("report", "~/runs")

@@ -24,6 +24,7 @@ from ladder_vae.training.places import prepare_directory
         "run_dir=/": "run_dir=/ is the root of the file system",
         "run_dir=/tmp/..": "is the root of the file system",
         "run_dir=file": "run_dir=file is a file; name a directory",
+        "run_dir=round": "run_dir=round cannot be written",
         "run_dir=s3://bucket/run": "run_dir=s3://bucket/run is no directory of this machine",
         "run_dir=other": "other/config.yaml is there already and not of a run",
         "name=../../etc/x": "name=../../etc/x must be a folder below runs/; run_dir=... takes any directory",
@@ -35,12 +36,13 @@ from ladder_vae.training.places import prepare_directory
 )
 def test_no_place_for_a_run(command, npz, workdir, argument, said):
     Path("file").write_text("kept")
+    Path("round").symlink_to("round")
     Path("other").mkdir()
     Path("other/config.yaml").write_text("kept: true")
     code, _, err = command("train", *tiny(npz), argument)
     assert code == 1
     assert said in only_line(err)
-    assert sorted(path.name for path in workdir.rglob("*")) == ["config.yaml", "file", "other"]
+    assert sorted(path.name for path in workdir.rglob("*")) == ["config.yaml", "file", "other", "round"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def as_override(argument: str) -> str:
     if match is None or HYDRAS.fullmatch(match["value"]):
         return argument
     key, value = match["key"], match["value"]
-    whole = key in NEVER_SWEPT or os.path.lexists(expanded(key, value))
+    whole = key in NEVER_SWEPT or os.path.lexists(os.path.expanduser(value))
     values = [value] if whole else OF_A_LIST.findall(value)
     return match[1] + ",".join(_quoted(key, one) for one in values)
 
@@ -75,11 +75,14 @@ def expanded(key: str, path: str) -> str:
     """The path with ``~`` and ``~user`` replaced.
 
     Raises:
-        UserError: If there is no home directory to put there, or the path is too long for the file system.
+        UserError: If there is no home directory to put there, or no file system takes the path: it is too
+            long, a circle of links, or holds a zero byte.
     """
     full = os.path.expanduser(path)
-    if full == "~" or full.startswith("~/"):
-        raise UserError(f"{key}={path}: this user has no home directory; write the path in full")
+    if full.startswith("~"):
+        user = full.partition("/")[0][1:]
+        who = f"there is no user {user}" if user else "this user has no home directory"
+        raise UserError(f"{key}={path}: {who}; write the path in full" + f", or ./{path}" * bool(user))
     try:
         os.lstat(full)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def check_place(config: DictConfig) -> Path:
         return path
     if "://" in ours:
         raise UserError(f"run_dir={ours} is no directory of this machine; name one, and copy it afterwards")
-    if path.resolve() == path.resolve().parent:
+    if (real := Path(os.path.realpath(path))) == real.parent:  # Path.resolve() raises for links in a circle
         raise UserError(f"run_dir={path} is the root of the file system; name a directory, as in run_dir=out")
     if path.exists() and not path.is_dir():
         raise UserError(f"run_dir={path} is a file; name a directory")
