@@ -152,6 +152,16 @@ def test_bars_of_levels_units_and_estimates(tmp_path, drawn):
     np.testing.assert_array_equal(scattered[1], points[[0, 2]])
 
 
+def test_of_many_levels_units_are_drawn_of_some(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(charts, "save", lambda figure, path: figures.append(figure))
+    charts.save_units(tmp_path / "units.png", [np.array([0.5])] * 100, 0.01)
+    titles = [ax.get_title() for ax in figures[0].axes]
+    assert len(titles) == charts.MAX_PANELS
+    assert (titles[0], titles[-1]) == ("z1: 1 of 1 active", "z100: 1 of 1 active")
+    assert f"{100 - charts.MAX_PANELS} of 100 levels are left out" in figures[0].get_suptitle()
+
+
 def test_a_report_draws_the_means_of_its_groups(trained, command, drawn):
     for seed in (1, 2):
         trained(f"seed={seed}", run_dir=f"sweep/{seed}")

@@ -22,7 +22,7 @@ from ladder_vae.system.naming import z_name
 
 MAX_NAMED = 20  # entries of a legend: nobody tells more colors apart
 MAX_BARS = 1_000  # of a panel of units
-PANELS = 16  # beside each other
+PANELS, MAX_PANELS = 16, 32  # of units: beside each other, and in all (each takes longer, the more there are)
 MAX_ROWS, MAX_ESTIMATES = 60, 100  # bars with a label each, one below the other
 TALLEST = 36.0  # inches
 
@@ -158,12 +158,8 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
     ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if len(curves) > 1:
-        _legend(
-            figure,
-            {curve.label: line for curve, line in zip(curves, drawn, strict=True)},
-            loc="outside lower center",
-            ncols=2,
-        )
+        handles = {curve.label: line for curve, line in zip(curves, drawn, strict=True)}
+        _legend(figure, handles, loc="outside lower center", ncols=2)
     elif curves:
         for k, value in zip(curves[0].k, curves[0].log_px, strict=True):
             ax.annotate(f"{value:.2f}", (k, value), xytext=(0, 8), textcoords="offset points", ha="center")
@@ -173,38 +169,40 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
 
 
 def save_units(path: Path, levels: Sequence[np.ndarray], threshold: float) -> None:
-    """Draw the rates of the units of each level, highest first; of many units, evenly spaced ones.
+    """Draw the rates of the units of each level, highest first; of many levels or units, evenly spaced ones.
 
     Args:
         path: PNG to write.
         levels: Rate of each unit in nats, one array per level, z_1 first.
         threshold: Rate above which a unit counts as active, nats.
     """
-    rows = math.ceil(len(levels) / PANELS)
-    columns = math.ceil(len(levels) / rows)
+    shown = _evenly_spaced(len(levels), MAX_PANELS)
+    rows = math.ceil(len(shown) / PANELS)
+    columns = math.ceil(len(shown) / rows)
     figure = Figure(figsize=(max(5.0, 2.2 * columns + 0.8), 3.4 * rows), dpi=DPI)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     grid[0].set_yscale("log")  # which all share
-    for level, (ax, rates) in enumerate(zip(grid, levels, strict=False)):
-        ordered = np.sort(rates)[::-1]
-        count = (ordered > threshold).sum()
-        places = np.unique(np.linspace(0, len(rates) - 1, min(len(rates), MAX_BARS)).round().astype(int))
-        ordered = ordered[places]
-        active = ordered > threshold
+    for ax, level in zip(grid, shown, strict=False):
+        rates = np.sort(levels[level])[::-1]
+        count = (rates > threshold).sum()
+        places = _evenly_spaced(len(rates), MAX_BARS)
         # A log axis cannot show rates of zero, or below (possible bottom-up); a short bar marks their place.
-        heights = ordered.clip(threshold / 10)
-        wide = len(rates) / len(places)
-        ax.bar(places, heights, color=np.where(active, "tab:blue", "lightgray"), width=wide)
+        heights, wide = rates[places].clip(threshold / 10), len(rates) / len(places)
+        colors = np.where(heights > threshold, "tab:blue", "lightgray")
+        ax.bar(places, heights, color=colors, width=wide)
         ax.axhline(threshold, color="tab:red", linewidth=1, linestyle="--")
         ax.minorticks_off()  # hundreds a panel, which take most of the time
         ax.set_xlabel("units, by rate")
         ax.set_title(f"{z_name(level)}: {count} of {len(rates)} active", fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax in grid[len(levels) :]:
+    for ax in grid[len(shown) :]:
         ax.set_visible(False)
     for ax in grid[::columns]:
         ax.set_ylabel("rate (nats)")
-    figure.suptitle(f"What each unit carries; active above the dashed line ({threshold} nats)", fontsize=10)
+    title = f"What each unit carries; active above the dashed line ({threshold} nats)"
+    if left_out := len(levels) - len(shown):
+        title += f"; {left_out} of {len(levels)} levels are left out"
+    figure.suptitle(title, fontsize=10)
     figure.set_layout_engine("constrained")
     save(figure, path)
 
@@ -267,6 +265,11 @@ def save_estimates(path: Path, panels: Mapping[str, Sequence[Estimate]], *, titl
     figure.suptitle(title, fontsize=11)
     figure.set_layout_engine("constrained")
     save(figure, path)
+
+
+def _evenly_spaced(total: int, most: int) -> np.ndarray:
+    """Indices from the first to the last of ``total``, at most ``most``, ascending."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int))
 
 
 def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:

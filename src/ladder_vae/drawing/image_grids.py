@@ -89,15 +89,16 @@ def save_strips(
     height = sum(heights) + gap * len(strips) + top
     figure = Figure(figsize=(width + margin, height), dpi=DPI)
     y = height - top
-    for label, image, h in zip(labels, strips.values(), heights, strict=True):
-        box = (margin / (width + margin), (y - h) / height, (across - 0.1) / (width + margin), h / height)
+    for label, image, inches in zip(labels, strips.values(), heights, strict=True):
+        left, bottom = margin / (width + margin), (y - inches) / height
+        box = (left, bottom, (across - 0.1) / (width + margin), inches / height)
         ax = figure.add_axes(box)
         ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
-        y -= h + gap
+        y -= inches + gap
     pitch = (next(iter(strips.values())).shape[1] + GAP) / columns
     first = figure.axes[0]
     first.xaxis.tick_top()
