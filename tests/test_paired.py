@@ -97,6 +97,16 @@ def test_only_the_evaluation_that_the_bound_is_from_counts(evaluated, command):
     assert read_image_bounds(read_record(two), "test", 10) is None
 
 
+def test_an_evaluation_without_metrics_is_passed_over(evaluated, capsys):
+    """As ``evaluate binarizations=10`` leaves one for each draw of the pixels."""
+    _, two = evaluated
+    (path,) = two.glob("evaluation/*/images.npz")
+    (two / "evaluation/0").mkdir()
+    shutil.copy(path, two / "evaluation/0")
+    assert read_image_bounds(read_record(two), "test", 10) is not None
+    assert capsys.readouterr().err == ""
+
+
 def test_of_many_groups_each_is_compared_with_the_best(monkeypatch, evaluated):
     one, two = evaluated
     groups = group_runs([read_record(run) for run in (*one, two)])

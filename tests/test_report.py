@@ -240,6 +240,21 @@ def test_equal_data_under_two_paths_are_one_group(workdir):
     assert any("00000000" in group.series for group in groups)
 
 
+def test_one_file_binarized_in_two_ways_is_one_place(workdir):
+    for seed, kind in enumerate(["dynamic", "static"]):
+        fake_run(workdir / "runs" / kind, 1, seed, -100.0)
+        data = {"path": "/here/x.npz", "binarization": kind}
+        write_config(
+            workdir / "runs" / kind, {"seed": seed, "model": MODEL | {"num_layers": 1}, "data": data}
+        )
+        write_status(workdir / "runs" / kind, "finished", data_fingerprint=f"{seed}" * 64)
+    groups = group_runs(find_runs([Path("runs")]))
+    assert [group.series for group in groups] == [
+        "LadderVAE binarization=dynamic",
+        "LadderVAE binarization=static",
+    ]
+
+
 @UNDRAWN
 def test_a_table_has_no_rows_or_columns_of_dashes(workdir, command):
     for depth in (1, 2, 3, 5):

@@ -116,15 +116,19 @@ def _settings(record: Record) -> dict[str, Any]:
 def _places(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """By fingerprint of images, the one place by which they go: equal images may lie at several.
 
-    Other images at the same place, as of a file that was written anew, get a name of their own.
+    Other images that the same settings find at the same place, as in a file that was written anew, get a name
+    of their own. Where settings make other images of the same file, they tell the groups apart.
     """
     places: dict[str, dict[str, Any]] = {}
+    taken = []
     for record in records:
         data = record.config.get("data") or {}
         if record.data and record.data not in places:
             place = {f"data.{key}": data[key] for key in PLACES if data.get(key) is not None}
-            if place in places.values():
+            made = place, data.get("binarization"), data.get("val_size")
+            if made in taken:
                 place = {key: f"{where} ({record.data[:8]})" for key, where in place.items()}
+            taken.append(made)
             places[record.data] = place
     return places
 

@@ -10,11 +10,11 @@ from itertools import combinations
 import numpy as np
 
 from ladder_vae.comparison.groups import Group
-from ladder_vae.runs.record import Record, read_metrics
+from ladder_vae.runs.reading import MOST_BYTES
+from ladder_vae.runs.record import METRICS, Record, read_metrics
 from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.files import read_npz
 
-MOST_BYTES = 1 << 30  # of an evaluation
 MOST_GROUPS = 5  # of which every pair is compared; of more, each with the best
 
 
@@ -68,10 +68,12 @@ def read_image_bounds(run: Record, split: str, k: int) -> ImageBounds | None:
     """The evaluation that the bound in the run's ``metrics.json`` is from; None if it is not there."""
     name = f"{split}/log_px/K={k}"
     for path in sorted(run.path.glob("evaluation/*/images.npz")):
+        if not (path.parent / METRICS).exists():  # one draw of several, of which metrics say the mean
+            continue
         try:
             if read_metrics(path.parent).get(name) != run.metrics[name]:
                 continue
-            kept = read_npz(path, MOST_BYTES)
+            kept = read_npz(path, MOST_BYTES[path.suffix])
             return _bounds(kept, k)
         except (UserError, OSError) as error:
             warn(f"{error}; it is left out of what is compared image by image")

@@ -98,7 +98,7 @@ def level_rows(groups: Sequence[Group], split: str) -> Cells:
             for metric in columns:
                 name = f"{split}/{LEVELS}/{metric.name}/{z}"
                 if not group.values(name):
-                    cells.append("–")
+                    cells.append(NONE)
                     continue
                 varies = len(group.values(name)) > 1
                 std = f" ± {metric.text(group.std(name))}" if varies else ""
@@ -108,7 +108,7 @@ def level_rows(groups: Sequence[Group], split: str) -> Cells:
 
 
 def _short(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form).removesuffix(".0")
+    return NONE if math.isnan(value) else format(value, form).removesuffix(".0")
 
 
 def run_tables(groups: Sequence[Group]) -> list[Cells]:

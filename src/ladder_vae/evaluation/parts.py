@@ -32,6 +32,7 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.statistics import IMAGE_FIELDS, UNIT_FIELDS, ImageStatistics, UnitStatistics
 from ladder_vae.models.summary import summarize
 from ladder_vae.runs.opened import Subject
+from ladder_vae.runs.reading import MOST_BYTES
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.devices import fast_products
 from ladder_vae.system.errors import UserError, one_line, warn
@@ -41,7 +42,6 @@ from ladder_vae.system.self_check import pass_doubt
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
-MOST_BYTES = 1 << 30  # of a file
 VERSION = 6  # of the statistics; parts that another version kept are not used
 
 
@@ -262,7 +262,7 @@ def _write(
 def _read(path: Path, images: int) -> tuple[ImageStatistics, float] | None:
     """What was written of so many images; None where it is missing or damaged, and has to be computed."""
     try:
-        kept = read_npz(path, MOST_BYTES)
+        kept = read_npz(path, MOST_BYTES[path.suffix])
         arrays = {name: torch.from_numpy(kept[name]) for name in IMAGE_FIELDS}
         units = {name: torch.from_numpy(kept[f"unit_{name}"]) for name in UNIT_FIELDS}
         statistics = ImageStatistics(units=UnitStatistics(**units), **arrays)

@@ -13,7 +13,8 @@ from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import read_bytes
 from ladder_vae.system.naming import z_name
 
-MOST_BYTES = {".yaml": 1 << 20, ".json": 16 << 20}  # a thousand times what a run has
+# A thousand times what a run has; an evaluation of all its images has the most.
+MOST_BYTES = {".yaml": 1 << 20, ".json": 16 << 20, ".npz": 1 << 30}
 DEEPEST = 20  # settings within settings
 MOST_ALIASES = 10  # of YAML; a few that name each other make a file without end
 MOST_LEVELS, LONGEST_NAME = 10_000, 200
