@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from ladder_vae.settings.paths import CLAIMED
 from ladder_vae.system.console import lasting_output
 from ladder_vae.system.errors import Refusal, UserError, one_line, printable
 from ladder_vae.system.memory import keep_freed_memory
@@ -30,6 +31,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     ``HYDRA_FULL_ERROR=1`` in the environment adds the traceback. Output that cannot be written stops nothing.
     """
     keep_freed_memory()
+    CLAIMED.clear()  # of an earlier command in this process
     asked = os.environ.get(DETAIL)
     os.environ[DETAIL] = "1"  # otherwise Hydra prints the error and exits by itself
     try:

@@ -19,7 +19,7 @@ THEIRS = r"(?:[\w@/.]+[._])?(?:path|dir|directory|folder|file|root)"
 OVERRIDE = re.compile(rf"(\+{{0,2}}(?P<key>{OURS}|{THEIRS})=)(?P<value>.*)", re.DOTALL)
 NEVER_SWEPT = ("run", "run_dir", "resume", "classifier_dir")  # a comma in them is part of the name
 OF_A_LIST = re.compile(r"""(?:^|,)("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^,]*)(?=,|$)""", re.DOTALL)
-# Directories that are named after the second, and what this process has made for each (the resolver ``own``).
+# Directories that are named after the second, and what this command has made for each.
 CLAIMED: dict[str, str] = {}
 # What is no path: nothing, null, missing, a list, and Hydra's functions of a sweep.
 HYDRAS = re.compile(r"|null|\?\?\?|\[.*\]|(?:choice|glob|range|interval|shuffle|sort)\(.*\)", re.DOTALL)
@@ -72,7 +72,11 @@ def _unquoted(value: str) -> str:
 
 
 def expanded(key: str, path: str) -> str:
-    """The path with ``~`` and ``~user`` replaced.
+    """The path with ``~`` and ``~user`` replaced, if it can be one; nothing need be there.
+
+    Args:
+        key: The setting, for errors.
+        path: Its value.
 
     Raises:
         UserError: If there is no home directory to put there, or no file system takes the path: it is too
@@ -94,6 +98,15 @@ def expanded(key: str, path: str) -> str:
     except ValueError as error:  # it holds a zero byte
         raise UserError(f"{key}={path!r} is no usable path ({error}); choose another") from None
     return full
+
+
+def claimed(path: str) -> str:
+    """What was made for a directory that is named after the second, or else its name; the resolver ``own``.
+
+    Hydra resolves ``run_dir`` before the directory is made and again after it, when it may have a number.
+    """
+    name = str(Path(path))
+    return CLAIMED.setdefault(name, name)
 
 
 def leaves(path: str) -> bool:

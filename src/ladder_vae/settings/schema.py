@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from ladder_vae.settings.paths import CLAIMED
+from ladder_vae.settings.paths import claimed
 from ladder_vae.system.errors import UserError
 
 
@@ -165,9 +164,7 @@ def register() -> None:
     store.store(name="analyze_schema", node=AnalyzeConfig)
     store.store(group="hydra/launcher", name="ladder_vae", node=Launcher)
     OmegaConf.register_new_resolver("at", _at, replace=True)
-    OmegaConf.register_new_resolver(
-        "own", lambda path: CLAIMED.setdefault(str(Path(path)), str(Path(path))), replace=True
-    )
+    OmegaConf.register_new_resolver("own", claimed, replace=True)
     OmegaConf.register_new_resolver(
         "first", lambda *options: next(o for o in options if o is not None), replace=True
     )

@@ -1,1 +1,1 @@
-"""The machine: errors, randomness, devices, memory, compilation, files. Nothing here knows a model."""
+"""The machine, from streams, signals, files and locks, to devices and compilation; it knows no model."""

@@ -24,7 +24,6 @@ def check_place(config: DictConfig) -> Path:
     Raises:
         UserError: If it is no place for a run, or a setting of Hydra's would put files elsewhere.
     """
-    CLAIMED.clear()  # of an earlier command in this process
     sweeps = config.hydra.mode == RunMode.MULTIRUN
     ours = config.run_dir if sweeps or config.resume is None else config.resume
     key, theirs = ("sweep.dir", config.hydra.sweep.dir) if sweeps else ("run.dir", config.hydra.run.dir)
