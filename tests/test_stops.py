@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from conftest import assert_same_weights, events, tiny
 from ladder_vae.runs.record import read_record, write_status
 from ladder_vae.training import fit
 from ladder_vae.training.lightning_module import HierarchicalVAE
+from ladder_vae.training.places import check_unused
 
 
 def test_a_run_that_was_killed_in_its_first_epoch(train, command, npz, monkeypatch):
@@ -32,6 +34,56 @@ def test_a_run_that_was_killed_in_its_first_epoch(train, command, npz, monkeypat
         code, _, err = command("train", *again)
         assert code == 0, err
         assert_same_weights(whole, Path(name))
+
+
+class Killed(BaseException):
+    """Ends what runs at once; nothing catches it."""
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_run_that_was_killed_as_it_began(workdir, monkeypatch, writes):
+    """Whichever of its first files are there, the same command starts it again, or resume= does."""
+    replace, left = os.replace, [writes]
+
+    def kill(source, target):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        replace(source, target)
+
+    run = workdir / "run"
+    run.mkdir()
+    data = SimpleNamespace(fingerprint="")
+    assembly = SimpleNamespace(config={"model": {}, "trainer": {"max_epochs": 1}}, data=data)
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(Killed):
+        fit.fit(assembly, run)
+    check_unused(run)
+
+
+def test_a_run_that_was_killed_between_its_first_checkpoints(train, command, npz, monkeypatch):
+    """Of best.ckpt and last.ckpt one was there."""
+    whole, replace = train(run_dir="whole"), os.replace
+
+    def kill(source, target):
+        replace(source, target)
+        if Path(target).suffix == ".ckpt":
+            os._exit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", kill)
+        child = os.fork()
+        if child == 0:
+            command("train", *tiny(npz), "run_dir=cut")
+        os.waitpid(child, 0)
+    assert len(list(Path("cut/checkpoints").glob("[!.]*.ckpt"))) == 1
+    code, _, err = command("train", "resume=cut")
+    assert code == 0, err
+    assert_same_weights(whole, Path("cut"))
+    assert (
+        json.loads(Path("cut/metrics.json").read_text())["test/elbo"]
+        == (json.loads(Path("whole/metrics.json").read_text())["test/elbo"])
+    )
 
 
 def test_a_run_goes_on_with_its_threads(trained, command, monkeypatch):

@@ -36,11 +36,13 @@ from hydra.core.utils import (
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from ladder_vae.runs.record import PLAN, is_run, write_status
+from ladder_vae.runs.record import PLAN, is_run, read_record, write_status
+from ladder_vae.settings.command_line import explain
 from ladder_vae.settings.composition import directory_of
 from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.console import lasting_output
+from ladder_vae.system.errors import UserError
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.signals import gentle_stops, interrupts_held, release_interrupts
 
@@ -128,7 +130,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
             number, process = running.pop(connection)
             try:
                 result, printed = connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the latter where it was killed while it sent its result
                 process.join()
                 result, printed = _died(configs[number], process.exitcode), ""
             process.join()
@@ -154,12 +156,15 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
             collect()
             if hints:
                 raise KeyboardInterrupt
-    except KeyboardInterrupt:
+    except BaseException as error:  # such as a process that cannot be started
         for _, process in running.values():
+            assert process.pid is not None
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid or 0, signal.SIGINT)
+                os.kill(process.pid, signal.SIGINT)
         while running:
             collect()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         raise KeyboardInterrupt("\n".join(hint for hint in hints if hint)) from None
     return [results[number] for number in range(len(configs))]
 
@@ -183,8 +188,9 @@ def _died(config: DictConfig, code: int | None) -> JobReturn:
     """The result of a job whose process was killed; also writes its status."""
     path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     message = f"the process ended with code {code}" + (", killed, perhaps for its memory" * (code == -9))
-    if is_run(path):
-        write_status(path, "failed", message)
+    if is_run(path) and not read_record(path).finished:  # it is where the process drew pictures
+        with contextlib.suppress(OSError):  # a full disk must not stop the other jobs
+            write_status(path, "failed", message)
     result = JobReturn()
     result.status = JobStatus.FAILED
     result.return_value = RuntimeError(f"{path.name}: {message}")
@@ -219,13 +225,23 @@ def _call(task: TaskFunction, config: DictConfig, threads: int) -> JobReturn:
     version.setbase("1.3")
     setup_globals()
     JobRuntime.instance().set("name", config.hydra.job.name)
-    return run_job(
+    result = run_job(
         hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
         task_function=task,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    if result.status == JobStatus.FAILED:
+        result.return_value = _portable(result._return_value)
+    return result
+
+
+def _portable(error: Any) -> UserError:
+    """An exception in words. A class of its own might fail to be made again in another process."""
+    portable = UserError(explain(error))
+    portable.reported = getattr(error, "reported", False)  # type: ignore[attr-defined]
+    return portable
 
 
 def _stop_with_parent() -> None:

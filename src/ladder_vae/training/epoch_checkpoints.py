@@ -49,6 +49,11 @@ class EpochCheckpoints(Checkpoint):
         """Path of ``last.ckpt``."""
         return self.directory / "last.ckpt"
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        best = self.directory / "best.ckpt"
+        if self.last.exists() and not best.exists():  # killed between the two, after its first epoch
+            _copy(self.last, best)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         remove_parts(self.directory)  # left by a killed run
         for stale in ("last.part", "best.part"):  # or by one of an earlier version
@@ -66,9 +71,10 @@ class EpochCheckpoints(Checkpoint):
             self.directory.mkdir(parents=True, exist_ok=True)
             with replacing(self.last) as part:  # if this is interrupted, both old checkpoints are still whole
                 trainer.save_checkpoint(part)
-                if improved:
-                    with replacing(best) as best_part:
-                        _link_or_copy(part, best_part)
+                if improved and self.last.exists():
+                    _copy(part, best)
+            if not best.exists():  # the first two, the other way round: without last.ckpt no run goes on
+                _copy(self.last, best)
         except (OSError, RuntimeError) as error:  # the latter is how PyTorch says that a disk is full
             raise UserError(
                 f"{self.last} cannot be written ({one_line(error)[:100]}); make room, then resume= goes on "
@@ -83,10 +89,11 @@ class EpochCheckpoints(Checkpoint):
         self.best = state_dict[key]
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or where the file system has no hard links copy it; ``target`` exists."""
-    target.unlink()
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or where the file system has no hard links copy it."""
+    with replacing(target) as part:
+        part.unlink()
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)

@@ -42,10 +42,10 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
     Returns:
         What ``metrics.json`` holds.
     """
-    write_config(path, assembly.config)
     if said := beta_stays_below_one(assembly.config, assembly.config["trainer"]["max_epochs"]):
         warn(said)
     with recording(path, torch.get_num_threads(), assembly.data.fingerprint):
+        write_config(path, assembly.config)  # after the status: a process killed in between leaves no run
         module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
         interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         best = read_checkpoint(checkpoint_path(path, "best"))

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def job(cfg: DictConfig) -> float | None:
         except Exception as error:
             said = command_line.explain(error)
             if not is_run(path):  # so that the report lists it
-                write_config(path, plain(cfg))
-                write_status(path, "failed", said)
+                with suppress(OSError):  # a full disk must not hide what happened
+                    write_status(path, "failed", said)
+                    write_config(path, plain(cfg))  # after the status, as a run that begins does
             if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
                 print(printable(f"error: {path.name}: {said}"), file=sys.stderr)
                 error.reported = True  # type: ignore[attr-defined]
