@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import random
@@ -14,10 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import assert_same_weights, crash_after, tiny
 
-from ladder_vae.runs.plan import read_plan
-from ladder_vae.runs.record import read_record, write_status
+from hydra_plugins.ladder_vae_launcher import ParallelLauncher
+from ladder_vae.runs.plan import PlannedJob, read_plan, write_plan
+from ladder_vae.runs.record import User, read_record, write_status
+from ladder_vae.system.errors import UserError
 from ladder_vae.training import finishing
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 
@@ -36,11 +40,12 @@ def in_this_process(command, monkeypatch):
     """Jobs of ``finish`` are trained here, one after the other; returns their command lines."""
     started = []
 
-    def start(arguments, threads):
+    def start(job, arguments, threads):
         started.append(arguments)
         code, out, _ = command("train", *arguments)
         printed = SimpleNamespace(seek=lambda at: None, read=lambda: out, close=lambda: None)
-        return SimpleNamespace(process=SimpleNamespace(poll=lambda: code, returncode=code), printed=printed)
+        process = SimpleNamespace(poll=lambda: code, returncode=code)
+        return SimpleNamespace(job=job, process=process, printed=printed)
 
     monkeypatch.setattr(finishing, "_start", start)
     monkeypatch.setattr(finishing, "POLL", 0)
@@ -104,9 +109,10 @@ def test_a_job_that_fails_again_is_named(command, npz, in_this_process, monkeypa
     plan = json.loads(Path("sweep/jobs.json").read_text())
     plan[0]["overrides"].append("optimizer.lr=1e30")
     Path("sweep/jobs.json").write_text(json.dumps(plan))
+    Path("sweep/checksums.json").unlink()
     code, _, err = command("train", "finish=sweep")
     assert code == 1
-    assert err.splitlines()[-1] == "error: 1 of 1 jobs failed; the report says why"
+    assert err.splitlines()[-1] == "error: 1 of 1 jobs failed; the lines above, or the report, say why"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +142,106 @@ def test_a_model_of_the_package_is_not_resumed(command):
     assert code == 1
     assert "resume=record is a model that comes with the package" in err
     assert "init_from=record begins a run with its weights" in err
+
+
+PLANNED = [PlannedJob(f"{number}_job", [f"seed={number}"], 2) for number in range(2)]
+
+
+def test_a_plan_is_not_written_over(workdir):
+    """Two sweeps that start at once in one directory both find it unused."""
+    write_plan(workdir, PLANNED)
+    with pytest.raises(UserError, match=r"already holds a sweep; finish=\S+ trains what is left"):
+        write_plan(workdir, PLANNED[:1])
+    assert read_plan(workdir) == PLANNED
+
+
+def test_a_damaged_plan_is_refused(workdir):
+    """A seed with a flipped bit is a seed, too."""
+    write_plan(workdir, PLANNED)
+    plan = workdir / "jobs.json"
+    plan.write_text(plan.read_text().replace("seed=1", "seed=3"))
+    with pytest.raises(UserError, match=r"jobs\.json is damaged: its checksum is not that of"):
+        read_plan(workdir)
+
+
+def test_a_plan_of_an_earlier_version(workdir):
+    """It has no threads and no checksum."""
+    (workdir / "jobs.json").write_text('[{"name": "0_job", "overrides": ["seed=1"]}]')
+    assert read_plan(workdir) == [PlannedJob("0_job", ["seed=1"], None)]
+
+
+@pytest.mark.parametrize(("text", "said"), [("[]", "names no job"), ('[{"name": "/"}]', "cannot be read")])
+def test_what_is_no_plan(workdir, text, said):
+    (workdir / "jobs.json").write_text(text)
+    with pytest.raises(UserError, match=f"jobs.json {said}.*name the directory of a sweep"):
+        read_plan(workdir)
+
+
+def test_a_plan_means_the_same_everywhere(command, npz, workdir, monkeypatch):
+    """Its paths are full, and it names the threads of a job that was never started."""
+    (workdir / "my data.npz").write_bytes(npz.read_bytes())
+    monkeypatch.setattr(ParallelLauncher, "launch", lambda *_: [])
+    few = [*tiny(Path("my data.npz")), "seed=1,2", "run_dir=sweep", "hydra.launcher.jobs=1"]
+    code, _, err = command("train", "-m", *few)
+    assert code == 0, err
+    for job in read_plan(Path("sweep")):
+        assert job.threads == torch.get_num_threads()
+        assert [o for o in job.overrides if "data.path" in o] == [f"++data.path='{workdir}/my data.npz'"]
+
+
+class Started:
+    """In place of a process: it has ended, with an error or not, or runs until it is stopped."""
+
+    def __init__(self, job, code=None):
+        self.job, self.process, self.returncode, self.printed = job, self, code, io.StringIO()
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self):
+        assert self.returncode is not None
+
+
+def test_a_job_that_cannot_be_started_leaves_no_other_behind(workdir, monkeypatch):
+    """The lock of the sweep is given back, so no other may still be running."""
+    write_plan(workdir, [job._replace(threads=1) for job in PLANNED])
+    first = Started(PLANNED[0])
+    started = iter([first])
+    monkeypatch.setattr(finishing, "share_cores", lambda *_: (2, 1))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(finishing, "_start", lambda *_: next(started))
+    monkeypatch.setattr(finishing, "_stop", lambda process: setattr(process, "returncode", 130))
+    with pytest.raises(StopIteration):
+        finishing.finish(workdir)
+    assert first.returncode == 130
+
+
+def test_a_job_of_an_earlier_finish_is_waited_for(workdir, monkeypatch):
+    """Killed, that command left a process that was still importing; of the two it got the run."""
+    write_plan(workdir, PLANNED[:1])
+    users = iter([None, User("in use by process 1", False), User("in use by process 1", False), None])
+    finished = iter([False, False, True])
+    monkeypatch.setattr(finishing, "in_use", lambda path: next(users))
+    monkeypatch.setattr(finishing, "_finished", lambda path: next(finished))
+    monkeypatch.setattr(finishing, "_start", lambda job, *_: Started(job, 1))
+    monkeypatch.setattr(finishing, "POLL", 0)
+    assert finishing.finish(workdir) == ""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_jobs_give_the_detail_that_was_asked_for(workdir, monkeypatch, asked):
+    environments = []
+    monkeypatch.setattr(finishing, "DETAILED", asked)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as every command sets it for itself
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: environments.append(env))
+    finishing._start(PLANNED[0], [], 1).printed.close()
+    assert ("HYDRA_FULL_ERROR" in environments[0]) is asked
+
+
+def test_a_sweep_of_a_user_without_a_home(workdir, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="finish=~/sweep: this user has no home directory"):
+        finishing.asked(["finish=~/sweep"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Two at once: who holds a run, and that nothing is lost between reading and writing."""
 
+import errno
 import importlib
 import platform
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny
+from filelock import FileLock
 
+from ladder_vae.runs import record
+from ladder_vae.runs.plan import PlannedJob, write_plan
 from ladder_vae.runs.record import in_use, read_record, write_status
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.locks import RECORD, TRAINING, is_locked, locked
@@ -55,6 +59,29 @@ def test_a_lock_that_is_a_link_changes_no_other_file(tmp_path):
     with pytest.raises(UserError, match="is no file of ours"), locked(tmp_path, TRAINING):
         pass
     assert (tmp_path / "theirs").read_text() == "kept"
+
+
+def test_a_lock_that_cannot_be_looked_at_is_told(trained, command, workdir):
+    """Nobody waits for it: its file is a link, or belongs to another user."""
+    run = trained(run_dir="sweep/run")
+    write_plan(workdir / "sweep", [PlannedJob("run", [])])
+    write_status(run, "running")
+    (run / ".lock").unlink()
+    (workdir / "theirs").touch()
+    (run / ".lock").symlink_to(workdir / "theirs")
+    said = "in use, unless nothing runs there any more: sweep/run/.lock is no file of ours; remove it"
+    assert read_record(run).status == "running"
+    assert command("train", "finish=sweep")[::2] == (1, f"error: sweep/run is {said}\n")
+
+
+def test_a_lock_of_another_user(tmp_path, monkeypatch):
+    def denied(*arguments, **settings):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(FileLock, "acquire", denied)
+    with pytest.raises(UserError, match=r"cannot be locked .*Permission denied"):
+        is_locked(tmp_path, TRAINING)
 
 
 def test_a_run_that_is_trained_is_left_alone(trained, command, npz):
@@ -105,6 +132,19 @@ def test_two_at_once_lose_no_result(room, trained, command, monkeypatch):
     assert code == 0, err
     assert set(held) == {("read_record", True), ("write_metrics", True)}
     assert not is_locked(run, RECORD)
+
+
+def test_training_begins_while_no_evaluation_enters_its_results(workdir, monkeypatch):
+    """Of two that add to checksums.json at once one entry would be lost, and metrics.json unreadable."""
+    held, write = [], record.write_checked
+
+    def watched(path, content):
+        held.append(is_locked(path.parent, RECORD))
+        write(path, content)
+
+    monkeypatch.setattr(record, "write_checked", watched)
+    with record.recording(workdir, threads=1):
+        assert held == [True]
 
 
 def test_a_job_holds_its_directory(npz, command, monkeypatch, workdir):

@@ -1,6 +1,9 @@
 import base64
+import os
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+from ladder_vae.analysis import page
 from ladder_vae.drawing.pages import Picture, Section, Table, write_html, write_markdown
 
 SECTIONS = [
@@ -47,6 +50,31 @@ def test_html_needs_no_other_file(tmp_path):
     assert "http" not in text
     assert "a &lt; b &amp; c" in text
     assert "T &lt;1&gt;" in text
+
+
+def test_pictures_of_two_analyses_at_once(tmp_path, monkeypatch):
+    """One writes a picture while the other removes those of other levels, which the first has removed."""
+    directory = tmp_path / page.PICTURES
+    directory.mkdir(parents=True)
+    for name in (".part-0123456789ab-new.png", "other_level.png"):
+        (directory / name).write_bytes(b"png")
+
+    def written(*arguments):
+        (directory / "gone.png").symlink_to("nowhere")
+        monkeypatch.setattr(page.Path, "unlink", remove)
+
+    def remove(path, missing_ok=False):
+        os.unlink(path)
+        if path.name == "gone.png" and not missing_ok:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(page, "_sections", lambda *_: [])
+    monkeypatch.setattr(page, "write_html", written)
+    model = SimpleNamespace(num_layers=1)
+    subject = SimpleNamespace(run=SimpleNamespace(path=tmp_path, model=model))
+    settings = SimpleNamespace(levels=[0])
+    page.write(subject, SimpleNamespace(readings=None), settings, lambda step: None)
+    assert [path.name for path in directory.iterdir()] == [".part-0123456789ab-new.png"]
 
 
 def test_markdown(tmp_path):

@@ -1,6 +1,7 @@
 """Runs made small enough to pass on, and those that come with the package."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ladder_vae.runs import releases
 from ladder_vae.runs.checkpoints import load_run
 from ladder_vae.runs.opened import load_subject
 from ladder_vae.runs.record import write_status
-from ladder_vae.runs.releases import RELEASES, released
+from ladder_vae.runs.releases import RELEASES, own_copy, released
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -114,6 +115,19 @@ def test_a_release_can_be_begun_with(small, trained):
     assert set(json.loads((Path("small") / "metrics.json").read_text())) == set(KEPT_METRICS)
     before, after = (dict(load_run(path).model.named_parameters()) for path in ("small", run))
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_two_first_uses_of_a_release(workdir, monkeypatch):
+    """Both make a copy; the second finds that of the first."""
+    replace = os.replace
+
+    def late(source, target):
+        shutil.copytree(source, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert own_copy("record") == Path("runs/released/record")
+    assert [path.name for path in Path("runs/released").iterdir()] == ["record"]
 
 
 def test_what_cannot_be_released(small, command, trained):

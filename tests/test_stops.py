@@ -1,5 +1,6 @@
 """What stops a run, and how it goes on afterwards."""
 
+import errno
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import assert_same_weights, events, tiny
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ladder_vae.runs.record import read_record, write_status
+from ladder_vae.system.files import remove_parts, write_text
 from ladder_vae.training import fit
 from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.places import check_unused
@@ -84,6 +87,19 @@ def test_a_run_that_was_killed_between_its_first_checkpoints(train, command, npz
         json.loads(Path("cut/metrics.json").read_text())["test/elbo"]
         == (json.loads(Path("whole/metrics.json").read_text())["test/elbo"])
     )
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path):
+    """Once nobody can be writing it any more; and nothing else is."""
+    old, new, theirs = (f".part-{name}" for name in ("0123456789ab-a", "123456789abc-a", "theirs-a"))
+    for name in (old, new, theirs):
+        (tmp_path / name).touch()
+    for name in (old, theirs):
+        os.utime(tmp_path / name, (0, 0))
+    write_text(tmp_path / "a", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([new, theirs, "a"])
+    remove_parts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([theirs, "a"])
 
 
 def test_a_run_goes_on_with_its_threads(trained, command, monkeypatch):
@@ -160,13 +176,30 @@ def test_sigterm_stops_as_ctrl_c_does(npz, command, monkeypatch):
     monkeypatch.setattr(fit, "_draw", lambda *_: signal.raise_signal(signal.SIGTERM))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code, _, _ = command("train", *tiny(npz), "run_dir=run")
+        code, _, err = command("train", *tiny(npz), "run_dir=run")
     finally:
         signal.signal(signal.SIGINT, before)
     assert code == 143
+    assert err.splitlines()[-1] == "interrupted: run is finished"  # so that nothing is said of resume=
     assert read_record(Path("run")).status == "finished"  # but for its pictures
     assert "test/elbo" in json.loads(Path("run/metrics.json").read_text())
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_curves_that_cannot_be_written_fail_no_run(npz, command, monkeypatch):
+    """The last ones, once all that counts is known."""
+    log = TensorBoardLogger.log_metrics
+
+    def full(logger, metrics, step=None):
+        if "model/parameters" in metrics:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        log(logger, metrics, step)
+
+    monkeypatch.setattr(TensorBoardLogger, "log_metrics", full)
+    code, _, err = command("train", *tiny(npz), "run_dir=run")
+    assert code == 0, err
+    assert "warning: writing to TensorBoard failed, the results are kept" in err
+    assert read_record(Path("run")).finished
 
 
 def test_a_closed_terminal_stops_nothing(npz, command, monkeypatch):

@@ -63,20 +63,17 @@ class ParallelLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self.config is not None
-        import torch
+        from ladder_vae.system.devices import share_cores
 
-        from ladder_vae.system.devices import choose_device_type, jobs_at_once
-
-        cores = torch.get_num_threads()
         accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
-        at_once = min(jobs_at_once(self.jobs, choose_device_type(accelerator), cores), len(job_overrides))
+        at_once, threads = share_cores(self.jobs, accelerator, len(job_overrides))
         sweep = Path(self.config.hydra.sweep.dir)
         sweep.mkdir(parents=True, exist_ok=True)
         try:
             with locked(sweep, TRAINING):  # nobody finishes it meanwhile
                 if at_once <= 1:
                     return super().launch(job_overrides, initial_job_idx)
-                return self._launch(job_overrides, initial_job_idx, at_once, cores)
+                return self._launch(job_overrides, initial_job_idx, at_once, threads)
         except KeyboardInterrupt:
             if not (sweep / PLAN).exists():
                 raise
@@ -84,12 +81,11 @@ class ParallelLauncher(BasicLauncher):
             raise KeyboardInterrupt(hint) from None
 
     def _launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, at_once: int, cores: int
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, at_once: int, threads: int
     ) -> Sequence[JobReturn]:
         assert self.config is not None
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        threads = max(1, cores // at_once)
         log.info(f"Launching {len(job_overrides)} jobs, {at_once} at once, {threads} thread(s) each")
         configs = [self._config(initial_job_idx + i, overrides) for i, overrides in enumerate(job_overrides)]
         assert self.task_function is not None

@@ -45,7 +45,7 @@ def _finish(sweep: Path, trust: bool) -> None:
     report([sweep], sweep)
     print(sweep / "report.md")
     if failed:
-        raise UserError(f"{failed} failed; the report says why")
+        raise UserError(f"{failed} failed; the lines above, or the report, say why")
 
 
 if __name__ == "__main__":

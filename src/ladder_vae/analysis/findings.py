@@ -55,9 +55,8 @@ def record(subject: Subject, analysis: Analysis, settings: Settings) -> bool:
         Whether they were written.
     """
     path, prefix = subject.run.path, _prefix(subject)
-    reason = why_not_final(subject)
-    with locked(path, RECORD, patience=60):  # an evaluation may enter its own at the same time
-        earlier = read_record(path).metrics
+    with locked(path, RECORD):  # an evaluation may enter its own at the same time
+        earlier, reason = read_record(path).metrics, why_not_final(subject)
         if not reason and earlier.get(f"{prefix}draws", 0) > settings.draws:
             reason = "it keeps an analysis with more draws"
         metrics = {prefix + name: value for name, value in analysis.figures.items()}

@@ -43,8 +43,8 @@ def write(
     title = f"What {each} level of a {depth}-level {kind} encodes"
     write_markdown(run.path / "analysis.md", title, sections, PICTURES.as_posix())
     write_html(run.path / "analysis.html", title, sections, directory)
-    for earlier in set(directory.glob("*.png")) - set(drawn):  # of other levels, maybe
-        earlier.unlink()
+    for earlier in set(directory.glob("[!.]*.png")) - set(drawn):  # of other levels, maybe
+        earlier.unlink(missing_ok=True)  # by another analysis, perhaps
     return drawn
 
 

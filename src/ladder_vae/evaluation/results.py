@@ -73,8 +73,8 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int, bool], None]]
 def keep(subject: Subject, evaluation: Evaluation, settings: Settings) -> None:
     """Write results and figures to the directory of the evaluation, and to the record if they are final."""
     directory, path, metrics = plan(subject, settings), subject.run.path, evaluation.metrics
-    write_metrics(directory, metrics)
-    with locked(path, RECORD, patience=60):  # another evaluation of the run may enter its own
+    with locked(path, RECORD):  # another evaluation of the run may enter its own
+        write_metrics(directory, metrics)
         earlier, split = read_record(path).metrics, subject.split
         entered = earlier
         reason = why_not_final(subject)

@@ -30,7 +30,7 @@ from ladder_vae.runs.reading import check_config, check_metrics, check_status, r
 from ladder_vae.settings.command_line import explain
 from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.files import refuse_links
-from ladder_vae.system.locks import TRAINING, is_locked
+from ladder_vae.system.locks import RECORD, TRAINING, is_locked, locked
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
 PAGES = ("analysis.md", "analysis.html")
@@ -142,13 +142,9 @@ def recording(path: Path, threads: int, data: str = "") -> Iterator[None]:
         threads: Number of threads of the training, on which its last bits depend.
         data: Fingerprint of the images that it is trained on.
     """
-    facts: dict[str, Any] = {
-        "host": platform.node(),
-        "process": os.getpid(),
-        "threads": threads,
-        "data_fingerprint": data,
-    }
-    write_status(path, "running", **facts)
+    who: dict[str, Any] = {"host": platform.node(), "process": os.getpid()}
+    with locked(path, RECORD):  # an evaluation may enter its own; from then on it finds the run unfinished
+        write_status(path, "running", **who, threads=threads, data_fingerprint=data)
     try:
         yield
     except KeyboardInterrupt:
@@ -249,7 +245,7 @@ class User(NamedTuple):
 
     Args:
         who: In words, as in "the run is ...".
-        elsewhere: Whether it is another machine, whose processes are not to be seen from here.
+        elsewhere: Whether it cannot be seen from here when they end: another machine, or nobody can tell.
     """
 
     who: str
@@ -264,8 +260,11 @@ def in_use(path: Path) -> User | None:
         # a container that starts anew has another name, too
         who = f"in use by {host}; if nothing runs there any more, remove {path / TRAINING}"
         return User(who, elsewhere=True)
-    if not is_locked(path, TRAINING):
-        return None
+    try:
+        if not is_locked(path, TRAINING):
+            return None
+    except UserError as error:  # its lock is another user's, perhaps
+        return User(f"in use, unless nothing runs there any more: {error}", elsewhere=True)
     process = f"process {state.get('process', 'unknown')}" if says_so else "another process"
     return User(f"in use by {process}", elsewhere=False)
 

@@ -45,8 +45,12 @@ def own_copy(run: str | Path) -> Path:
         COPIES.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=COPIES) as part:  # no half-made copy is left behind
             shutil.copytree(source, Path(part) / "copy")
-            os.replace(Path(part) / "copy", copy)
-    elif not _same(source / WEIGHTS, copy / WEIGHTS):
+            try:
+                os.replace(Path(part) / "copy", copy)
+            except OSError:
+                if not copy.exists():  # else another command was faster
+                    raise
+    if not _same(source / WEIGHTS, copy / WEIGHTS):
         raise UserError(f"{copy} holds other weights than the package has now; move it away")
     return copy
 

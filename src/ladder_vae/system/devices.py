@@ -44,6 +44,19 @@ def jobs_at_once(asked: Any, device: str, cores: int) -> int:
     return asked
 
 
+def share_cores(asked: Any, accelerator: str, jobs: int) -> tuple[int, int]:
+    """How many jobs of a sweep run at once, and on how many threads each.
+
+    Args:
+        asked: See :func:`jobs_at_once`.
+        accelerator: Lightning's setting.
+        jobs: How many there are.
+    """
+    cores = torch.get_num_threads()
+    at_once = min(jobs_at_once(asked, choose_device_type(accelerator), cores), jobs)
+    return at_once, max(1, cores // at_once)
+
+
 def has_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
     if device == "cuda":

@@ -10,9 +10,10 @@ import io
 import os
 import secrets
 import stat
+import time
 import zipfile
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from ladder_vae.system.errors import UserError, one_line
 
 PART = ".part-"  # begins the name of a file that is being written
+STALE = 24 * 60 * 60  # seconds after which nobody is writing it any more
 
 
 @contextmanager
@@ -30,6 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     followed. An OSError names ``path``: of a full disk it would name nothing, or else the new file.
     """
     directory = path.parent.resolve()
+    remove_parts(directory, STALE)
     part = directory / f"{PART}{secrets.token_hex(6)}-{path.name}"
     try:
         part.touch(exist_ok=False)  # a name that nobody could foresee, so that no link waits there
@@ -54,10 +57,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def remove_parts(directory: Path) -> None:
-    """Remove what a killed process had begun to write. Nobody else may be writing there."""
-    for part in directory.glob(f"{PART}*"):
-        part.unlink(missing_ok=True)
+def remove_parts(directory: Path, age: float = 0.0) -> None:
+    """Remove what killed processes had begun to write.
+
+    Args:
+        age: Seconds for which it has not changed; unless they are many, nobody else may be writing there.
+    """
+    for part in directory.glob(f"{PART}{'[0-9a-f]' * 12}-*"):
+        with suppress(OSError):  # another process may be removing it, too
+            if time.time() - part.lstat().st_mtime >= age:
+                part.unlink()
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -10,26 +10,32 @@ from filelock import FileLock, Timeout
 
 from ladder_vae.system.errors import UserError, one_line
 
-TRAINING, RECORD = ".lock", ".record.lock"  # who trains in a directory; who changes its metrics
-PATIENCE = 2.0  # seconds; a report that looks whether a lock is held holds it for a moment
+TRAINING, RECORD = ".lock", ".record.lock"  # who trains in a directory; who changes its record
+# Seconds; a report that looks whether a lock is held holds it for a moment, and so does who changes a record.
+PATIENCE = {TRAINING: 2.0, RECORD: 60.0}
+
+
+class InUse(UserError):
+    """Another process holds a lock."""
 
 
 @contextmanager
-def locked(directory: Path, name: str, *, patience: float = PATIENCE) -> Iterator[None]:
+def locked(directory: Path, name: str, *, patience: float | None = None) -> Iterator[None]:
     """Hold a lock of a directory.
 
     Args:
         name: ``TRAINING`` or ``RECORD``.
-        patience: Seconds to wait for another process.
+        patience: Seconds to wait for another process; None: as many as it may take.
 
     Raises:
-        UserError: If another process keeps holding it, or it cannot be made.
+        InUse: If another process keeps holding it.
+        UserError: If it cannot be made.
     """
     lock = _lock(directory, name)
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=PATIENCE[name] if patience is None else patience)
     except Timeout:
-        raise UserError(f"{directory} is in use by another process; wait until it ends, or stop it") from None
+        raise InUse(f"{directory} is in use by another process; wait until it ends, or stop it") from None
     except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         raise UserError(f"{directory} cannot be locked ({one_line(error)}: {directory / name})") from None
     try:
@@ -39,13 +45,13 @@ def locked(directory: Path, name: str, *, patience: float = PATIENCE) -> Iterato
 
 
 def is_locked(directory: Path, name: str) -> bool:
-    """Whether a process holds the lock; true where that cannot be told."""
+    """Whether a process holds the lock. Raises UserError where that cannot be told."""
     if not (directory / name).is_file():
         return False
     try:
-        with _lock(directory, name).acquire(timeout=0):
+        with locked(directory, name, patience=0):
             return False
-    except (Timeout, OSError, NotImplementedError, UserError):
+    except InUse:
         return True
 
 

@@ -15,10 +15,11 @@ from typing import IO, Any
 
 import torch
 
-from ladder_vae.runs.plan import read_plan
+from ladder_vae.runs.plan import PlannedJob, read_plan
 from ladder_vae.runs.record import PLAN, in_use, is_run, read_record, threads_of
 from ladder_vae.settings.command_line import DETAIL
-from ladder_vae.system.devices import choose_device_type, jobs_at_once
+from ladder_vae.settings.paths import expanded
+from ladder_vae.system.devices import share_cores
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.signals import interrupts_held
@@ -26,6 +27,7 @@ from ladder_vae.system.signals import interrupts_held
 UNSAFE = ("-", "hydra")  # beginnings of overrides that may name anything
 TRUST = "trust=true"
 POLL = 0.5  # seconds between two looks at the processes
+DETAILED = os.environ.get(DETAIL) not in (None, "", "0")  # before this process sets it for itself
 
 
 @dataclass
@@ -33,10 +35,12 @@ class _Process:
     """A job that is being trained.
 
     Args:
+        job: What the plan says of it.
         process: Its process, in a session of its own, so that it gets Ctrl-C once, from here.
         printed: What it prints.
     """
 
+    job: PlannedJob
     process: subprocess.Popen[Any]
     printed: IO[Any]
 
@@ -67,18 +71,23 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
             f"{sweep / PLAN} has {needing[0]}, which may import anything; if you trust it, trust=true "
             "finishes the sweep"
         )
-    noted = [threads for job in plan if (threads := threads_of(sweep / job.name))]
-    most = jobs_at_once("auto", choose_device_type("auto"), torch.get_num_threads())
-    threads = noted[0] if noted else max(1, torch.get_num_threads() // min(most, len(plan)))
+    noted = [threads for job in plan if (threads := job.threads or threads_of(sweep / job.name))]
+    most, share = share_cores("auto", "auto", len(plan))
+    threads = noted[0] if noted else share
     at_once = max(1, min(most, torch.get_num_threads() // threads))
     with locked(sweep, TRAINING):
         waiting = [job for job in plan if not _finished(sweep / job.name)]
-        running: dict[str, _Process] = {}
-        failed, told = [], set()
+        running: list[_Process] = []
+        failed: list[PlannedJob] = []
+        told = set()
         try:
             while waiting or running:
-                ended = [name for name, training in running.items() if training.process.poll() is not None]
-                failed += [name for name in ended if _end(running.pop(name))]
+                for training in [training for training in running if training.process.poll() is not None]:
+                    running.remove(training)
+                    if _end(training):
+                        # a job that an earlier finish= started may have been faster, and is waited for
+                        taken = in_use(sweep / training.job.name) is not None
+                        (waiting if taken else failed).append(training.job)
                 for job in list(waiting):
                     path = sweep / job.name
                     if len(running) == at_once:
@@ -93,12 +102,12 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
                     waiting.remove(job)
                     if not _finished(path):
                         with interrupts_held():  # until the job is listed here, and listens to them
-                            running[job.name] = _start(_arguments(path, job.overrides, trust), threads)
+                            running.append(_start(job, _arguments(path, job.overrides, trust), threads))
                 time.sleep(POLL)
-        except KeyboardInterrupt:
-            for training in running.values():
+        except BaseException:  # such as Ctrl-C, or a process that cannot be started
+            for training in running:
                 _stop(training.process)
-            for training in running.values():
+            for training in running:
                 training.process.wait()
                 _end(training)
             raise
@@ -117,13 +126,14 @@ def _arguments(path: Path, overrides: Sequence[str], trust: bool) -> list[str]:
     return [*(o for o in overrides if not o.startswith("run_dir=")), "hydra.mode=RUN", f"run_dir={path}"]
 
 
-def _start(arguments: list[str], threads: int) -> _Process:
+def _start(job: PlannedJob, arguments: list[str], threads: int) -> _Process:
     printed = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by _end
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment.pop(DETAIL, None)  # which this process set for itself
+    if not DETAILED:
+        environment.pop(DETAIL, None)  # which this process set for itself
     command = [sys.executable, "-m", "ladder_vae.train", *arguments]
     process = subprocess.Popen(command, stdout=printed, env=environment, start_new_session=True)
-    return _Process(process, printed)
+    return _Process(job, process, printed)
 
 
 def _stop(process: subprocess.Popen[Any]) -> None:
@@ -157,4 +167,4 @@ def asked(arguments: Sequence[str]) -> tuple[Path, bool] | None:
     value = named[-1].partition("=")[2].strip("'\"")
     if not value:
         raise UserError("finish= names no sweep; name its directory, the one that holds jobs.json")
-    return Path(value).expanduser(), TRUST in arguments
+    return Path(expanded("finish", value)), TRUST in arguments

@@ -61,10 +61,12 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             **assembly.totals.metrics(),
         }
         write_metrics(path, metrics)
+    # The run is finished, whatever becomes of its last curves and its pictures.
+    with attempt("writing to TensorBoard"):
         for writer in trainer.loggers:
             writer.log_metrics({k: v for k, v in metrics.items() if k not in tested}, trainer.global_step)
             writer.finalize("success")
-    with attempt(f"drawing {path / FIGURES}"):  # the run is finished, whatever becomes of its pictures
+    with attempt(f"drawing {path / FIGURES}"):
         _draw(assembly, path)
     return metrics
 

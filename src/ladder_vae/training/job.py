@@ -24,6 +24,7 @@ from ladder_vae.runs.record import (
     is_run,
     last_checkpoint,
     read_config,
+    read_record,
     threads_of,
     write_config,
     write_status,
@@ -59,7 +60,7 @@ def job(cfg: DictConfig) -> float | None:
         try:
             assembly, metrics = _train(cfg, path, overrides_of(hydra_config, "task"))
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_how_to_go_on(path) if is_run(path) else "") from None
+            raise KeyboardInterrupt(_how_to_go_on(path)) from None
         except Exception as error:
             said = command_line.explain(error)
             if not is_run(path):  # so that the report lists it
@@ -94,6 +95,11 @@ def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly,
 
 
 def _how_to_go_on(path: Path) -> str:
+    """What to say of a run after Ctrl-C."""
+    if not is_run(path):
+        return ""
+    if read_record(path).finished:  # and its pictures were being drawn
+        return f"{shown(path)} is finished"
     trust = " trust=true" if foreign(read_config(path)) else ""
     return f"python -m ladder_vae.train resume={shown(path)}{trust} continues this run"
 

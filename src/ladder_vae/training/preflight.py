@@ -7,7 +7,7 @@ All jobs of a multirun are checked before the first one starts. Hydra calls this
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ladder_vae.runs.record import (
     CONFIG,
     check_links,
     checked_record,
+    flat,
     holds_results,
     in_use,
     is_run,
@@ -33,8 +34,9 @@ from ladder_vae.runs.releases import is_release
 from ladder_vae.settings import command_line
 from ladder_vae.settings.composition import directory_of
 from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
-from ladder_vae.settings.paths import CLAIMED, shown
+from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
+from ladder_vae.system.devices import share_cores
 from ladder_vae.system.errors import Refusal, UserError, one_line
 from ladder_vae.training.build import build
 from ladder_vae.training.places import check_place, check_subdirectories, check_unused, prepare_directory
@@ -101,6 +103,10 @@ def check_sweep(config: DictConfig) -> None:
     name, hydras = config.hydra.job.config_name, overrides_of(config.hydra, "hydra")
     sources = config.hydra.runtime.config_sources  # a folder of plug-ins is needed to start a job alone
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    accelerator = OmegaConf.select(config, "trainer.accelerator", default="auto")
+    _, threads = share_cores(
+        OmegaConf.select(config, "hydra.launcher.jobs", default=1), accelerator, len(jobs)
+    )
     plan = []
     for number, job in enumerate(jobs):
         try:
@@ -108,11 +114,23 @@ def check_sweep(config: DictConfig) -> None:
             settled = settle(without_hydra(composed))
             check_memory(settled)
             build(settled, run_dir)
-            plan.append(PlannedJob(directory_of(composed, number), [*flags, *job]))
+            overrides = [*flags, *_in_full(job, composed, settled.config)]
+            plan.append(PlannedJob(directory_of(composed, number), overrides, threads))
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     check_subdirectories([job.name for job in plan])
     write_plan(prepare_directory(run_dir), plan)
+
+
+def _in_full(job: Sequence[str], composed: DictConfig, settled: dict[str, Any]) -> list[str]:
+    """The overrides of a job, relative paths in full, so that it can be started from another directory."""
+    overrides, full = list(job), flat(settled)
+    for key in ("data.path", "data.directory", "init_from"):
+        here, there = OmegaConf.select(composed, key), full.get(key)
+        if here != there and not Path(here).expanduser().is_absolute():
+            others = [override for override in overrides if override.partition("=")[0].lstrip("+") != key]
+            overrides = [*others, as_override(f"++{key}={there}")]
+    return overrides
 
 
 def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
