@@ -216,13 +216,16 @@ def test_a_job_that_cannot_be_started_leaves_no_other_behind(workdir, monkeypatc
     assert first.returncode == 130
 
 
-def test_a_job_of_an_earlier_finish_is_waited_for(workdir, monkeypatch):
+OTHER = User("in use by process 1", elsewhere=False)
+
+
+@pytest.mark.parametrize("users", [[None, OTHER, OTHER], [None]], ids=["still trains", "has finished"])
+def test_a_job_of_an_earlier_finish_is_waited_for(workdir, monkeypatch, users):
     """Killed, that command left a process that was still importing; of the two it got the run."""
     write_plan(workdir, PLANNED[:1])
-    users = iter([None, User("in use by process 1", False), User("in use by process 1", False), None])
-    finished = iter([False, False, True])
-    monkeypatch.setattr(finishing, "in_use", lambda path: next(users))
-    monkeypatch.setattr(finishing, "_finished", lambda path: next(finished))
+    seen, finished = iter(users), iter([False, False])
+    monkeypatch.setattr(finishing, "in_use", lambda path: next(seen, None))
+    monkeypatch.setattr(finishing, "_finished", lambda path: next(finished, True))
     monkeypatch.setattr(finishing, "_start", lambda job, *_: Started(job, 1))
     monkeypatch.setattr(finishing, "POLL", 0)
     assert finishing.finish(workdir) == ""

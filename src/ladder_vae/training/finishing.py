@@ -85,8 +85,9 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
                 for training in [training for training in running if training.process.poll() is not None]:
                     running.remove(training)
                     if _end(training):
-                        # a job that an earlier finish= started may have been faster, and is waited for
-                        taken = in_use(sweep / training.job.name) is not None
+                        path = sweep / training.job.name
+                        # a process that an earlier finish= started may have been faster, and is waited for
+                        taken = in_use(path) or _finished(path)
                         (waiting if taken else failed).append(training.job)
                 for job in list(waiting):
                     path = sweep / job.name
