@@ -115,6 +115,16 @@ def test_a_job_that_fails_again_is_named(command, npz, in_this_process, monkeypa
     assert err.splitlines()[-1] == "error: 1 of 1 jobs failed; the lines above, or the report, say why"
 
 
+def test_nothing_is_downloaded_for_a_strangers_sweep(command, in_this_process, workdir):
+    anywhere = workdir / "anywhere"
+    overrides = ["data=fashion_mnist", f"data.directory={anywhere}", "trust=true"]
+    Path("sweep").mkdir()
+    Path("sweep/jobs.json").write_text(json.dumps([{"name": "0", "overrides": overrides}]))
+    assert command("train", "finish=sweep")[0] == 1
+    assert in_this_process == [[*overrides, "trust=false", "hydra.mode=RUN", "run_dir=sweep/0"]]
+    assert not anywhere.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

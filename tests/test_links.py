@@ -1,14 +1,17 @@
 """Links in a run directory: nothing is written through one, and a linked run is found once."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from conftest import tiny
 from test_report import fake_run
 
 from ladder_vae.runs.finding import find_runs
 from ladder_vae.system.files import replacing
+from ladder_vae.training import finishing
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -102,3 +105,28 @@ def test_linked_runs_are_found_once(folder, workdir):
     (workdir / "elsewhere/up").symlink_to(workdir)
     found = [record.path for record in find_runs([folder])]
     assert [path.name for path in found] == ["again", "alone", "broken", "good"]
+
+
+@pytest.mark.parametrize(("name", "link"), [("0", "0"), ("a/b", "a"), ("a/b", "a/b")])
+@pytest.mark.parametrize("trust", [[], ["trust=true"]])
+def test_a_sweep_is_not_finished_through_links(command, workdir, monkeypatch, name, link, trust):
+    monkeypatch.setattr(finishing, "_start", lambda *given: pytest.fail(str(given)))
+    (workdir / "sweep" / link).parent.mkdir(parents=True)
+    (workdir / "sweep" / link).symlink_to(workdir / "mine")
+    Path("sweep/jobs.json").write_text(json.dumps([{"name": name, "overrides": []}]))
+    code, _, err = command("train", "finish=sweep", *trust)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"sweep/{name} is a link out of sweep, to {workdir / 'mine'}" in err
+    assert not (workdir / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "figures", "x/figures"])
+@pytest.mark.parametrize("sweeps", [[], ["-m"]])
+def test_a_new_run_writes_through_no_link(command, npz, workdir, name, sweeps):
+    (workdir / "mine").mkdir()
+    (workdir / "out" / name).parent.mkdir(parents=True)
+    (workdir / "out" / name).symlink_to(workdir / "mine")
+    code, _, err = command("train", *tiny(npz), *sweeps, "run_dir=out")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"out/{name} is a link out of out, to {workdir / 'mine'}" in err
+    assert not list((workdir / "mine").iterdir())

@@ -4,12 +4,15 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import tiny
 from test_errors import only_line
 
+from ladder_vae.settings.composition import compose_run
 from ladder_vae.training import job as training_job
+from ladder_vae.training import preflight
 from ladder_vae.training.places import prepare_directory
 
 
@@ -61,6 +64,28 @@ def test_no_place_for_a_sweep(command, npz, workdir, argument, said):
     assert code == 1
     assert said in only_line(err)
     assert not list(workdir.iterdir())
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.json"])
+def test_no_run_writes_over_what_is_left_of_one(command, npz, workdir, name):
+    """Its configuration, say, is lost."""
+    kept = workdir / "sweep/run" / name
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    code, _, err = command("train", *tiny(npz), "run_dir=sweep/run")
+    assert code == 1
+    assert "is there already and not of a run; move it away" in only_line(err)
+    code, _, err = command("train", "-m", *tiny(npz), "seed=1,2", "run_dir=sweep")
+    assert code == 1
+    assert "run_dir=sweep already holds runs" in only_line(err)
+    assert [path for path in workdir.rglob("*") if path.is_file()] == [kept]
+
+
+def test_a_place_that_is_a_link_to_itself(command, npz, workdir):
+    Path("loop").symlink_to("loop")
+    code, _, err = command("train", *tiny(npz), "run_dir=loop")
+    assert code == 1
+    assert "run_dir=loop cannot be written" in only_line(err)
 
 
 def test_no_job_writes_over_a_run(trained, command, npz):
@@ -174,6 +199,14 @@ def test_a_sweeper_gets_the_bound_on_validation_images(command, npz, sweeper, mo
     assert code == 0, err
     (val, test), _ = bounds
     assert val != test
+
+
+def test_validation_images_of_a_file_are_enough_for_a_sweeper(npz, workdir):
+    with np.load(npz) as file:
+        np.savez("own.npz", **file, x_val=file["x_test"], y_val=file["y_test"])
+    settings = [*tiny(npz), f"data.path={workdir / 'own.npz'}"]
+    preflight._check_for_sweeper(compose_run(settings), workdir / "sweep")
+    assert (workdir / "sweep").is_dir()
 
 
 @pytest.mark.parametrize(

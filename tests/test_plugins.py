@@ -1,12 +1,16 @@
 """What a user adds from outside the package: one importable module and one YAML each, by ``--config-dir``."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import tiny
 
 from ladder_vae import load_run
+from ladder_vae.runs.record import write_config
 from ladder_vae.system.errors import UserError
 
 MODEL = '''
@@ -160,6 +164,16 @@ def test_weights_of_a_plugin_begin_another_run_and_are_released(plugin, npz, com
     code, _, err = command("train", "data=npz", f"data.path={npz}", "init_from=run", "run_dir=other")
     assert code == 1
     assert "names model._target_='my_model.MeanFieldVAE'" in err
+
+    shutil.copytree("run", "theirs")  # they name our plug-in, too
+    saved = yaml.safe_load(Path("theirs/config.yaml").read_text())
+    for evil in ({"_target_": "os.system", "command": "touch ran"}, "${oc.decode:1}"):
+        write_config(Path("theirs"), saved | {"model": saved["model"] | {"latent_sizes": evil}})
+        code, _, err = command("train", *training, *few, "init_from=theirs", "run_dir=other")
+        assert code == 1
+        assert "theirs/config.yaml names model._target_='my_model.MeanFieldVAE'" in err
+    assert not Path("ran").exists()
+
     code, _, err = command("release", "run", "small")
     assert code == 1
     assert "if you trust it" in err

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
+import torch
+import yaml
 from conftest import assert_same_weights, crash_after, tiny
 
 from ladder_vae import load_run
 from ladder_vae.runs.checkpoints import read_checkpoint
-from ladder_vae.runs.record import read_record
+from ladder_vae.runs.record import read_record, write_config
 from ladder_vae.training import callbacks
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -200,6 +203,48 @@ def test_a_run_that_stopped_early_trains_no_further(train, command, broken_off, 
     assert broken_off(HierarchicalVAE, "test_step", interrupted, *STOPS)[0] == 130
     assert read_record(workdir / "cut").metrics["train/epochs"] == epochs
     assert_same_weights(whole, workdir / "cut")
+
+
+def test_data_that_moved_to_a_name_with_an_apostrophe(trained, command, npz, workdir):
+    run = trained()
+    shutil.copy(npz, workdir / "bob's data.npz")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    write_config(run, settings | {"data": settings["data"] | {"path": "/gone.npz"}})
+    code, _, err = command("train", f"resume={run}", "data.path=bob's data.npz", "trainer.max_epochs=3")
+    assert code == 0, err
+    moved = yaml.safe_load((run / "config.yaml").read_text())["data"]["path"]
+    assert moved == str(workdir / "bob's data.npz")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"foo": 1}, "run/config.yaml has foo, which cannot be resumed with (Key 'foo' not in 'Config')"),
+        ({"seed": "x"}, "run/config.yaml has seed='x'"),
+        ({"trust": "x"}, "run/config.yaml has trust, which cannot be resumed with (Value 'x'"),
+    ],
+)
+def test_a_configuration_that_was_edited_and_cannot_be_resumed(trained, command, more, said):
+    run = trained()
+    write_config(run, yaml.safe_load((run / "config.yaml").read_text()) | more)
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert (code, err.count("\n")) == (1, 1)
+    assert said in err
+
+
+def test_a_setting_of_the_trainer_that_does_not_exist(trained, command):
+    code, _, err = command("train", f"resume={trained()}", "+trainer.nonsense=3")
+    assert (code, err) == (1, "error: +trainer.nonsense=3: Key 'nonsense' not in 'TrainerConfig'\n")
+
+
+@pytest.mark.parametrize("callbacks", [["x"], {"Totals": 3}, {"Totals": {"epochs": 2}, "x": "word"}])
+def test_a_checkpoint_with_strange_callbacks(trained, command, callbacks):
+    run = trained()
+    last = run / "checkpoints/last.ckpt"
+    torch.save(torch.load(last, weights_only=True) | {"callbacks": callbacks}, last)
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{last} does not say how many epochs it has done; init_from=run begins" in err
 
 
 def test_a_resumption_that_never_got_under_way_leaves_a_finished_run_finished(trained, command, monkeypatch):

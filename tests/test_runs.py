@@ -54,3 +54,24 @@ def test_beta_that_stays_below_one_gets_a_word(command, npz):
     code, _, err = command("report", "run", "--output", "out")
     assert code == 0, err
     assert f"LadderVAE, L=2: {said}" in Path("out/report.md").read_text()
+
+
+def test_sizes_that_the_weights_do_not_have_take_no_memory(trained):
+    run = trained()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["hidden_sizes"] = [10**7, 10**7]  # 400 TB
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="the weights do not fit the LadderVAE"):
+        load_run(run)
+
+
+def test_weights_that_repeat_a_value_are_refused(trained):
+    """A few bytes of a file would fill a memory."""
+    run = trained()
+    best = run / "checkpoints/best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    name, weight = next((n, w) for n, w in checkpoint["state_dict"].items() if w.numel() > 1)
+    checkpoint["state_dict"][name] = torch.zeros(1).expand(weight.shape)
+    torch.save(checkpoint, best)
+    with pytest.raises(UserError, match="some have fewer values than entries"):
+        load_run(run)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +10,8 @@ from test_report import MODEL, fake_run
 
 from ladder_vae.runs.record import write_config, write_status
 from ladder_vae.system.errors import printable
+from ladder_vae.training import finishing
+from ladder_vae.training.trust import foreign, foreign_job
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -72,6 +75,9 @@ def test_a_stranger_has_nothing_downloaded(trained, command, workdir):
         ("callbacks", {"mine": {"inner": [{"_target_": "os.system", "command": "touch ran"}]}}),
         ("logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": "../../out"}),
         ("logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "sub_dir": "../../out"}),
+        ("callbacks", {"x": "${oc.decode:'{_target_: os.system, command: touch ran}'}"}),
+        ("callbacks", {"x": "\\${oc.decode:'{_target_: os.system, command: touch ran}'}"}),
+        ("trainer", {"max_epochs": 2, "model_registry": "somewhere/else"}),
     ],
 )
 def test_resuming_a_strangers_run_needs_trust(trained, command, workdir, place, value):
@@ -84,9 +90,50 @@ def test_resuming_a_strangers_run_needs_trust(trained, command, workdir, place, 
     assert not (workdir / "ran").exists()
 
 
-def test_a_strangers_sweep_needs_trust(command, workdir):
-    for override in ("optimizer._target_=os.system", "--config-dir=mine", "+hydra.job.env_set.A=1"):
-        (workdir / "jobs.json").write_text(json.dumps([{"name": "0", "overrides": [override]}]))
-        code, _, err = command("train", "finish=.")
-        assert (code, err.count("\n")) == (1, 1)
-        assert f"jobs.json has {override}, which may import anything" in err
+def test_code_hides_in_no_list_of_a_file():
+    assert (
+        foreign({"callbacks": {"x": [("a", {"_target_": "os.system"})]}}) == "callbacks.x._target_=os.system"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    {
+        "optimizer._target_=os.system": "optimizer._target_=os.system",
+        "++callbacks.x={_target_:os.system,command:x}": "callbacks.x._target_=os.system",
+        "++callbacks.x='${oc.decode:\"{_tar${oc.env:NOPE,get_}: os.system}\"}'": "++callbacks.x='${oc",
+        "+optimizer.a=$\\{oc.decode:x\\}": "+optimizer.a=$\\{oc.decode:x\\}",
+        "+optimizer.a=[{b:$\\{oc.decode:x\\}}]": "+optimizer.a=",
+        "experiment=../../runs/evil": "experiment=../../runs/evil",
+        "experiment=[debug,'../../runs/evil']": "experiment=[debug,'../../runs/evil']",
+        "--config-dir=mine": "--config-dir=mine",
+        "+hydra.job.env_set.A=1": "+hydra.job.env_set.A=1",
+        "+model@hydra.callbacks.x=ladder": "settings of Hydra",
+        "hydra.searchpath=[mine]": "hydra.searchpath=[mine]",
+        "logger.name=out": "logger.name=out",
+        "+trainer.model_registry=x": "trainer.model_registry=x",
+        "resume=elsewhere": "run_dir=elsewhere",
+        "trust=true": None,
+        "model.num_layers=3": None,
+    }.items(),
+)
+def test_a_strangers_sweep_needs_trust(command, workdir, monkeypatch, override, said):
+    monkeypatch.setattr(finishing, "_start", lambda *given: pytest.fail(str(given)))
+    (workdir / "jobs.json").write_text(json.dumps([{"name": "0", "overrides": [override]}]))
+    if said is None:
+        assert foreign_job(Path("0"), finishing._arguments(Path("0"), [override], trust=False)) == ""
+        return
+    code, _, err = command("train", "finish=.")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"jobs.json has {said}" in err
+    assert "which may run or write anything; if you trust it, trust=true finishes the sweep" in err
+
+
+@pytest.mark.parametrize("name", ["~/x", "'../x'", "${oc.env:HOME}", "[x]"])
+def test_a_job_of_a_strangers_sweep_stays_in_it(command, workdir, monkeypatch, name):
+    monkeypatch.setattr(finishing, "_start", lambda *given: pytest.fail(str(given)))
+    (workdir / "jobs.json").write_text(json.dumps([{"name": name, "overrides": []}]))
+    code, _, err = command("train", "finish=.")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "jobs.json has " in err
+    assert "run_dir=" in err

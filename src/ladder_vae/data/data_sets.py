@@ -50,7 +50,7 @@ class ImageData(ABC):
     #: What a class is called.
     noun = "class"
     #: Whether images that are not there may be downloaded. A run that somebody sent names any directory.
-    may_download = True
+    may_download = False
 
     def __init__(
         self,

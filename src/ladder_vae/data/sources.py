@@ -86,8 +86,8 @@ def _bytes(content: bytes) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def load_torchvision(name: str, directory: Path, download: bool = True) -> Images:
-    """Load ``FashionMNIST`` or ``KMNIST`` through torchvision, which downloads it into ``directory`` once.
+def load_torchvision(name: str, directory: Path, download: bool = False) -> Images:
+    """Load ``FashionMNIST`` or ``KMNIST`` through torchvision, which downloads it once if it may.
 
     Raises:
         UserError: If it is not there and ``download`` is False, the download fails, or its files cannot be
@@ -95,7 +95,8 @@ def load_torchvision(name: str, directory: Path, download: bool = True) -> Image
     """
     if not download and not (directory / name / "raw").is_dir():
         raise UserError(
-            f"{name} is not in {directory}, which the run names; trust=true downloads it to there"
+            f"{name} is not in {directory}, which the run names; trust=true downloads it to there "
+            "(in Python: may_download = True of the data set)"
         )
     import torchvision  # imported here, because it takes longer than loading MNIST
 

@@ -113,19 +113,23 @@ def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False)
     likelihood = construct(path, config, "likelihood", ladder_vae.maths, trust)
     saved = read_checkpoint(checkpoint_path(path, checkpoint))
     plain = {key: value for key, value in saved.items() if isinstance(value, (str, int, float))}
-    model = construct(path, config, "model", ladder_vae.models, trust, likelihood=likelihood)
-    if not isinstance(model, Hierarchy):
-        target = config["model"].get("_target_")
-        raise UserError(f"{path}: model._target_={target} does not make a Hierarchy")
-    try:
-        state = saved["state_dict"]
-        weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
-        model.load_state_dict(weights)
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: the weights do not fit the {type(model).__name__} of its config.yaml "
-            f"({one_line(error)[:200]})"
-        ) from None
+    for device in ("meta", "cpu"):  # first where nothing is stored: a stranger's sizes may be of any size
+        with torch.device(device):
+            model = construct(path, config, "model", ladder_vae.models, trust, likelihood=likelihood)
+        if not isinstance(model, Hierarchy):
+            target = config["model"].get("_target_")
+            raise UserError(f"{path}: model._target_={target} does not make a Hierarchy")
+        try:
+            state = saved["state_dict"]
+            weights = {key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")}
+            if any(v.nbytes > v.untyped_storage().nbytes() for v in weights.values()):
+                raise RuntimeError("some have fewer values than entries")
+            model.load_state_dict(weights, assign=device == "meta")
+        except (TypeError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: the weights do not fit the {type(model).__name__} of its config.yaml "
+                f"({one_line(error)[:200]})"
+            ) from None
     return Run(model.eval(), config, path, plain)
 
 

@@ -99,9 +99,10 @@ def checkpoint_path(path: str | Path, checkpoint: str) -> Path:
     return Path(path) / "checkpoints" / f"{checkpoint}.ckpt"
 
 
-def last_checkpoint(path: str | Path) -> Path:
-    """Where a run keeps the checkpoint that it resumes from."""
-    return checkpoint_path(path, "last")
+def last_checkpoint(path: str | Path) -> Path | None:
+    """The checkpoint that a run resumes from; None in its first epoch, which begins again."""
+    last = checkpoint_path(path, "last")
+    return last if last.is_file() else None
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ladder_vae.settings.hydra_internals import parse_flags
+from ladder_vae.settings.schema import register
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.randomness import check_seed
 
@@ -38,6 +39,23 @@ def compose(config_name: str) -> list[DictConfig]:
 
     keep()
     return composed
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of training, as Hydra composes it in another process; with its own node ``hydra``."""
+    register()
+    with hydra.initialize_config_module("ladder_vae.conf", version_base="1.3"):
+        return hydra.compose("config", list(overrides), return_hydra_config=True)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The part of a composed configuration that a run sees."""
+    cfg = config.copy()
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
 
 
 def directory_of(config: DictConfig, number: int) -> str:

@@ -68,7 +68,7 @@ class Config:
     seed: int = MISSING
     run_dir: str = MISSING
     resume: str | None = None
-    trust: bool = False
+    trust: bool | None = None
     init_from: str | None = None
     by_depth: ByDepth | None = None
     model: Any = MISSING

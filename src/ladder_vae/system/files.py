@@ -144,9 +144,9 @@ def refuse_links(root: Path, replaced: Container[str] = ()) -> None:
 
 
 def refuse_link_out(path: Path, root: Path) -> None:
-    """Raises UserError if ``path``, below ``root``, is a link that leads out of it."""
+    """Raises UserError if ``path``, below ``root``, leads out of it by a link, its own or a folder's."""
     target = Path(os.path.realpath(path))
-    if path.is_symlink() and not target.is_relative_to(os.path.realpath(root)):
+    if not target.is_relative_to(os.path.realpath(root)):
         raise UserError(
             f"{path} is a link out of {root}, to {target}, and nothing is written through it; put a copy in "
             "its place, or remove it"

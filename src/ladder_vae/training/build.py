@@ -30,8 +30,8 @@ from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.settle import PROFILERS, Settled, construct
 from ladder_vae.training.tensorboard import Dashboards
+from ladder_vae.training.trust import TENSORBOARD, foreign, named
 
-TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 OWN = ("model", "likelihood")  # of what a run's weights are
 
 
@@ -83,13 +83,13 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
             scheduler(made, total_steps=2)
     except Exception as error:  # whatever the classes make of their settings
         raise UserError(f"optimizer or scheduler: {one_line(error)}") from None
-    named = [construct(f"callbacks.{key}", v, Callback) for key, v in config["callbacks"].items() if v]
-    for callback in named:
+    chosen = [construct(f"callbacks.{key}", v, Callback) for key, v in config["callbacks"].items() if v]
+    for callback in chosen:
         if isinstance(callback, EarlyStopping):
             _check_stopping(callback, model, config)
     totals = Totals()
     checkpoints = EpochCheckpoints(Path(run_dir) / "checkpoints")
-    callbacks = [*named, Interruption(), totals, Dashboards(config), checkpoints]
+    callbacks = [*chosen, Interruption(), totals, Dashboards(config), checkpoints]
     try:
         trainer = _make_trainer(config, run_dir, callbacks, resume_from)
     except UserError:
@@ -133,10 +133,10 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
     """Give the model the weights of a run. Raises UserError if they do not fit or know validation images."""
     path, ours = config["init_from"], config["data"]
     try:
+        saved = read_config(run_directory(path))
         # what this configuration names has been imported already
-        known = read_config(run_directory(path))
-        same = all(known[group].get("_target_") == config[group]["_target_"] for group in OWN)
-        run = load_run(path, trust=same)
+        safe = not foreign({group: saved.get(group) for group in OWN}, named(config))
+        run = load_run(path, trust=safe)
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
     theirs = run.config["data"]

@@ -17,14 +17,15 @@ import torch
 
 from ladder_vae.runs.plan import PlannedJob, read_plan
 from ladder_vae.runs.record import PLAN, in_use, is_run, read_record, threads_of
-from ladder_vae.settings.command_line import DETAIL
+from ladder_vae.settings.command_line import DETAIL, explain
 from ladder_vae.settings.paths import expanded
 from ladder_vae.system.devices import share_cores
 from ladder_vae.system.errors import UserError, printable
+from ladder_vae.system.files import refuse_link_out
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.signals import interrupts_held
+from ladder_vae.training.trust import SINGLE, foreign_job
 
-UNSAFE = ("-", "hydra")  # beginnings of overrides that may name anything
 TRUST = "trust=true"
 POLL = 0.5  # seconds between two looks at the processes
 DETAILED = os.environ.get(DETAIL) not in (None, "", "0")  # before this process sets it for itself
@@ -63,14 +64,8 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
         KeyboardInterrupt: After Ctrl-C, once every job has stopped.
     """
     plan = read_plan(sweep)
-    needing = [
-        o for job in plan for o in job.overrides if "_target_" in o or o.lstrip("+~").startswith(UNSAFE)
-    ]
-    if needing and not trust:
-        raise UserError(
-            f"{sweep / PLAN} has {needing[0]}, which may import anything; if you trust it, trust=true "
-            "finishes the sweep"
-        )
+    for job in plan:
+        _check_safe(sweep, job, trust)
     noted = [threads for job in plan if (threads := job.threads or threads_of(sweep / job.name))]
     most, share = share_cores("auto", "auto", len(plan))
     threads = noted[0] if noted else share
@@ -115,6 +110,28 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
     return f"{len(failed)} of {len(plan)} jobs" if failed else ""
 
 
+def _check_safe(sweep: Path, job: PlannedJob, trust: bool) -> None:
+    """Raises UserError if going on with a job writes outside the sweep or, unless ``trust``, needs trust."""
+    path = sweep / job.name
+    if _finished(path):
+        return
+    refuse_link_out(path, sweep)
+    if trust:
+        return
+    try:
+        foreign = foreign_job(path, _arguments(path, job.overrides, trust))
+    except Exception as error:  # of Hydra's, or whatever a stranger's values make of it
+        raise UserError(
+            f"{sweep / PLAN} has a job {job.name} that cannot start: {explain(error)}; with trust=true the "
+            "others start"
+        ) from None
+    if foreign:
+        raise UserError(
+            f"{sweep / PLAN} has {foreign}, which may run or write anything; if you trust it, trust=true "
+            "finishes the sweep"
+        )
+
+
 def _finished(path: Path) -> bool:
     return is_run(path) and read_record(path).finished
 
@@ -123,8 +140,8 @@ def _arguments(path: Path, overrides: Sequence[str], trust: bool) -> list[str]:
     """The command line of a job: it goes on if it was begun."""
     if is_run(path):
         return [f"resume={path}", *([TRUST] if trust else [])]
-    # an experiment may ask for a sweep
-    return [*(o for o in overrides if not o.startswith("run_dir=")), "hydra.mode=RUN", f"run_dir={path}"]
+    settings = [o for o in overrides if not o.startswith("run_dir=")]
+    return [*settings, f"trust={str(trust).lower()}", SINGLE, f"run_dir={path}"]
 
 
 def _start(job: PlannedJob, arguments: list[str], threads: int) -> _Process:

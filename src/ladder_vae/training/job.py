@@ -54,7 +54,7 @@ def job(cfg: DictConfig) -> float | None:
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
     with locked(path, TRAINING):
-        if cfg.resume is None and is_run(path) and holds_results(path):
+        if cfg.resume is None and holds_results(path):
             # whatever Hydra was told, no job writes over a run
             raise UserError(f"{path} already holds a run; remove it, or choose another run_dir")
         try:
@@ -89,7 +89,7 @@ def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly,
                 f"{path} was trained on {threads} threads, more than this machine has, and goes on with them"
             )
         torch.set_num_threads(threads)
-    last = last_checkpoint(path) if last_checkpoint(path).exists() else None  # none in the first epoch
+    last = last_checkpoint(path)
     assembly = build(settle(cfg), path, resume_from=last)
     return assembly, fit(assembly, path, last)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ladder_vae.runs.record import CONFIG, METRICS, holds_results, is_run
+from ladder_vae.runs.record import CONFIG, METRICS, WEIGHTS, check_links, holds_results, is_run
 from ladder_vae.settings.paths import CLAIMED, leaves, shown
 from ladder_vae.system.errors import UserError
 
@@ -51,15 +51,20 @@ def check_place(config: DictConfig) -> Path:
 
 
 def check_unused(path: Path) -> None:
-    """Raises UserError if a new run would write over what is in the directory."""
+    """Raises UserError if a new run would write over what is in the directory, or out of it through a link.
+
+    A run that ended in its first epoch may begin again.
+    """
+    if path.exists():
+        check_links(path)
     if is_run(path) and holds_results(path):
         raise UserError(
             f"run_dir={path} already holds a run; resume={shown(path)} continues it, another run_dir starts "
             "anew"
         )
-    if is_run(path):  # it ended in its first epoch and begins again
+    if is_run(path):
         return
-    for name in (CONFIG, METRICS):
+    for name in (CONFIG, METRICS, WEIGHTS, "checkpoints"):
         if (path / name).exists():
             raise UserError(
                 f"{path / name} is there already and not of a run; move it away, or choose another run_dir"

@@ -32,12 +32,12 @@ from ladder_vae.runs.record import (
 )
 from ladder_vae.runs.releases import is_release
 from ladder_vae.settings import command_line
-from ladder_vae.settings.composition import directory_of
+from ladder_vae.settings.composition import directory_of, without_hydra
 from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
 from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.devices import share_cores
-from ladder_vae.system.errors import Refusal, UserError, one_line
+from ladder_vae.system.errors import Refusal, UserError
 from ladder_vae.training.build import build
 from ladder_vae.training.places import check_place, check_subdirectories, check_unused, prepare_directory
 from ladder_vae.training.settle import check_memory, settle
@@ -78,7 +78,6 @@ def check_run(config: DictConfig) -> None:
     settled = settle(cfg)
     check_memory(settled)
     last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
-    last = last if last and last.exists() else None
     build(settled, cfg.run_dir, last)
     if cfg.resume is not None:
         warn_of_changes(Path(cfg.resume))
@@ -94,8 +93,10 @@ def check_sweep(config: DictConfig) -> None:
             "resume= continues one run; leave out --multirun, or name an experiment without a sweep"
         )
     run_dir = check_place(config)
-    if str(run_dir) not in CLAIMED and run_dir.exists() and any(map(is_run, run_dir.iterdir())):
-        raise UserError(f"run_dir={run_dir} already holds runs; choose another for this sweep")
+    if str(run_dir) not in CLAIMED and run_dir.exists():
+        if any(is_run(path) or holds_results(path) for path in run_dir.iterdir()):
+            raise UserError(f"run_dir={run_dir} already holds runs; choose another for this sweep")
+        check_links(run_dir)
     jobs = jobs_of(config.hydra)
     if jobs is None:
         _check_for_sweeper(config, run_dir)
@@ -137,9 +138,9 @@ def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
     """Raises UserError if a sweeper that learns from its jobs would learn nothing, or they cannot start."""
     settled = settle(without_hydra(config))
     build(settled, run_dir)
-    data, trainer = settled.config["data"], settled.config["trainer"]
+    trainer = settled.config["trainer"]
     rare = trainer["check_val_every_n_epoch"] > trainer["max_epochs"]
-    if not data["val_size"] or trainer["limit_val_batches"] == 0 or rare:
+    if not settled.data.val_size or trainer["limit_val_batches"] == 0 or rare:
         raise UserError(
             f"{config.hydra.sweeper._target_} chooses by the bound on validation images, and there is none; "
             "set data.val_size=10000, and leave out trainer.limit_val_batches and check_val_every_n_epoch"
@@ -147,18 +148,12 @@ def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
     prepare_directory(run_dir)
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """The part of a composed configuration that a run sees."""
-    cfg = config.copy()
-    OmegaConf.set_readonly(cfg, False)
-    OmegaConf.set_struct(cfg, False)
-    cfg.pop("hydra", None)
-    OmegaConf.set_struct(cfg, True)
-    return cfg
-
-
 def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration that ``cfg.resume`` was run with, with ``trainer.*`` overrides on top.
+    """The configuration that ``cfg.resume`` was run with, with changes of ``trainer.*`` and moved data.
+
+    Args:
+        cfg: As composed for this resumption.
+        overrides: What was typed for it.
 
     Raises:
         UserError: If it is not a run that can go on, or if other settings are to change.
@@ -183,8 +178,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         )
     record = checked_record(path)
     check_links(path)
-    begun = last.is_file()  # a run that ended in its first epoch begins again
-    if not begun and holds_results(path):
+    if last is None and holds_results(path):
         raise UserError(f"resume={path} has no checkpoints/last.ckpt to go on from; start the run anew")
     gradient = saved.get("objective", {}).get("importance_gradient")
     if gradient is not None:
@@ -193,25 +187,34 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             "package; init_from= begins a new run with its weights"
         )
     states: dict[str, Any] = {"Totals": {"epochs": 0}}
-    if begun:
+    if last:
         states = read_checkpoint(last).get("callbacks") or {}
     try:
         done, finished = int(states["Totals"]["epochs"]), record.finished
-    except (KeyError, TypeError, ValueError):
+        stopped = [int(state.get("stopped_epoch", 0)) for state in states.values()]
+    except Exception:  # whatever stands there
         raise UserError(
             f"{last} does not say how many epochs it has done; init_from={shown(path)} begins a new run with "
             "its weights"
         ) from None
-    if finished and any(0 < state.get("stopped_epoch", 0) == done - 1 for state in states.values()):
+    if finished and done > 1 and done - 1 in stopped:  # 0: not at all
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
-    merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
-    given = [override.lstrip("+") for override in overrides]
-    changes = [override for override in given if override.startswith(("trainer.", *MOVED))]
     try:
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(changes))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
     except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from None
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f"{path / CONFIG} has {error.full_key}, which cannot be resumed with ({said}); restore the "
+            f"file, or begin a new run with the weights by init_from={shown(path)}"
+        ) from None
     assert isinstance(merged, DictConfig)
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        try:
+            if override.lstrip("+").startswith(("trainer.", *MOVED)):
+                OmegaConf.update(merged, key, OmegaConf.select(cfg, key))
+        except OmegaConfBaseException as error:
+            raise UserError(command_line.mistyped(override, str(error))) from None
     merged.resume, merged.run_dir, merged.trust = cfg.resume, cfg.resume, cfg.trust
     if merged.trainer.max_epochs < done + finished:
         raise UserError(

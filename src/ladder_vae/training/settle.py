@@ -93,7 +93,7 @@ def settle(cfg: DictConfig) -> Settled:
     config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
     for key, seed in (("seed", config["seed"]), ("data.seed", data.seed)):
         check_seed(key, seed)
-    data.may_download = cfg.resume is None or cfg.trust
+    data.may_download = cfg.resume is None if cfg.trust is None else cfg.trust
     data.setup()
     config["data"]["val_size"] = config["data"]["val_size"] if data.val_size else 0  # null: the source's own
     shape = list(data.image_shape)
