@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate analyze record train tensorboard test test-all test-torch test-oldest bench lint clean
+.PHONY: help setup sweep-depth evaluate analyze record train tensorboard test test-all test-torch test-oldest bench bench-gpu lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ test-torch: ## run the tests in an environment of its own with another torch: ma
 
 test-oldest: ## run the tests with the oldest lightning, torchmetrics, numpy, ... that are allowed
 	@$(PYTHON) tests/environments.py --oldest
+
+bench-gpu: $(READY) ## measure what one NVIDIA GPU trains, plain and replayed (minutes)
+	@$(PY) -m benchmarks.gpu $(args)
 
 bench: $(READY) ## measure the speed of training, evaluation and start (minutes; with nothing else running)
 	@$(PY) -m benchmarks $(args)

@@ -13,8 +13,8 @@ import torch
 from ladder_vae.models import LadderVAE
 from ladder_vae.system.devices import choose_precision
 from ladder_vae.system.memory import keep_freed_memory
-from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
+from ladder_vae.training.step import batch_values
 
 DEPTHS = (1, 2, 4, 8, 16, 32)  # at 256 images
 BATCHES = (64, 128, 256, 512, 1024, 2048)  # at 5 levels

@@ -24,9 +24,9 @@ from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.build import build
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.job import prepare
-from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
 from ladder_vae.training.settle import settle
+from ladder_vae.training.step import batch_values
 
 BATCH = 256
 HIDDEN = [512, 256, 128, 64, 64]

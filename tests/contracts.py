@@ -8,11 +8,11 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import ladder_vae.conf
 import torch
 import yaml
 from torch import Tensor
 
+import ladder_vae.conf
 from ladder_vae.models import BottomUpVAE, LadderVAE, ResidualVAE, TextbookVAE
 from ladder_vae.models.hierarchy import Hierarchy, TopDown
 

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import tiny
+
+from ladder_vae.data.data_sets import Npz
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as bench  # noqa: E402
-from benchmarks import draw, growth, training, usual  # noqa: E402
+from benchmarks import draw, gpu, growth, training, usual  # noqa: E402
 
 
 @pytest.fixture
@@ -33,6 +36,30 @@ def test_pictures(found, tmp_path):
     draw.growth(found, tmp_path / "growth.png")
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_the_benchmark_of_a_gpu_measures_and_draws(npz, tmp_path, monkeypatch):
+    """On a CPU, few and small images, and steps that are replayed by doing them again."""
+    monkeypatch.setitem(gpu.RECORDERS, "cpu", lambda function: function)
+    monkeypatch.setattr(gpu, "BATCH", 20)
+    monkeypatch.setattr(gpu, "MNIST", lambda **given: Npz(npz, **given))
+    monkeypatch.setattr(gpu, "five_levels", lambda: gpu.LadderVAE((1, 12, 16), 2, [4, 3], [16, 8]))
+    monkeypatch.setattr(gpu, "compiled", lambda function, doubt: function)
+    run, small = gpu.run_speed, [*tiny(npz), "trainer.compile=false"]
+    monkeypatch.setattr(gpu, "run_speed", lambda *given: run(*given[:-2], given[-1], *small))
+    found = gpu.measure(1, "cpu", steps=1, epochs=2)
+    assert found.keys() == gpu.WAYS.keys()
+    assert all(speed > 0 for (speed,) in found.values())
+    assert [row[0] for row in gpu.rows(found)] == list(gpu.WAYS.values())
+    assert gpu.rows(found)[0][2] == "1.00"
+    gpu.draw(found, "a title", tmp_path / "gpu.png")
+    assert (tmp_path / "gpu.png").stat().st_size > 5_000
+
+
+def test_the_benchmark_of_a_gpu_needs_one(monkeypatch):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(gpu.UserError, match="there is no NVIDIA GPU here"):
+        gpu.main()
 
 
 def test_the_usual_way_trains(tmp_path):

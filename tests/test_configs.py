@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
-import ladder_vae.conf
 import pytest
 import yaml
 from conftest import tiny
 from test_readme import commands
+
+import ladder_vae.conf
 
 CONF = Path(ladder_vae.conf.__file__).parent
 ONE_STEP = [

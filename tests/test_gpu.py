@@ -1,13 +1,16 @@
-"""On a GPU: a run trains, resumes and is evaluated there, compiled and plain, and agrees with the CPU."""
+"""On a GPU: a run trains, resumes and is evaluated there, compiled, replayed and plain, as on the CPU."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same_weights, crash_after, weights
+from conftest import assert_same_weights, crash_after, scalars, tiny, weights
 
+from ladder_vae.models import Hierarchy
 from ladder_vae.system.compilation import compiler
 from ladder_vae.system.devices import best_device
+from ladder_vae.training import lightning_module, replay
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
@@ -57,6 +60,59 @@ def test_a_run_resumes_exactly(train, broken_off, workdir, compile):
     whole = train(*settings, run_dir="whole")
     assert broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(1), *settings)[0] == 1
     assert_same_weights(whole, workdir / "cut")
+
+
+@pytest.mark.parametrize("compile", COMPILED)
+@pytest.mark.parametrize("model", ["ladder", "residual", "textbook", "bottom_up"])
+def test_a_replayed_run_is_the_plain_run(train, monkeypatch, capfd, compile, model):
+    """The weights, their average, and beta and learning rate of every step; the last batch is smaller."""
+    monkeypatch.setattr(lightning_module, "STEPS_PER_READING", 1)
+    recordings, record = [], replay.RECORDERS["cuda"]
+    monkeypatch.setitem(
+        replay.RECORDERS, "cuda", lambda function: recordings.append(function) or record(function)
+    )
+    settings = [
+        *ON,
+        f"model={model}",
+        *(["model.norm=layer"] if model == "residual" else []),
+        f"trainer.compile={compile}",
+        "trainer.max_epochs=4",
+        "trainer.gradient_clip_val=100",
+        "objective.beta_warmup_epochs=3",
+    ]
+    ours = train(*settings, "trainer.cuda_graph=true", run_dir="ours")
+    assert len(recordings) == 1
+    assert "warning:" not in capfd.readouterr().err
+    theirs = train(*settings, "trainer.cuda_graph=false", run_dir="theirs")
+    assert len(recordings) == 1
+    for name, value in weights(ours).items():
+        torch.testing.assert_close(value, weights(theirs)[name], rtol=1e-3, atol=1e-4)
+    for name in ("beta", "lr", "loss"):
+        one, two = (scalars(run, f"train/{name}") for run in (ours, theirs))
+        assert [(p.step, p.value) for p in one] == [(p.step, pytest.approx(p.value, rel=1e-3)) for p in two]
+
+
+def test_a_replayed_run_resumes_exactly(train, broken_off, workdir):
+    settings = [*ON, "trainer.compile=false", "trainer.cuda_graph=true", "trainer.max_epochs=5"]
+    whole = train(*settings, run_dir="whole")
+    assert broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(3), *settings)[0] == 1
+    assert_same_weights(whole, workdir / "cut")
+
+
+def test_a_step_that_reads_from_the_host_goes_on_without_a_graph(command, npz, monkeypatch):
+    terms = Hierarchy.terms
+
+    def reading(self, x, noise, *, monte_carlo=False):
+        x.sum().item()
+        return terms(self, x, noise, monte_carlo=monte_carlo)
+
+    monkeypatch.setattr(Hierarchy, "terms", reading)
+    code, _, err = command(
+        "train", *tiny(npz), *ON, "trainer.compile=false", "trainer.max_epochs=4", "run_dir=run"
+    )
+    assert code == 0, err
+    assert "going on without a CUDA graph, more slowly" in err
+    assert metrics(Path("run"))["test/elbo"] < 0
 
 
 def test_bfloat16_trains(train):

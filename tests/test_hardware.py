@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from ladder_vae.system import compilation, devices
-from ladder_vae.system.compilation import choose_compile, compiled, compiler
+from ladder_vae.system.compilation import choose, compiled, compiler
 from ladder_vae.system.devices import choose_precision, fast_products, has_bfloat16
 from ladder_vae.system.errors import UserError
 
@@ -35,12 +35,12 @@ def test_asking_for_bfloat16_never_fails(device):
 
 
 def test_compiling_is_chosen_where_it_pays():
-    assert [choose_compile("compile", "auto", pays) for pays in (True, False)] == [True, False]
-    assert choose_compile("compile", "True", False)  # as Hydra writes it
-    assert not choose_compile("compile", "false", True)
-    assert choose_compile("compile", True, False)
+    assert [choose("compile", "auto", pays) for pays in (True, False)] == [True, False]
+    assert choose("compile", "True", False)  # as Hydra writes it
+    assert not choose("compile", "false", True)
+    assert choose("compile", True, False)
     with pytest.raises(UserError, match=r"trainer\.compile=yes is unknown; choose auto, true, false"):
-        choose_compile("trainer.compile", "yes", True)
+        choose("trainer.compile", "yes", True)
 
 
 @pytest.fixture

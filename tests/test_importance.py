@@ -18,8 +18,8 @@ from ladder_vae.runs.checkpoints import load_run
 from ladder_vae.runs.opened import load_subject
 from ladder_vae.runs.record import read_record
 from ladder_vae.training import lightning_module
-from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
+from ladder_vae.training.step import batch_values
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 K = 5

@@ -17,8 +17,8 @@ from ladder_vae.system import compilation
 from ladder_vae.system.compilation import compiled, compiler
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training import lightning_module
-from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
+from ladder_vae.training.step import batch_values
 
 OBJECTIVES = {"elbo": Objective(), "weighted": Objective(importance_samples=3)}
 PRECISIONS = pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])

@@ -19,8 +19,8 @@ from ladder_vae.system.compilation import compiler
 from ladder_vae.system.devices import fast_products
 from ladder_vae.training import job
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
-from ladder_vae.training.lightning_module import batch_values
 from ladder_vae.training.objective import Objective
+from ladder_vae.training.step import batch_values
 
 FAST = ["trainer.precision=bf16-mixed", "trainer.compile=true"]
 PLAIN = ["trainer.precision=32-true", "trainer.compile=false"]

@@ -11,7 +11,7 @@ from ladder_vae.runs.metrics import IMAGES_OF
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, composition, schema
-from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose_compile
+from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.machine import limit_threads
@@ -28,7 +28,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
     device = choose_device(cfg.device)
-    choose_compile("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
+    choose("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
 
     def check(subject: Subject) -> None:
         data = subject.data
@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
         images = settings.binarizations * len(subject.indices)
         with progress_bar(name, images) as advance:
             pays = settings.draws * images >= DRAWS_THAT_PAY
-            compile_pass = choose_compile("compile", cfg.compile, pays)
+            compile_pass = choose("compile", cfg.compile, pays)
             evaluation = evaluate(subject, settings, device, advance, compile=compile_pass)
         keep(subject, evaluation, settings)
         print_summary(subject, evaluation, settings)

@@ -20,13 +20,14 @@ from ladder_vae.system.errors import UserError
 
 @dataclass
 class TrainerConfig:
-    """``trainer``: arguments of ``lightning.Trainer``, and whether to compile the training step."""
+    """``trainer``: arguments of ``lightning.Trainer``, and how to run the training step."""
 
     max_epochs: int = MISSING
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
     compile: Any = False  # true, false or auto; runs from before this setting count as false
+    cuda_graph: Any = False  # true, false or auto, as above
     gradient_clip_val: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None

@@ -75,8 +75,8 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
         _check_fixed(model, new=config["init_from"] is None)
     optimizer = construct("optimizer", config["optimizer"])
     scheduler = construct("scheduler", config["scheduler"]) if config["scheduler"] else None
-    compile_step = config["trainer"]["compile"]
-    module = HierarchicalVAE(model, objective, optimizer, scheduler, config["seed"], compile_step)
+    how = {"compile": config["trainer"]["compile"], "record": config["trainer"]["cuda_graph"]}
+    module = HierarchicalVAE(model, objective, optimizer, scheduler, config["seed"], **how)
     try:
         made = optimizer(model.parameters())
         if scheduler is not None:
@@ -104,7 +104,7 @@ def _make_trainer(
 ) -> L.Trainer:
     """The Trainer of the ``trainer`` group. A profiler leaves ``fit-profile.txt`` in the run directory."""
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
-    del settings["compile"]  # HierarchicalVAE's
+    del settings["compile"], settings["cuda_graph"]  # HierarchicalVAE's
     if "profiler" in settings:
         settings["profiler"] = PROFILERS[settings["profiler"]](dirpath=run_dir, filename="profile")
     if config["data"]["val_size"] == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,11 +19,13 @@ from ladder_vae.models.inference import Terms
 from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.models.summary import summarize
 from ladder_vae.system.compilation import compiled
-from ladder_vae.system.errors import UserError
+from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.naming import CURVES, z_name
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
+from ladder_vae.training.replay import RECORDERS, WholeStep
+from ladder_vae.training.step import StepValues, batch_values
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
@@ -41,6 +43,8 @@ class HierarchicalVAE(L.LightningModule):
         seed: Seed of the latent noise. Every epoch reseeds from (seed, epoch), so that a run resumed
             at an epoch boundary is the run that was never stopped.
         compile: Whether to compile the step.
+        record: Whether to record the whole step and replay it where the device can
+            (:class:`~ladder_vae.training.replay.WholeStep`).
 
     Raises:
         UserError: If free bits are asked of a model whose rates may be negative.
@@ -54,6 +58,7 @@ class HierarchicalVAE(L.LightningModule):
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
         compile: bool = False,
+        record: bool = False,
     ) -> None:
         super().__init__()
         if objective.free_bits > 0 and not model.closed_form_rates:
@@ -67,7 +72,10 @@ class HierarchicalVAE(L.LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.compile_step = compile
+        self.record_step = record
         self._values = self._plain_values(model)
+        self._whole: WholeStep | None = None
+        self._replays = False  # whether it does the step of the current batch
         self._recent: list[StepValues] = []  # of each step since they were last read
         self._tested: list[ImageStatistics] = []  # of each batch
 
@@ -90,6 +98,25 @@ class HierarchicalVAE(L.LightningModule):
             self._values = compiled(
                 self._plain_values(self.model), step_doubt(self.model, self._plain_values)
             )
+        if self.record_step:
+            self._whole = self._recordable_step()
+
+    def _recordable_step(self) -> WholeStep | None:
+        device, recorder = self.device.type, RECORDERS.get(self.device.type)
+        if recorder is None:
+            warn(f"going on without a CUDA graph (trainer.cuda_graph), for this run trains on {device}")
+            return None
+        samples, largest = self.objective.importance_samples, self.trainer.gradient_clip_val
+        optimizer = self.trainer.optimizers[0]
+        return WholeStep(self.model, self._values, optimizer, samples, largest, recorder)
+
+    def on_fit_end(self) -> None:
+        self._whole = None  # Lightning takes the model off the device, and the recording with it
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        self._replays = self._whole is not None and self._whole.takes(batch)
+        if self._whole is not None and not self._replays:
+            self.trainer.optimizers[0].zero_grad()  # a whole step leaves its gradients where they are
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
@@ -99,9 +126,13 @@ class HierarchicalVAE(L.LightningModule):
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         steps = int(self.trainer.num_training_batches)
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
-        # The noise is drawn outside, so that the compiled step sees the same as the plain one.
-        noise = self.model.draw_noise(self.objective.importance_samples, len(x), like=x)
-        values = self._values(x, x.new_full((), beta), *noise)
+        if self._replays:
+            assert self._whole is not None
+            values = self._whole(x, beta)
+        else:
+            # The noise is drawn outside, so that the compiled step sees the same as the plain one.
+            noise = self.model.draw_noise(self.objective.importance_samples, len(x), like=x)
+            values = self._values(x, x.new_full((), beta), *noise)
         self._recent.append(StepValues(values.loss.detach(), values.distortion, values.rates))
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
             self._read_recent(beta)
@@ -128,8 +159,16 @@ class HierarchicalVAE(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
+        if self._replays:
+            assert optimizer_closure is not None
+            optimizer_closure()  # the whole step; Lightning counts it
+            return
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()  # so that the next batch finds this memory free, and still in the cache
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not self._replays:  # else it was done
+            super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         pass  # it was done
@@ -189,62 +228,6 @@ class HierarchicalVAE(L.LightningModule):
         if not statistics.elbo.isfinite().all():
             raise UserError(f"the ELBO of {stage} images is not finite; {REMEDY}")
         return summarize(statistics, TESTED, unit_counts(self.model), stage)
-
-
-class StepValues(NamedTuple):
-    """The values of one training step, nats per image.
-
-    Args:
-        loss: What is minimized, ``()``; the only part with a gradient.
-        distortion: Mean over draws and images, ``()``.
-        rates: Mean rate of each level over draws and images, z_1 first, ``(L,)``.
-    """
-
-    loss: Tensor
-    distortion: Tensor
-    rates: Tensor
-
-
-def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepValues]:
-    """Make the training step as a function that can be compiled.
-
-    It maps images ``(B, C, H, W)``, beta ``()`` and the noise of each level, ``(K, B, *event)``, to
-    :class:`StepValues`.
-    """
-    monte_carlo = objective.monte_carlo_rates or objective.importance_samples > 1
-
-    def values(x: Tensor, beta: Tensor, *noise: Tensor) -> StepValues:
-        terms = model.terms(x, noise, monte_carlo=monte_carlo)
-        means = terms.mean()
-        return StepValues(objective.loss(terms, beta), means.distortion.detach(), means.rates.detach())
-
-    return values
-
-
-def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
-    """Estimate the memory of a training step, in bytes.
-
-    It holds weights, gradients, two moments and the average of the weights, and what backward needs.
-
-    Args:
-        model: On the ``meta`` device, where nothing is computed or stored.
-        batch: Shape of a batch of images, ``(B, C, H, W)``.
-        width: Bytes of an activation: 4 in float32, 2 in bfloat16.
-    """
-    storages: dict[int, Any] = {}  # kept alive meanwhile, so that no other gets its key
-
-    def note(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        storages[storage._cdata] = storage
-        return value
-
-    x = torch.empty(batch, device="meta")
-    noise = model.draw_noise(objective.importance_samples, len(x), like=x)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
-        batch_values(model, objective)(x, x.new_full((), 1.0), *noise)
-    weights = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
-    saved = sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
-    return 5 * sum(weights.values()) + saved * width // 4
 
 
 def _diverged(where: str, terms: Terms) -> UserError:

@@ -28,13 +28,14 @@ from ladder_vae.settings.command_line import no_such_setting
 from ladder_vae.settings.paths import leaves
 from ladder_vae.settings.schema import Config
 from ladder_vae.settings.signatures import checked, parameters
-from ladder_vae.system.compilation import STEPS_THAT_PAY, choose_compile
+from ladder_vae.system.compilation import STEPS_THAT_PAY, choose
 from ladder_vae.system.devices import choose_device_type, choose_precision
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.memory import total_memory
 from ladder_vae.system.randomness import check_seed
-from ladder_vae.training.lightning_module import training_memory
 from ladder_vae.training.objective import Objective
+from ladder_vae.training.replay import RECORDERS
+from ladder_vae.training.step import training_memory
 
 PUBLIC = {"model": "models", "data": "data", "likelihood": "maths"}  # group: the package that exports ours
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
@@ -223,7 +224,7 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     """``auto`` becomes what it means on this machine; what the Trainer would not understand is refused."""
     known, _ = parameters(L.Trainer)
     for key in trainer:
-        if key not in {*known, "compile"}:
+        if key not in {*known, "compile", "cuda_graph"}:
             raise UserError(no_such_setting(f"trainer.{key}", {f"trainer.{name}" for name in known}))
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
@@ -244,10 +245,11 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
             f"trainer.accelerator={trainer['accelerator']}: there is no NVIDIA GPU to be used here"
         )
     steps = trainer["max_epochs"] * min(steps_per_epoch, trainer["limit_train_batches"] or steps_per_epoch)
-    compile_step = choose_compile("trainer.compile", trainer["compile"], steps >= STEPS_THAT_PAY)
+    pays = steps >= STEPS_THAT_PAY["cuda" if device == "cuda" else "cpu"]
     return trainer | {
         "precision": choose_precision(trainer["precision"], device),
-        "compile": compile_step,
+        "compile": choose("trainer.compile", trainer["compile"], pays),
+        "cuda_graph": choose("trainer.cuda_graph", trainer["cuda_graph"], device in RECORDERS),
     }
 
 
