@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import assert_same_weights, crash_after, scalars, tiny, weights
 
-from ladder_vae.models import Hierarchy
+from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.compilation import compiler
 from ladder_vae.system.devices import best_device
 from ladder_vae.training import lightning_module, replay
