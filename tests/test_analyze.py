@@ -226,7 +226,7 @@ def test_a_run_that_a_question_does_not_fit_is_left_out(trained, analyze):
 
 
 @SKETCHED
-@pytest.mark.parametrize("shape", [(17, 11), (9, 14)])
+@pytest.mark.parametrize("shape", [(17, 11), pytest.param((9, 14), marks=pytest.mark.slow)])
 def test_images_of_any_shape_reach_the_projector(command, analyze, workdir, npz, shape):
     rng, arrays = np.random.default_rng(0), dict(np.load(npz))
     arrays |= {

@@ -45,7 +45,14 @@ SHOWN = {name for line in commands() for name in re.findall(r"ladder_vae.train .
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("experiment", [name for name in options("experiment") if name not in SHOWN])
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("collapse", "tighter_bound") else ())
+        for name in options("experiment")
+        if name not in SHOWN
+    ],
+)
 def test_every_experiment_trains_a_step(command, workdir, experiment):
     narrowed, jobs = NARROWED.get(experiment, ([], 1))
     code, _, err = command("train", f"experiment={experiment}", *ONE_STEP, *narrowed)

@@ -62,6 +62,7 @@ def marked(lines: list[str]) -> list:
         "make sweep-depth resume",
         'make evaluate args="num_samples=1000',
         "python -m ladder_vae.train --multirun model=",
+        "python -m ladder_vae.train model=residual",
     )
     return [pytest.param(line, marks=pytest.mark.slow if line.startswith(long) else ()) for line in lines]
 

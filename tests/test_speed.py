@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins import ladder_vae_launcher
 from ladder_vae.evaluation.parts import compiled_weigher
-from ladder_vae.models import LadderVAE, ResidualVAE, TextbookVAE
+from ladder_vae.models import LadderVAE, TextbookVAE
 from ladder_vae.models.evaluator import Settings, image_statistics
 from ladder_vae.system import devices
 from ladder_vae.system.compilation import compiler
@@ -52,7 +52,7 @@ def test_fast_and_plain_training_agree(trained):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(FAST, id="both"),
+        pytest.param(FAST, id="both", marks=pytest.mark.slow),
         pytest.param(FAST[:1], id="bf16", marks=pytest.mark.slow),
         pytest.param(FAST[1:], id="compiled", marks=pytest.mark.slow),
     ],
@@ -66,8 +66,8 @@ def test_fast_runs_repeat_and_resume_exactly(train, trained, broken_off, workdir
 
 
 def steps():
-    """Every model with every objective; all are slow to trace, so that three of them have to do."""
-    quick = {(LadderVAE, "elbo"), (ResidualVAE, "elbo"), (TextbookVAE, "weighted")}
+    """Every model with every objective; all are slow to trace, so that two of them have to do."""
+    quick = {(LadderVAE, "elbo"), (TextbookVAE, "weighted")}
     for kind in MODELS:
         for name, samples in (("elbo", 1), ("weighted", 3)):
             marks = () if (kind, name) in quick else pytest.mark.slow
