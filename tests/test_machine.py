@@ -2,15 +2,18 @@
 
 import getpass
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny
 
 from ladder_vae.system import environment, machine
 from ladder_vae.system.environment import COMPILED, DRAWING
+from ladder_vae.training import settle
 
 
 def made_up(root: Path, files: dict[str, str]) -> Path:
@@ -99,7 +102,6 @@ def test_processors_that_a_process_is_bound_to(tmp_path, eight, monkeypatch):
 
 
 def test_threads_jobs_and_the_memory_check_follow(monkeypatch, command, npz, workdir):
-    from conftest import tiny
 
     from ladder_vae.system.devices import jobs_at_once
 
@@ -117,7 +119,25 @@ def test_threads_jobs_and_the_memory_check_follow(monkeypatch, command, npz, wor
     monkeypatch.setattr(machine, "memory", lambda: 60_000)
     code, _, err = command("train", *tiny(npz))
     assert code == 1
-    assert "GiB to train and there are 0" in err
+    assert "GiB to train and there are 0.0; lower model.num_layers or its sizes" in err
+
+
+def test_a_batch_that_fits_is_named(command, npz, monkeypatch):
+    """It does fit, and one image more does not."""
+    here = 2_000_000
+    monkeypatch.setattr(settle, "total_memory", lambda device: here)
+
+    def said(images):
+        code, _, err = command(
+            "train", *tiny(npz), f"data.batch_size={images}", "trainer.limit_train_batches=1"
+        )
+        return code, re.search(r"set data.batch_size=(\d+) or less", err)
+
+    code, named = said(1000)
+    assert code == 1
+    assert said(int(named[1])) == (0, None)
+    code, again = said(int(named[1]) + 1)
+    assert (code, again[1]) == (1, named[1])
 
 
 def run(code: str, **variables: str) -> str:

@@ -259,13 +259,20 @@ def check_memory(settled: Settled) -> None:
     with torch.device("meta"):  # nothing is stored there
         model = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
     width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
+
+    def memory(images: int) -> int:
+        return training_memory(model, settled.objective, (images, *data.image_shape), width)
+
     try:
-        needed = training_memory(model, settled.objective, (data.batch_size, *data.image_shape), width)
+        needed = memory(data.batch_size)
     except (NotImplementedError, RuntimeError):  # nothing can be said of a step that reads its own values
         return
     there = total_memory(choose_device_type(config["trainer"]["accelerator"]))
     if needed > there:
+        of_an_image = memory(3) - memory(2)  # batch norm takes no single image
+        fitting = data.batch_size - math.ceil((needed - there) / max(of_an_image, 1))
+        smaller = f"set data.batch_size={fitting} or less, or " if fitting > 1 else ""
         raise UserError(
-            f"this model needs {needed / 2**30:,.0f} GiB to train and there are {there / 2**30:,.0f}; lower "
-            "model.num_layers, its sizes, or data.batch_size"
+            f"this model needs {needed / 2**30:,.1f} GiB to train and there are {there / 2**30:,.1f}; "
+            f"{smaller}lower model.num_layers or its sizes"
         )
