@@ -257,6 +257,11 @@ def test_a_sweep_of_a_user_without_a_home(workdir, monkeypatch):
         finishing.asked(["finish=~/sweep"])
 
 
+def alive(*which: str) -> set[int]:
+    """The processes that pgrep finds."""
+    return {int(pid) for pid in subprocess.run(["pgrep", *which], capture_output=True).stdout.split()}
+
+
 @pytest.mark.slow
 def test_kills_at_any_moment_change_no_result(npz, workdir):
     """SIGKILL of parent, child or group, again and again: the table is that of the undisturbed sweep."""
@@ -266,8 +271,10 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
     subprocess.run([*train, *few, "run_dir=whole"], check=True, env=environment, capture_output=True)
     subprocess.run([sys.executable, "-m", "ladder_vae.report", "whole"], check=True, capture_output=True)
     undisturbed, chance, kills = table(Path("whole")), random.Random(0), 0
-    for number in range(6):
-        sweep = Path(f"sweep{number}")
+    number = 0
+    while kills < 50:
+        number += 1
+        sweep = Path(f"sweep_{os.getpid()}_{number}")  # no other process has this in its command line
         command = [*train, *few, f"run_dir={sweep}"]
         for _ in range(9):
             process = subprocess.Popen(
@@ -277,18 +284,19 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            time.sleep(chance.uniform(2, 25))
-            victims = subprocess.run(
-                ["pgrep", "-f", str(sweep)], capture_output=True, text=True
-            ).stdout.split()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(2, 25))
+                break  # it had nothing more to do
+            victims = alive("-s", str(process.pid)) | alive("-f", str(sweep))  # jobs have sessions, too
             if chance.random() < 0.3:
-                victims = [str(process.pid)]
-            elif victims and chance.random() < 0.5:
-                victims = [chance.choice(victims)]
+                victims = {process.pid}
+            elif chance.random() < 0.5:
+                victims = {chance.choice(sorted(victims))}
             for victim in victims:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(victim), signal.SIGKILL)
+                    os.kill(victim, signal.SIGKILL)
                     kills += 1
+            time.sleep(chance.uniform(0, 3))  # those that are left notice
             process.kill()
             process.wait()
             if (sweep / "jobs.json").exists():
@@ -298,4 +306,3 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
         for run in sorted(Path("whole").glob("*_seed*")):
             assert_same_weights(run, sweep / run.name)
             assert read_record(sweep / run.name).finished
-    assert kills >= 50
