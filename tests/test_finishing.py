@@ -275,10 +275,14 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
     while kills < 50:
         number += 1
         sweep = Path(f"sweep_{os.getpid()}_{number}")  # no other process has this in its command line
-        command = [*train, *few, f"run_dir={sweep}"]
+
+        def command(sweep=sweep):
+            planned = (sweep / "jobs.json").exists()
+            return [*train, f"finish={sweep}"] if planned else [*train, *few, f"run_dir={sweep}"]
+
         for _ in range(9):
             process = subprocess.Popen(
-                command,
+                command(),
                 env=environment,
                 start_new_session=True,
                 stdout=subprocess.DEVNULL,
@@ -299,9 +303,7 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
             time.sleep(chance.uniform(0, 3))  # those that are left notice
             process.kill()
             process.wait()
-            if (sweep / "jobs.json").exists():
-                command = [*train, f"finish={sweep}"]
-        subprocess.run(command, check=True, env=environment, capture_output=True)
+        subprocess.run(command(), check=True, env=environment, capture_output=True)
         assert table(sweep) == undisturbed
         for run in sorted(Path("whole").glob("*_seed*")):
             assert_same_weights(run, sweep / run.name)
