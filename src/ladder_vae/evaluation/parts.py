@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,7 +140,8 @@ def evaluate(
     more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
     more |= {"binarizations": settings.binarizations}
     units = unit_counts(model)
-    metrics = dict(summarize(statistics, settings, units, split))
+    dimensions = math.prod(subject.data.image_shape) if subject.data.likelihood.bits else 0
+    metrics = dict(summarize(statistics, settings, units, split, dimensions))
     # Shares and quantiles are of single images, not of their means over binarizations, which differ less.
     singly = [summarize(one, settings, units, split) for one in each]
     for name in metrics:

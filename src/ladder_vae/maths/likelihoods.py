@@ -20,6 +20,8 @@ class Likelihood(ABC):
 
     #: Whether :meth:`draw` is random.
     random = False
+    #: Whether pixels have 256 values, so that bounds are compared in bits per dimension.
+    bits = False
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the observed image, as bytes, from gray levels. A likelihood without randomness returns them.

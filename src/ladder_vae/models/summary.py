@@ -20,7 +20,11 @@ ESS_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
 def summarize(
-    statistics: ImageStatistics, settings: Settings, units: Sequence[int], split: str = "test"
+    statistics: ImageStatistics,
+    settings: Settings,
+    units: Sequence[int],
+    split: str = "test",
+    dimensions: int = 0,
 ) -> dict[str, float]:
     """Means over images, by the names of ``metrics.json``.
 
@@ -30,6 +34,7 @@ def summarize(
         settings: What was drawn.
         units: Number of units of each level.
         split: First part of every name.
+        dimensions: Numbers that an image consists of, if bounds are to be given in bits per dimension, too.
     """
     images = len(statistics.elbo)
     elbo = statistics.elbo
@@ -55,6 +60,13 @@ def summarize(
             }
             metrics[f"{split}/gap/K={k}"] = (log_px - elbo).mean()
             metrics[f"{split}/gap/K={k}_stderr"] = _stderr(log_px - elbo)
+    if dimensions:
+        bounds = {"": elbo.mean()} | {
+            f"/K={k}": metrics[f"{split}/log_px/K={k}"] for k in settings.sample_sizes
+        }
+        metrics |= {
+            f"{split}/bits_per_dim{of}": -bound / (dimensions * math.log(2)) for of, bound in bounds.items()
+        }
     tail = f"{split}/khat/K={settings.num_samples}"
     metrics[f"{tail}/median"] = statistics.khat.quantile(0.5)
     if statistics.khat.isfinite().all():

@@ -70,6 +70,7 @@ class Metric:
 #: Metrics that every finished run has, in the order of table columns. Each is also plotted against depth.
 OF_RUNS = (
     Metric("test/elbo", "ELBO", 2, "nats", "up", in_hparams=True),
+    Metric("test/bits_per_dim", "bits per dimension", 3, "", "down"),
     Metric("test/distortion", "distortion", 2, "nats", "down", in_hparams=True),
     Metric("test/rate", "rate", 2, "nats", in_hparams=True),
     Metric("test/mse", "MSE", 5, "", "down", in_hparams=True),

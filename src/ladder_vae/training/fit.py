@@ -27,7 +27,7 @@ from ladder_vae.training.lightning_module import TESTED
 from ladder_vae.training.tensorboard import draw_pictures
 
 TRAINING_IMAGES = 10_000  # evenly spaced, on which train_eval/elbo is measured
-LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion"))
+LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion", "bits_per_dim"))
 FIGURES = "figures"
 PICTURED = 10  # test images in a run's figures, and as many samples
 

@@ -78,6 +78,7 @@ class HierarchicalVAE(L.LightningModule):
         self._replays = False  # whether it does the step of the current batch
         self._recent: list[StepValues] = []  # of each step since they were last read
         self._tested: list[ImageStatistics] = []  # of each batch
+        self._dimensions = 0  # of an image, if bounds are to be in bits per dimension, too
 
     def _plain_values(self, model: Hierarchy) -> Callable[..., StepValues]:
         return batch_values(model, self.objective)
@@ -217,6 +218,7 @@ class HierarchicalVAE(L.LightningModule):
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         start = sum(len(batch.elbo) for batch in self._tested)
+        self._dimensions = x[0].numel() if self.model.likelihood.bits else 0
         with torch.autocast(x.device.type, enabled=False):
             self._tested.append(image_statistics(self.model, x, range(start, start + len(x)), TESTED))
 
@@ -227,7 +229,7 @@ class HierarchicalVAE(L.LightningModule):
         """The metrics that end a training, by name. Raises UserError if the ELBO is not finite."""
         if not statistics.elbo.isfinite().all():
             raise UserError(f"the ELBO of {stage} images is not finite; {REMEDY}")
-        return summarize(statistics, TESTED, unit_counts(self.model), stage)
+        return summarize(statistics, TESTED, unit_counts(self.model), stage, self._dimensions)
 
 
 def _diverged(where: str, terms: Terms) -> UserError:
