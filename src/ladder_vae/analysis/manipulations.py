@@ -93,7 +93,7 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
         headings=["image", "recon.", *(f"draw {i + 1}" for i in range(GLANCE_DRAWS))],
     )
     caption = (
-        "Each row is one test image: the binarized image, its reconstruction from one posterior "
+        "Each row is one test image: as the model sees it, its reconstruction from one posterior "
         f"sample, then {GLANCE_DRAWS} images for which the innovation of a single level was drawn anew "
         "from the prior and those of all other levels were kept. What changes along a row is that "
         "level's part."

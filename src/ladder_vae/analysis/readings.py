@@ -101,9 +101,9 @@ def probe_levels(
 ) -> Probes:
     """Accuracies of linear probes that read the class off each level's mean, sample and innovation.
 
-    ``probe_pixels`` is the accuracy of a probe on the binarized image, ``probe_none`` that of always naming
-    the commonest class. Of many classes, only images of the commonest are used. There are no probes if the
-    images have no classes or only one.
+    ``probe_pixels`` is the accuracy of a probe on the image as the model sees it, ``probe_none`` that of
+    always naming the commonest class. Of many classes, only images of the commonest are used. There are no
+    probes if the images have no classes or only one.
 
     Args:
         data: The data set.

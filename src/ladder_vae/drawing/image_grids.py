@@ -153,7 +153,7 @@ def save_run(directory: Path, images: Mapping[str, np.ndarray]) -> None:
         directory / "reconstructions.png",
         {"test image": images["originals"], "reconstruction": images["reconstructions"]},
         columns=len(images["originals"]),
-        title="Binarized test images, and the decoder's mean for one posterior sample",
+        title="Test images as the model sees them, and the decoder's mean for one posterior sample",
     )
     save_strips(
         directory / "samples.png",
