@@ -64,7 +64,7 @@ class Gallery:
         return torch.Generator().manual_seed(stream_seed(self.seed, "pictures", *keys))
 
     def render(self, code: Sequence[Tensor]) -> np.ndarray:
-        """The decoder's mean for each code, bytes ``(n, H, W)``."""
+        """The decoder's mean for each code, bytes ``(n, H, W)``, or ``(n, H, W, 3)`` in color."""
         return to_bytes(render(self.model, code))
 
 
@@ -82,7 +82,7 @@ def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
     x, reconstruction = to_bytes(gallery.originals[:GLANCE_IMAGES]), gallery.render(some)
     rows = {}
     for level in reversed(levels):
-        draws = _draws(gallery, some, level, GLANCE_DRAWS)  # (draws, n, H, W)
+        draws = _draws(gallery, some, level, GLANCE_DRAWS)  # (draws, n, H, W[, 3])
         cells = np.concatenate([x[None], reconstruction[None], draws])
         rows[f"{z_name(level)} drawn anew"] = cells.swapaxes(0, 1).reshape(-1, *x.shape[1:])
     draw = partial(
@@ -186,7 +186,7 @@ def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
     units = unit_rates.argsort(descending=True)[:TRAVERSED_UNITS].tolist()
     shown = range(len(gallery.x))[2::3][:TRAVERSED_IMAGES] or range(1)
     rows, file = {}, f"traverse_{z_name(level)}.png"
-    blank = np.full((1, *gallery.x.shape[2:]), 255, np.uint8)
+    blank = np.full_like(to_bytes(gallery.originals[:1]), 255)
     for unit in units:
         walks = [
             gallery.render(traverse([e[i : i + 1] for e in gallery.code], level, unit, values)) for i in shown

@@ -20,6 +20,7 @@ from ladder_vae.data.sources import Images
 from ladder_vae.system.errors import UserError, one_line, warn
 from ladder_vae.system.memory import total_memory
 
+CHANNELS = (1, 3)
 BLOCK = 1_000  # images that become bytes at a time, so that a large array is not copied as a whole
 ZIP = b"PK\x03\x04"
 STARTS = {  # what other files begin with
@@ -35,10 +36,11 @@ UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, z
 def load_npz(path: Path, *, validation: bool = False) -> Images:
     """Load an ``.npz`` file with ``x_train`` and ``x_test``, optionally ``x_val`` and ``y_...`` of each.
 
-    Images are ``(N, H, W)``, ``(N, 1, H, W)`` or ``(N, H, W, 1)``. They are integers from 0 to 255, booleans,
-    or floats from 0 to 1; floats are rounded to multiples of 1/255. Labels are ``(N,)`` or ``(N, 1)``; they
-    are whole numbers, booleans, or text, which is numbered in alphabetical order unless it says numbers.
-    Other arrays of the file are not read. A file that was written anew is read anew.
+    Images are ``(N, H, W)``, or gray or in color ``(N, H, W, C)`` or ``(N, C, H, W)`` with C of 1 or 3. They
+    are integers from 0 to 255, booleans, or floats from 0 to 1; floats are rounded to multiples of 1/255.
+    Labels are ``(N,)`` or ``(N, 1)``; they are whole numbers, booleans, or text, which is numbered in
+    alphabetical order unless it says numbers. Other arrays of the file are not read. A file that was written
+    anew is read anew.
 
     Args:
         path: The file.
@@ -79,12 +81,12 @@ def _load(path: Path, content: tuple[tuple[str, int, int], ...], validation: boo
             with archive.open(f"{key}.npy") as member:
                 array = npy.read_array(member, allow_pickle=False)
             arrays[key] = _as_bytes(array, f"data.path={path}: {key}") if key[0] == "x" else array
-    images = {split: torch.from_numpy(arrays[f"x_{split}"])[:, None] for split in splits}
+    images = {split: torch.from_numpy(arrays[f"x_{split}"]) for split in splits}
     for split, found in images.items():
         if found.shape[1:] != images["train"].shape[1:]:
             raise UserError(
-                f"data.path={path}: x_train has images of {tuple(images['train'].shape[2:])} pixels, "
-                f"x_{split} of {tuple(found.shape[2:])}; they must agree"
+                f"data.path={path}: x_train has images of {_form(images['train'])}, "
+                f"x_{split} of {_form(found)}; they must agree"
             )
     if len(images["train"]) < 2:
         raise UserError(f"data.path={path}: x_train holds a single image; training takes at least two")
@@ -153,10 +155,12 @@ def _check_memory(sizes: Mapping[str, int], path: Path) -> None:
 
 
 def _as_bytes(array: np.ndarray, where: str) -> np.ndarray:
-    """Images as bytes, ``(N, H, W)``, in the order of their axes in memory."""
+    """Images as bytes, ``(N, C, H, W)``, in the order of their axes in memory."""
     _check_form(array, where)
-    if array.ndim == 4:
-        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[1] != 1 and array.shape[3] in CHANNELS:
+        array = array.transpose(0, 3, 1, 2)
     whole = not np.issubdtype(array.dtype, np.floating)
     images = np.empty(array.shape, np.uint8)
     for start in range(0, len(array), BLOCK):
@@ -169,7 +173,7 @@ def _as_bytes(array: np.ndarray, where: str) -> np.ndarray:
         outside = ~((block >= 0) & (block <= 255))  # NaN is
         if outside.any():
             place = np.unravel_index(int(outside.argmax()), outside.shape)
-            raise UserError(_outside(array, start + int(place[0]), (int(place[1]), int(place[2])), where))
+            raise UserError(_outside(array, start + int(place[0]), tuple(map(int, place[1:])), where))
         images[start : start + BLOCK] = block
     if whole and images.max() == 1:
         raise UserError(
@@ -185,18 +189,16 @@ def _as_bytes(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _check_form(array: np.ndarray, where: str) -> None:
-    """Raises UserError if an array cannot hold images of one channel."""
+    """Raises UserError if an array cannot hold images, gray or in color."""
     shape, numbers = array.shape, array.dtype.kind in "biuf"
-    single = array.ndim == 3 or (array.ndim == 4 and 1 in (shape[1], shape[3]))
+    fits = array.ndim == 3 or (array.ndim == 4 and (shape[1] in CHANNELS or shape[3] in CHANNELS))
     if not array.size > 0:
         raise UserError(f"{where} holds no images: its shape is {shape}")
-    if not single:
-        remedy = "single-channel images are (N, H, W), (N, 1, H, W) or (N, H, W, 1)"
-        if array.ndim == 4 and {3, 4} & {shape[1], shape[3]}:
-            axis = 3 if shape[3] in (3, 4) else 1
-            remedy = (
-                f"color is not supported: save gray levels, as array.mean({axis}) of bytes, .astype('uint8')"
-            )
+    if not fits:
+        remedy = "images are (N, H, W), or (N, H, W, C) or (N, C, H, W) with C of 1 or 3"
+        if array.ndim == 4 and 4 in (shape[1], shape[3]):
+            colors = "array[..., :3]" if shape[3] == 4 else "array[:, :3]"
+            remedy = f"transparency is not supported: save {colors}"
         elif array.ndim == 2:
             side = math.isqrt(shape[1])
             remedy += f"; array.reshape(-1, {side}, {side})" if side**2 == shape[1] else "; reshape it"
@@ -205,9 +207,15 @@ def _check_form(array: np.ndarray, where: str) -> None:
         raise UserError(f"{where} has type {array.dtype}; use bytes (uint8), booleans, or floats from 0 to 1")
 
 
-def _outside(array: np.ndarray, image: int, pixel: tuple[int, int], where: str) -> str:
-    """The error message for a value that is no gray level."""
-    value = array[image][pixel]
+def _form(images: Tensor) -> str:
+    """Size of images in words."""
+    channels, height, width = images.shape[1:]
+    return f"({height}, {width}) pixels" + (f" in {channels} channels" if channels > 1 else "")
+
+
+def _outside(array: np.ndarray, image: int, place: tuple[int, ...], where: str) -> str:
+    """The error message for a value that is no level of a pixel, at ``place`` (C, H, W) of an image."""
+    value, pixel = array[image][place], place[1:]
     if not np.isfinite(value):
         what = "NaN" if np.isnan(value) else "an infinite value"
         return f"{where} holds {what} in image {image}, pixel {pixel}; replace it, or leave the image out"

@@ -27,8 +27,9 @@ SAMPLE_COLUMNS = 10
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Convert intensities in [0, 1], ``(n, 1, H, W)``, to bytes, uint8 ``(n, H, W)``."""
-    return (images[:, 0] * 255).round().byte().cpu().numpy()
+    """Convert intensities in [0, 1], ``(n, C, H, W)``, to bytes ``(n, H, W)``, in color ``(n, H, W, 3)``."""
+    shown = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
+    return (shown * 255).round().byte().cpu().numpy()
 
 
 def steps(size: Sequence[int], rows: int, columns: int) -> tuple[int, int]:
@@ -39,13 +40,15 @@ def steps(size: Sequence[int], rows: int, columns: int) -> tuple[int, int]:
 def strip(images: np.ndarray, columns: int) -> np.ndarray:
     """Join images, uint8 ``(n, H, W)``, to one image ``(H', W')`` with ``columns`` per row and gray lines.
 
+    Here and below, images in color have a last axis more, of 3.
+
     Of images that are too large for a picture only every so many pixels are taken (:func:`steps`).
     """
-    down, across = steps(images.shape[1:], -(-len(images) // columns), columns)
+    down, across = steps(images.shape[1:3], -(-len(images) // columns), columns)
     images = images[:, ::down, ::across]
-    n, h, w = images.shape
+    n, h, w, *color = images.shape
     rows = -(-n // columns)
-    canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP), 128, np.uint8)
+    canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP, *color), 128, np.uint8)
     for i, image in enumerate(images):
         r, c = divmod(i, columns)
         canvas[r * (h + GAP) : r * (h + GAP) + h, c * (w + GAP) : c * (w + GAP) + w] = image
@@ -81,7 +84,7 @@ def save_strips(
     width, margin, gap, top = 7.0, 0.2 + 0.085 * letters, 0.15, 0.65 if headings else 0.45  # inches
     lines = [-(-len(images) // columns) for images in rows.values()]
     # The scale is that of images which fill the width, or of tall ones which together are not too tall.
-    h, w = next(iter(rows.values())).shape[1:]
+    h, w = next(iter(rows.values())).shape[1:3]
     wide, tall = columns * (w + GAP) - GAP, sum(n * (h + GAP) - GAP for n in lines)
     scale = min(width / wide, TALLEST / tall)  # inches a pixel
     across = min(width, max(scale * wide, LEAST_SIDE * columns))
@@ -122,12 +125,12 @@ def save_cross(
         title: Title of the picture.
     """
     n, m = len(left), len(top)
-    down, across = steps(left.shape[1:], n + 1, m + 1)
+    down, across = steps(left.shape[1:3], n + 1, m + 1)
     left, top, cells = (images[:, ::down, ::across] for images in (left, top, cells))
     corner = np.full_like(left[:1], 255)
     rows = [corner, top, *(part for i in range(n) for part in (left[i : i + 1], cells[i * m : (i + 1) * m]))]
     canvas = strip(np.concatenate(rows), m + 1)
-    h, w = left.shape[1:]
+    h, w = left.shape[1:3]
     canvas[h : h + GAP] = canvas[:, w : w + GAP] = 255  # a white gap separates inputs and cells
     canvas = np.insert(np.insert(canvas, [h] * GAP * 2, 255, 0), [w] * GAP * 2, 255, 1)
     natural = 7.0 * canvas.shape[0] / canvas.shape[1]

@@ -44,7 +44,11 @@ class Likelihood(ABC):
         """The input of a model, float, from images that were drawn, uint8 of the same shape."""
 
     def channels(self, image_channels: int) -> int:
-        """Number of channels that the decoder needs for images of ``image_channels`` channels."""
+        """Number of channels that the decoder needs for images of ``image_channels`` channels.
+
+        Raises:
+            ValueError: If there is no such distribution of pixels of so many channels.
+        """
         return image_channels
 
     @abstractmethod
@@ -73,6 +77,13 @@ class Bernoulli(Likelihood):
     """Independent binary pixels; ``params`` holds one logit per pixel."""
 
     random = True
+
+    def channels(self, image_channels: int) -> int:
+        if image_channels > 1:
+            raise ValueError(
+                f"pixels of {image_channels} channels are not binary; set likelihood=logistic_mixture"
+            )
+        return 1
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Set each pixel to 255 with probability exactly ``intensity / 255``, else to 0."""

@@ -11,21 +11,23 @@ from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.files import read_npz, replacing
 
 NAMES = {"originals", "reconstructions", "samples"}
+FORMS = {("|u1",), ("|u1", 3)}  # gray and color
 MOST_BYTES = 1 << 28
 
 
 def write_images(path: Path, **images: np.ndarray) -> None:
-    """Write ``images.npz``: bytes ``(n, H, W)``."""
+    """Write ``images.npz``: bytes ``(n, H, W)``, or ``(n, H, W, 3)`` in color."""
     with replacing(path / IMAGES) as part:
         np.savez_compressed(part, **images)  # type: ignore[arg-type]
 
 
 def read_images(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of ``images.npz``, uint8 ``(n, H, W)``; empty if there are none, or they cannot be used."""
+    """Arrays of ``images.npz``, uint8 ``(n, H, W)``, or ``(n, H, W, 3)``; empty if they cannot be used."""
     file = path / IMAGES
     try:
         images = read_npz(file, MOST_BYTES)
-        if not set(images) >= NAMES or {(i.dtype.str, i.ndim) for i in images.values()} != {("|u1", 3)}:
+        forms = {(image.dtype.str, *image.shape[3:]) for image in images.values() if image.ndim >= 3}
+        if not set(images) >= NAMES or len(forms) != 1 or not forms <= FORMS:
             raise UserError(f"{file} does not hold {', '.join(sorted(NAMES))} as bytes (n, H, W)")
         return images
     except FileNotFoundError:
