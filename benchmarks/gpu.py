@@ -35,7 +35,7 @@ from ladder_vae.training.build import build
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.job import prepare
 from ladder_vae.training.objective import Objective
-from ladder_vae.training.replay import RECORDERS, WARM_UP, WholeStep
+from ladder_vae.training.replay import RECORDERS, REHEARSALS, WholeStep
 from ladder_vae.training.settle import settle
 from ladder_vae.training.step import batch_values
 
@@ -73,12 +73,11 @@ def replayed_step(model: LadderVAE, half: bool, *, compile: bool) -> Step:
     if compile:
         values = compiled(values, step_doubt(model, lambda twin: batch_values(twin, Objective())))
     device = next(model.parameters()).device.type
-    whole = WholeStep(model, values, optimizer, 1, None, RECORDERS[device])
+    whole = WholeStep(model, values, optimizer, 1, None, RECORDERS[device]())
 
     def step(x: torch.Tensor) -> None:
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            if whole.takes(x):  # the smaller last batch is left out here
-                whole(x, 1.0)
+            whole(x, 1.0)
 
     return step
 
@@ -89,10 +88,11 @@ def bare_speed(step: Step, model: LadderVAE, steps: int) -> float:
     images = MNIST(batch_size=BATCH, val_size=0).split("train").to(device)
     current = [v for v in model.state_dict().values() if v.is_floating_point()]
     average = [v.clone() for v in current]
-    batches = (x for epoch in range(10**6) for x in Batches(images, BATCH, seed=epoch, draw=True))
+    drawn = (x for epoch in range(10**6) for x in Batches(images, BATCH, seed=epoch, draw=True))
+    batches = (x for x in drawn if len(x) == BATCH)
     began = 0.0
-    for number in range(WARM_UP + 2 + steps):
-        if number == WARM_UP + 2:
+    for number in range(REHEARSALS + 2 + steps):
+        if number == REHEARSALS + 2:
             _wait(device)
             began = time.perf_counter()
         step(next(batches))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny
+from test_replay import Again
 
 from ladder_vae.data.data_sets import Npz
 
@@ -40,7 +41,7 @@ def test_pictures(found, tmp_path):
 
 def test_the_benchmark_of_a_gpu_measures_and_draws(npz, tmp_path, monkeypatch):
     """On a CPU, few and small images, and steps that are replayed by doing them again."""
-    monkeypatch.setitem(gpu.RECORDERS, "cpu", lambda function: function)
+    monkeypatch.setitem(gpu.RECORDERS, "cpu", Again)
     monkeypatch.setattr(gpu, "BATCH", 20)
     monkeypatch.setattr(gpu, "MNIST", lambda **given: Npz(npz, **given))
     monkeypatch.setattr(gpu, "five_levels", lambda: gpu.LadderVAE((1, 12, 16), 2, [4, 3], [16, 8]))

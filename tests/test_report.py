@@ -223,6 +223,17 @@ def test_the_newest_run_of_a_depth(trained, workdir):
     assert newest("runs", 2) == str(older)
 
 
+@pytest.mark.parametrize("key", ["compile", "cuda_graph", "accelerator"])
+def test_runs_that_were_computed_in_other_ways_are_one_group(workdir, key):
+    """A run from before the setting, too."""
+    for seed, trainer in enumerate(({}, {key: False}, {key: True})):
+        fake_run(workdir / f"runs/{seed}", 2, seed, -100.0)
+        settings = {"seed": seed, "model": MODEL, "trainer": {"max_epochs": 3} | trainer}
+        write_config(workdir / f"runs/{seed}", settings)
+    (group,) = group_runs(find_runs([Path("runs")]))
+    assert len(group.runs) == 3
+
+
 def test_equal_data_under_two_paths_are_one_group(workdir):
     def run(name, path, data, seed):
         fake_run(workdir / "runs" / name, 1, seed, -100.0, **{})

@@ -233,8 +233,18 @@ def test_a_configuration_that_was_edited_and_cannot_be_resumed(trained, command,
 
 
 def test_a_setting_of_the_trainer_that_does_not_exist(trained, command):
-    code, _, err = command("train", f"resume={trained()}", "+trainer.nonsense=3")
-    assert (code, err) == (1, "error: +trainer.nonsense=3: Key 'nonsense' not in 'TrainerConfig'\n")
+    code, _, err = command("train", f"resume={trained()}", "trainer.max_epochs=3", "+trainer.nonsense=3")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "there is no setting trainer.nonsense" in err
+
+
+def test_an_argument_of_lightnings_trainer_is_resumed(train, command):
+    run = train("+trainer.benchmark=false")
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 1
+    assert "trust=true resumes it" in err
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3", "trust=true")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("callbacks", [["x"], {"Totals": 3}, {"Totals": {"epochs": 2}, "x": "word"}])

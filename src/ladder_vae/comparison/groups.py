@@ -25,6 +25,7 @@ NOT_A_SETTING = (
     "callbacks.progress",
     "trainer.accelerator",
     "trainer.compile",
+    "trainer.cuda_graph",
     "trainer.profiler",
 )
 

@@ -84,21 +84,24 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
                         # a process that an earlier finish= started may have been faster, and is waited for
                         taken = in_use(path) or _finished(path)
                         (waiting if taken else failed).append(training.job)
+                elsewhere = []
                 for job in list(waiting):
                     path = sweep / job.name
                     if len(running) == at_once:
                         break
                     if user := in_use(path):
-                        if user.elsewhere and not running:
-                            raise UserError(f"{path} is {user.who}")
-                        if job.name not in told:
+                        if user.elsewhere:
+                            elsewhere.append(f"{path} is {user.who}")
+                        elif job.name not in told:
+                            told.add(job.name)
                             print(printable(f"{path} is {user.who}; it is waited for"), file=sys.stderr)
-                        told.add(job.name)
                         continue
                     waiting.remove(job)
                     if not _finished(path):
                         with interrupts_held():  # until the job is listed here, and listens to them
                             running.append(_start(job, _arguments(path, job.overrides, trust), threads))
+                if waiting and not running and len(elsewhere) == len(waiting):
+                    raise UserError(elsewhere[0])  # it may be long until that ends, if it does
                 time.sleep(POLL)
         except BaseException:  # such as Ctrl-C, or a process that cannot be started
             for training in running:

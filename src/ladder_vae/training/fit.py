@@ -47,7 +47,12 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
     with recording(path, torch.get_num_threads(), assembly.data.fingerprint):
         write_config(path, assembly.config)  # after the status: a process killed in between leaves no run
         module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
-        interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        try:
+            interruptible(
+                trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True
+            )
+        finally:
+            module.release()
         best = read_checkpoint(checkpoint_path(path, "best"))
         module.load_state_dict(best["state_dict"])
         (tested,) = interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)

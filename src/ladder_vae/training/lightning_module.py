@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,9 +28,16 @@ from ladder_vae.system.randomness import stream_seed
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
 from ladder_vae.training.replay import RECORDERS, WholeStep
-from ladder_vae.training.step import StepValues, batch_values
+from ladder_vae.training.step import StepValues, batch_values, clip
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
+# Hooks in which a callback finds gradients, or may change them; a recorded step has no place for them.
+AROUND_THE_UPDATE = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
 TESTED = Settings(num_samples=MIN_UNIT_DRAWS, sample_sizes=())  # what ends a training; bounds take more draws
 
@@ -74,8 +84,7 @@ class HierarchicalVAE(L.LightningModule):
         self.compile_step = compile
         self.record_step = record
         self._values = self._plain_values(model)
-        self._whole: WholeStep | None = None
-        self._replays = False  # whether it does the step of the current batch
+        self._whole: WholeStep | None = None  # None: Lightning goes through the parts of a step
         self._recent: list[StepValues] = []  # of each step since they were last read
         self._tested: list[ImageStatistics] = []  # of each batch
         self._dimensions = 0  # of an image, if bounds are to be in bits per dimension, too
@@ -103,21 +112,27 @@ class HierarchicalVAE(L.LightningModule):
             self._whole = self._recordable_step()
 
     def _recordable_step(self) -> WholeStep | None:
-        device, recorder = self.device.type, RECORDERS.get(self.device.type)
-        if recorder is None:
-            warn(f"going on without a CUDA graph (trainer.cuda_graph), for this run trains on {device}")
+        """The step as a recording; None, after a warning, where Lightning has to do more than count steps."""
+        trainer, device = self.trainer, self.device.type
+        optimizer = trainer.optimizers[0]
+        reason = "" if device in RECORDERS else f"this run trains on {device}"
+        if trainer.accumulate_grad_batches != 1:
+            reason = "trainer.accumulate_grad_batches adds up gradients"
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            sees = any(is_overridden(hook, callback, L.Callback) for hook in AROUND_THE_UPDATE)
+            if sees or isinstance(callback, GradientAccumulationScheduler):
+                reason = f"{type(callback).__name__} has to do with the gradients of each step"
+        if signature(type(optimizer).step).parameters["closure"].default is Parameter.empty:
+            reason = f"{type(optimizer).__name__} computes a step several times"
+        if reason:
+            warn(f"going on without a CUDA graph (trainer.cuda_graph), for {reason}")
             return None
-        samples, largest = self.objective.importance_samples, self.trainer.gradient_clip_val
-        optimizer = self.trainer.optimizers[0]
-        return WholeStep(self.model, self._values, optimizer, samples, largest, recorder)
+        samples, largest = self.objective.importance_samples, trainer.gradient_clip_val
+        return WholeStep(self.model, self._values, optimizer, samples, largest, RECORDERS[device]())
 
-    def on_fit_end(self) -> None:
-        self._whole = None  # Lightning takes the model off the device, and the recording with it
-
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        self._replays = self._whole is not None and self._whole.takes(batch)
-        if self._whole is not None and not self._replays:
-            self.trainer.optimizers[0].zero_grad()  # a whole step leaves its gradients where they are
+    def release(self) -> None:
+        """Forget what belongs to a training that has ended: its recordings hold memory of the device."""
+        self._whole = None
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
@@ -127,8 +142,7 @@ class HierarchicalVAE(L.LightningModule):
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         steps = int(self.trainer.num_training_batches)
         beta = self.objective.beta(self.current_epoch + batch_idx / steps)
-        if self._replays:
-            assert self._whole is not None
+        if self._whole is not None:
             values = self._whole(x, beta)
         else:
             # The noise is drawn outside, so that the compiled step sees the same as the plain one.
@@ -160,15 +174,15 @@ class HierarchicalVAE(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        if self._replays:
+        if self._whole is not None:
             assert optimizer_closure is not None
-            optimizer_closure()  # the whole step; Lightning counts it
+            optimizer_closure()  # does the whole step; Lightning counts it
             return
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()  # so that the next batch finds this memory free, and still in the cache
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self._replays:  # else it was done
+        if self._whole is None:  # else it was done
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
@@ -182,8 +196,7 @@ class HierarchicalVAE(L.LightningModule):
     ) -> None:
         # Lightning's own refuses fused optimizers under mixed precision, for the sake of a scaler of float16
         # gradients. bfloat16 needs none.
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        clip(self.model, None if gradient_clip_val is None else float(gradient_clip_val))
 
     def on_validation_epoch_start(self) -> None:
         # The next training epoch reseeds; here every epoch and run gets the same noise.

@@ -199,8 +199,10 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         ) from None
     if finished and done > 1 and done - 1 in stopped:  # 0: not at all
         raise UserError(f"resume={path} has stopped early, after {done} epochs, and is finished")
+    known = OmegaConf.structured(Config)
+    OmegaConf.set_struct(known.trainer, False)  # +trainer.X is checked later, against Lightning
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
+        merged = OmegaConf.merge(known, saved)
     except OmegaConfBaseException as error:
         said = str(error).splitlines()[0]
         raise UserError(

@@ -1,48 +1,81 @@
-"""The whole training step as one recording, which a GPU replays without waiting for Python."""
+"""The whole training step as a recording, which a GPU replays without waiting for Python."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.errors import one_line, warn
-from ladder_vae.training.step import StepValues
+from ladder_vae.training.step import StepValues, clip
 
-WARM_UP = 3  # steps before recording, in which libraries choose kernels and the optimizer makes its state
-#: Records what a function without arguments would do on a device, and returns what does it again.
-Recorder = Callable[[Callable[[], None]], Callable[[], None]]
+REHEARSALS = (
+    3  # steps before a recording, in which libraries choose kernels and the optimizer makes its state
+)
+MOST_RECORDINGS = 4  # of one shape; a schedule that asks for more would spend its time on them
 
 
-def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
-    """Record the kernels of a function as a CUDA graph. Nothing is computed until it is replayed.
+class Recorder(Protocol):
+    """What records the work of a function on a device."""
 
-    Raises:
-        RuntimeError: If the function does what a graph cannot hold, such as reading a number on the host.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+    def rehearse(self, function: Callable[[], None]) -> str:
+        """Call the function as it will be recorded; say why it cannot be, or return an empty string."""
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Record what the function would do, and return what does it.
+
+        Raises:
+            RuntimeError: If that is not possible.
+        """
+
+
+class CudaGraphs:
+    """Records the kernels of functions as CUDA graphs. They share memory, for one at a time is replayed."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def rehearse(self, function: Callable[[], None]) -> str:
+        current, before = torch.cuda.current_stream(), torch.cuda.get_sync_debug_mode()
+        self.stream.wait_stream(current)
+        with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self.stream):
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                function()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        current.wait_stream(self.stream)
+        waits = any("synchronizing" in str(warning.message) for warning in caught)
+        return "it reads numbers from the GPU" if waits else ""
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.stream(torch.cuda.current_stream())  # which a failure would leave changed
+        with current, torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            function()
+        return graph.replay
 
 
 #: Devices whose steps can be recorded.
-RECORDERS: dict[str, Recorder] = {"cuda": cuda_graph}
+RECORDERS: dict[str, Callable[[], Recorder]] = {"cuda": CudaGraphs}
 
 
 class WholeStep:
     """Noise, forward and backward pass, clipping and the update of the weights as one function.
 
-    Batches of the first one's shape are recorded after :data:`WARM_UP` of them, and then replayed. What
-    changes from step to step lies in tensors that the recording reads: images, beta, learning rates. Random
-    numbers go on as if every step were computed, for a replay advances the generator of the device. Each
-    step, recorded or not, does the same in the same order as Lightning's loop with
-    :class:`~ladder_vae.training.lightning_module.HierarchicalVAE`.
+    Steps of each shape of batch are recorded after some rehearsals, and then replayed. What changes from step
+    to step lies in tensors that the recording reads: images, beta, learning rates. Random numbers go on as if
+    every step were computed, for a replay advances the generator of the device. All else that is Python's,
+    such as numbers that an optimizer counts for itself, would stay as it was recorded; such steps are done
+    without recording. A step that is not recorded does the same.
 
     Args:
         model: The model that is trained.
@@ -50,7 +83,7 @@ class WholeStep:
         optimizer: Of the model's weights.
         samples: Draws K per image.
         largest_norm: Gradients are clipped to this norm; None does not clip.
-        record: How steps are recorded on the model's device.
+        recorder: Records on the model's device.
     """
 
     def __init__(
@@ -60,49 +93,58 @@ class WholeStep:
         optimizer: Optimizer,
         samples: int,
         largest_norm: float | None,
-        record: Recorder,
+        recorder: Recorder,
     ) -> None:
         self.model = model
         self.values = values
         self.optimizer = optimizer
         self.samples = samples
         self.largest_norm = largest_norm
-        self.record = record
+        self.recorder = recorder
+        self.doubt = ""  # why no step is recorded
         self._device = next(model.parameters()).device
         self._beta = torch.zeros((), device=self._device)
         self._rates = [torch.zeros((), device=self._device) for _ in optimizer.param_groups]
-        self._x: Tensor | None = None
         self._found = torch.zeros(2 + model.num_layers, device=self._device)  # of the last step
-        self._replay: Callable[[], None] | None = None
-        self._recorded: list[dict[str, Any]] = []  # settings of the optimizer in the recording
-        self._steps = 0
-        self._failed = False
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether it does the step of this batch. The smaller last batch of an epoch is left to Lightning."""
-        if self._x is None:
-            self._x = torch.empty_like(x)
-        fits = x.shape == self._x.shape and x.dtype == self._x.dtype
-        return fits and not self._failed
+        self._shapes: dict[torch.Size, _Shape] = {}
 
     def __call__(self, x: Tensor, beta: float) -> StepValues:
-        """Do a step and return its values, detached."""
-        assert self._x is not None
-        self._x.copy_(x)
+        """Do a step with the images ``(B, C, H, W)`` and return its values, which have no gradient."""
+        if x.shape not in self._shapes:
+            self._shapes[x.shape] = _Shape(x)
+        shape = self._shapes[x.shape]
+        shape.x.copy_(x)
         self._beta.fill_(beta)
         for rate, group in zip(self._rates, self.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
-        if self._replay is not None and self._recorded != self._settings():
-            self._replay = None  # a schedule has changed another setting than the learning rate
-        if self._replay is None and self._steps >= WARM_UP:
-            self._try_to_record()
-        if self._replay is not None:
-            self._replay()
+        if shape.replay is not None and shape.settings != self._settings():
+            shape.replay = None  # a schedule has changed more than the learning rate
+        if shape.replay is None and shape.steps >= REHEARSALS and not self.doubt:
+            self._record(shape)
+        if shape.replay is not None:
+            shape.replay()
         else:
-            self._warm_up()
-        self._steps += 1
-        found = self._found.detach().clone()  # the next step writes there again
+            doubt = self.recorder.rehearse(lambda: self._step(shape.x))
+            if shape.steps == REHEARSALS - 1:  # in the first one, a compiler may have worked
+                self._give_up(doubt or self._frozen())
+        shape.steps += 1
+        found = self._found.clone()  # the next step writes there again
         return StepValues(found[0], found[1], found[2:])
+
+    def _record(self, shape: _Shape) -> None:
+        shape.recordings += 1
+        if shape.recordings > MOST_RECORDINGS:
+            self._give_up("a schedule changes more than the learning rate")
+            return
+        try:
+            shape.settings, shape.replay = self._settings(), self.recorder.record(lambda: self._step(shape.x))
+        except RuntimeError as error:
+            self._give_up(one_line(error)[:200])
+
+    def _give_up(self, reason: str) -> None:
+        if reason and not self.doubt:
+            self.doubt = reason
+            warn(f"going on without a CUDA graph, more slowly: the step cannot be recorded ({reason})")
 
     def _settings(self) -> list[dict[str, Any]]:
         """What a recording holds of the optimizer: all but weights and learning rates."""
@@ -111,42 +153,22 @@ class WholeStep:
             for group in self.optimizer.param_groups
         ]
 
-    def _try_to_record(self) -> None:
-        try:
-            self._recorded = self._settings()
-            self._replay = self.record(self._step)
-        except RuntimeError as error:
-            self._failed = True
-            warn(
-                "going on without a CUDA graph, more slowly: the step cannot be recorded "
-                f"({one_line(error)[:200]})"
-            )
+    def _frozen(self) -> str:
+        """What of the optimizer's state a recording would hold as it is; empty if there is nothing."""
+        values = (pair for state in self.optimizer.state.values() for pair in state.items())
+        name = type(self.optimizer).__name__
+        return next((f"{name} keeps {k} as a number" for k, v in values if not _is_kept(v)), "")
 
-    def _warm_up(self) -> None:
-        """Do a step that is not recorded; on CUDA in a stream of its own, as recording asks for."""
-        if self._device.type != "cuda":
-            self._step()
-            return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-
-    def _step(self) -> None:
-        assert self._x is not None
+    def _step(self, x: Tensor) -> None:
         self.optimizer.zero_grad()
-        torch.clear_autocast_cache()  # a cast weight of an earlier step would be an old weight
-        noise = self.model.draw_noise(self.samples, len(self._x), like=self._x)
-        loss, *terms = self.values(self._x, self._beta, *noise)
+        noise = self.model.draw_noise(self.samples, len(x), like=x)
+        loss, *terms = self.values(x, self._beta, *noise)
         with torch.autocast(self._device.type, enabled=False):
             loss.backward()
-            if self.largest_norm:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.largest_norm)
+            clip(self.model, self.largest_norm)
             with self._recordable():
                 self.optimizer.step()
-        torch.clear_autocast_cache()
-        self._found.copy_(torch.cat([part.detach().flatten() for part in (loss, *terms)]))
+            self._found.copy_(torch.cat([part.detach().flatten() for part in (loss, *terms)]))
 
     @contextmanager
     def _recordable(self) -> Iterator[None]:
@@ -166,3 +188,17 @@ class WholeStep:
                 group["lr"] = rate
                 if capturable is not None:
                     group["capturable"] = capturable
+
+
+class _Shape:
+    """Steps of batches of one shape: the tensor that recordings read images from, and the recording."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = torch.empty_like(x)
+        self.steps = self.recordings = 0
+        self.replay: Callable[[], None] | None = None
+        self.settings: list[dict[str, Any]] = []  # of the optimizer in the recording
+
+
+def _is_kept(value: Any) -> bool:
+    return value is None or isinstance(value, Tensor)

@@ -42,6 +42,12 @@ def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepVa
     return values
 
 
+def clip(model: Hierarchy, largest_norm: float | None) -> None:
+    """Scale the gradients down to a norm of at most ``largest_norm``; None or 0 leaves them."""
+    if largest_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+
+
 def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
     """Estimate the memory of a training step, in bytes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,16 @@ def foreign_job(path: Path, arguments: Sequence[str]) -> str:
         if "${" in value or outside or hydras:
             return written
     config = compose_run(overrides)
-    if _hydras_own(config) != _hydras_own(compose_run([])):
+    if _hydras_own(config) != _default():
         return "settings of Hydra"
     if config.hydra.run.dir != str(path):
         return f"run_dir={config.hydra.run.dir}"
     return foreign(plain(without_hydra(config)))
+
+
+@cache
+def _default() -> Any:
+    return _hydras_own(compose_run([]))
 
 
 def _hydras_own(config: DictConfig) -> Any:
