@@ -46,8 +46,8 @@ class Settled:
     """A complete configuration and its data.
 
     Args:
-        config: Plain values, interpolations resolved; the model's input shape, the precision and whether the
-            step is compiled filled in. What ``config.yaml`` holds.
+        config: Plain values, interpolations resolved; the model's input shape, the precision, and whether
+            the step is compiled and recorded, filled in. What ``config.yaml`` holds.
         data: Loaded and split.
         objective: What training minimizes.
     """
