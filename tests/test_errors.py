@@ -35,7 +35,7 @@ BAD = {
     "optimizer.lr=-1": "optimizer or scheduler: Invalid learning rate: -1.0",
     "optimizer._target_=torch.optim.Adaam": "does not exist; name what to import, as in torch.optim.Adam",
     "trainer.max_epochs=0": "trainer.max_epochs=0 must be at least 1",
-    "trainer.accelerator=cuad": "invalid accelerator name: `accelerator='cuad'`. Available names are: ",
+    "trainer.accelerator=cuad": "trainer.accelerator=cuad is unknown; choose auto, gpu, cpu, cuda, mps",
     "trainer.precision=8": "trainer.precision=8 is unknown; choose auto, 32-true, bf16-mixed",
     "trainer.compile=maybe": "trainer.compile=maybe is unknown; choose auto, true, false",
     "trainer.limit_test_batches=0": "trainer.limit_test_batches=0 must be at least 1",

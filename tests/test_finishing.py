@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_same_weights, crash_after, tiny
@@ -308,3 +309,25 @@ def test_kills_at_any_moment_change_no_result(npz, workdir):
         for run in sorted(Path("whole").glob("*_seed*")):
             assert_same_weights(run, sweep / run.name)
             assert read_record(sweep / run.name).finished
+
+
+def test_a_sweep_is_not_finished_on_other_images(command, npz, workdir):
+    """Its runs would not compare, and nothing would say so."""
+    shutil.copy(npz, "mine.npz")
+    code, _, err = command(
+        "train", "-m", *tiny(Path("mine.npz")), "seed=1,2", "run_dir=sweep", "hydra.launcher.jobs=1"
+    )
+    assert code == 0, err
+    with np.load("mine.npz") as kept:
+        arrays = dict(kept)
+    np.savez("mine.npz", **arrays | {"x_train": 255 - arrays["x_train"]})
+    (lost,) = Path("sweep").glob("*seed2")
+    shutil.rmtree(lost)
+    plan = read_plan(Path("sweep"))
+    arguments = finishing._arguments(
+        lost, next(job.overrides for job in plan if job.name == lost.name), trust=True
+    )
+    code, _, err = command("train", *arguments)
+    assert code == 1
+    assert "sweep/jobs.json was made with other images than the data of" in err
+    assert not (lost / "config.yaml").exists()

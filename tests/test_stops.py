@@ -242,3 +242,39 @@ def test_a_parallel_sweep_stops_by_sigterm(npz, workdir):
     assert "python -m ladder_vae.train finish='my sweep' finishes this sweep" in Path("err").read_text()
     runs = [path for path in Path("my sweep").iterdir() if path.is_dir()]
     assert [read_record(run).status for run in runs] == ["interrupted", "interrupted"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_finished_run_without_its_metrics_is_tested_again(trained, command, damage):
+    run = trained()
+    file, before = run / "metrics.json", (run / "metrics.json").read_text()
+    if damage == "cut":
+        file.write_text(before[:100])
+        code, _, err = command("train", f"resume={run}")
+        assert (code, err.count("\n")) == (1, 1)
+        assert "if you remove that file, resume= tests the run again" in err
+    file.unlink()
+    assert read_record(run).message == "metrics.json is missing; resume= tests the run again"
+    code, _, err = command("train", f"resume={run}")
+    assert code == 0, err
+    kept, again = json.loads(before), json.loads(file.read_text())
+    assert {k: v for k, v in again.items() if "seconds" not in k} == {
+        k: v for k, v in kept.items() if "seconds" not in k
+    }
+
+
+def test_a_run_that_fails_says_so_in_one_line(command, npz):
+    """Without a line of Hydra's in front."""
+    code, _, err = command("train", *tiny(npz), "optimizer.lr=1e30", "scheduler=constant", "run_dir=run")
+    assert code == 1
+    assert "Error executing job" not in err
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_bounds_of_earlier_weights_leave_with_a_word(trained, command):
+    run = trained()
+    assert command("evaluate", f"run={run}", "num_samples=20")[0] == 0
+    code, _, err = command("train", f"resume={run}", "trainer.max_epochs=3")
+    assert code == 0, err
+    assert "were of its earlier weights and are dropped; evaluate it again" in err
+    assert "test/log_px/K=20" not in json.loads((run / "metrics.json").read_text())

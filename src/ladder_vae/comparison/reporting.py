@@ -26,8 +26,8 @@ from ladder_vae.comparison.tables import (
 )
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
 from ladder_vae.runs.finding import find_runs
-from ladder_vae.runs.metrics import OF_RUNS, images_of, level_keys
-from ladder_vae.runs.record import Record, beta_stays_below_one, class_name, flat, warn_of_changes
+from ladder_vae.runs.metrics import OF_RUNS, beta_stays_below_one, images_of, level_keys
+from ladder_vae.runs.record import Record, class_name, flat, warn_of_changes
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import refuse_link_out, write_text
 

@@ -70,9 +70,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # zip, pickle, PyTorch and safetensors have many names for damage
+        other = path.with_name("last.ckpt" if path.name == "best.ckpt" else "best.ckpt")
+        apart = other.exists() and not other.samefile(path)  # else it is damaged, too
+        remedy = ", or take the other one (checkpoint=last or best)" if apart else ""
         raise UserError(
-            f"{path} is damaged ({one_line(error)[:200]}); restore it from a copy, or take the other one "
-            "(checkpoint=last or best)"
+            f"{path} is damaged ({one_line(error)[:200]}); restore it from a copy{remedy}"
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")

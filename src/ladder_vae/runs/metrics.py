@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ladder_vae.system.naming import CURVES, level_groups, z_name
 
@@ -174,3 +176,14 @@ def images_of(split: str) -> str:
     name, _, count = split.partition("_")
     kind = IMAGES_OF[name]
     return f"{count} {kind}, evenly spaced" if count else f"all {kind}"
+
+
+def beta_stays_below_one(config: Mapping[str, Any], epochs: float) -> str:
+    """What to say of a run whose warm-up of beta is longer than its training; empty if it is not."""
+    warmup = (config.get("objective") or {}).get("beta_warmup_epochs")
+    if not isinstance(warmup, (int, float)) or not warmup >= epochs > 0:
+        return ""
+    return (
+        f"beta does not reach 1 in {epochs:g} epochs (objective.beta_warmup_epochs={warmup:g}): what is "
+        "trained is not the ELBO"
+    )

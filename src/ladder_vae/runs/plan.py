@@ -22,11 +22,13 @@ class PlannedJob(NamedTuple):
         name: Its directory, in that of the sweep; it begins with the number of the job.
         overrides: Its settings, as on a command line.
         threads: Of its training, on which its last bits depend; None in plans of earlier versions.
+        data: Fingerprint of its images; empty in plans of earlier versions.
     """
 
     name: str
     overrides: list[str]
     threads: int | None = None
+    data: str = ""
 
 
 def write_plan(path: Path, jobs: Sequence[PlannedJob]) -> None:
@@ -71,7 +73,25 @@ def _planned(job: Mapping[str, Any]) -> PlannedJob:
     name, overrides = str(job["name"]), [str(override) for override in job["overrides"]]
     threads = job.get("threads")
     known = type(threads) is int and 0 < threads <= MOST_THREADS
-    return PlannedJob(name, overrides, threads if known else None)
+    return PlannedJob(name, overrides, threads if known else None, str(job.get("data") or ""))
+
+
+def check_planned(path: Path, data: str) -> None:
+    """Raises UserError if a job of a sweep would be trained on other images than the sweep was planned with.
+
+    Args:
+        path: The directory of the run.
+        data: Fingerprint of its images.
+    """
+    plan = path.parent / PLAN
+    if not plan.is_file():
+        return
+    for job in read_plan(path.parent):
+        if job.name == path.name and job.data not in ("", data):
+            raise UserError(
+                f"{plan} was made with other images than the data of {path.name} hold now; put the former "
+                "images back, or begin another sweep"
+            )
 
 
 def not_started(path: Path) -> list[str]:

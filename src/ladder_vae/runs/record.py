@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +143,9 @@ def recording(path: Path, threads: int, data: str = "") -> Iterator[None]:
         threads: Number of threads of the training, on which its last bits depend.
         data: Fingerprint of the images that it is trained on.
     """
-    who: dict[str, Any] = {"host": platform.node(), "process": os.getpid()}
+    facts: dict[str, Any] = {"host": platform.node(), "process": os.getpid(), "threads": threads}
     with locked(path, RECORD):  # an evaluation may enter its own; from then on it finds the run unfinished
-        write_status(path, "running", **who, threads=threads, data_fingerprint=data)
+        write_status(path, "running", **facts, data_fingerprint=data)
     try:
         yield
     except KeyboardInterrupt:
@@ -237,7 +237,14 @@ def checked_record(path: Path) -> Record:
             status, message = "interrupted", "its process ended without a word"
         else:
             message = user.who if user.elsewhere else ""
-    metrics = read_metrics(path, config["model"].get("num_layers")) if status == "finished" else {}
+    metrics: dict[str, float] = {}
+    if status == "finished" and not (path / METRICS).exists():
+        status, message = "interrupted", f"{METRICS} is missing; resume= tests the run again"
+    if status == "finished":
+        try:
+            metrics = read_metrics(path, config["model"].get("num_layers"))
+        except UserError as error:
+            raise UserError(f"{error}; if you remove that file, resume= tests the run again") from None
     return Record(path, config, status, message, metrics, state.get("data_fingerprint", ""))
 
 
@@ -270,27 +277,14 @@ def in_use(path: Path) -> User | None:
     return User(f"in use by {process}", elsewhere=False)
 
 
-def beta_stays_below_one(config: Mapping[str, Any], epochs: float) -> str:
-    """What to say of a run whose warm-up of beta is longer than its training; empty if it is not."""
-    warmup = (config.get("objective") or {}).get("beta_warmup_epochs")
-    if not isinstance(warmup, (int, float)) or not warmup >= epochs > 0:
-        return ""
-    return (
-        f"beta does not reach 1 in {epochs:g} epochs (objective.beta_warmup_epochs={warmup:g}): what is "
-        "trained is not the ELBO"
-    )
-
-
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as ``a.b.c`` -> number, word or boolean; lists become words, None is left out."""
     items: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
             items |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (bool, int, float, str)):
-            items[f"{prefix}{key}"] = value
         elif value is not None:
-            items[f"{prefix}{key}"] = str(value)
+            items[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return items
 
 

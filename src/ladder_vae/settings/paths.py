@@ -82,6 +82,8 @@ def expanded(key: str, path: str) -> str:
         UserError: If there is no home directory to put there, or no file system takes the path: it is too
             long, a circle of links, or holds a zero byte.
     """
+    if not path:
+        raise UserError(f"{key} is empty; name a file or directory")
     full = os.path.expanduser(path)
     if full.startswith("~"):
         user = full.partition("/")[0][1:]

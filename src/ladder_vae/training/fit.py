@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,14 +13,15 @@ from ladder_vae.models.evaluator import image_statistics
 from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.images import read_images, write_images
+from ladder_vae.runs.metrics import beta_stays_below_one
 from ladder_vae.runs.record import (
-    beta_stays_below_one,
     checkpoint_path,
+    read_metrics,
     recording,
     write_config,
     write_metrics,
 )
-from ladder_vae.system.errors import attempt, warn
+from ladder_vae.system.errors import UserError, attempt, warn
 from ladder_vae.training.build import Assembly
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.interruption import interruptible
@@ -65,6 +67,9 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             "model/parameters": sum(p.numel() for p in module.model.parameters()),
             **assembly.totals.metrics(),
         }
+        with suppress(UserError, OSError):  # there may be none
+            if any("/log_px/" in name for name in read_metrics(path)):
+                warn(f"the bounds of {path} were of its earlier weights and are dropped; evaluate it again")
         write_metrics(path, metrics)
     # The run is finished, whatever becomes of its last curves and its pictures.
     with attempt("writing to TensorBoard"):

@@ -32,7 +32,7 @@ from ladder_vae.runs.record import (
 from ladder_vae.settings import command_line, schema
 from ladder_vae.settings.hydra_internals import overrides_of
 from ladder_vae.settings.paths import shown
-from ladder_vae.system.errors import UserError, printable, warn
+from ladder_vae.system.errors import Refusal, UserError, printable, warn
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.machine import limit_threads
 from ladder_vae.system.naming import z_name
@@ -70,7 +70,8 @@ def job(cfg: DictConfig) -> float | None:
             if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
                 print(printable(f"error: {path.name}: {said}"), file=sys.stderr)
                 error.reported = True  # type: ignore[attr-defined]
-            raise
+                raise
+            raise Refusal from error  # of any other exception Hydra would print a line of its own
     _print_summary(metrics, assembly.module.model.num_layers)
     print(printable(str(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path)))
     bound = assembly.checkpoints.best

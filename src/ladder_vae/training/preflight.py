@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ladder_vae.runs.checkpoints import read_checkpoint
-from ladder_vae.runs.plan import PlannedJob, write_plan
+from ladder_vae.runs.plan import PlannedJob, check_planned, write_plan
 from ladder_vae.runs.record import (
     CONFIG,
     check_links,
@@ -77,6 +77,8 @@ def check_run(config: DictConfig) -> None:
         raise UserError(f"{path} is {user.who}; wait until it ends, or stop it")
     settled = settle(cfg)
     check_memory(settled)
+    if cfg.resume is None:
+        check_planned(path, settled.data.fingerprint)
     last = last_checkpoint(cfg.run_dir) if cfg.resume is not None else None
     build(settled, cfg.run_dir, last)
     if cfg.resume is not None:
@@ -116,7 +118,8 @@ def check_sweep(config: DictConfig) -> None:
             check_memory(settled)
             build(settled, run_dir)
             overrides = [*flags, *_in_full(job, composed, settled.config)]
-            plan.append(PlannedJob(directory_of(composed, number), overrides, threads))
+            data = settled.data.fingerprint
+            plan.append(PlannedJob(directory_of(composed, number), overrides, threads, data))
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     check_subdirectories([job.name for job in plan])

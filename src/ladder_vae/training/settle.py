@@ -29,7 +29,7 @@ from ladder_vae.settings.paths import leaves
 from ladder_vae.settings.schema import Config
 from ladder_vae.settings.signatures import checked, parameters
 from ladder_vae.system.compilation import STEPS_THAT_PAY, choose
-from ladder_vae.system.devices import choose_device_type, choose_precision
+from ladder_vae.system.devices import DEVICES, choose_device_type, choose_precision
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.memory import total_memory
 from ladder_vae.system.randomness import check_seed
@@ -239,6 +239,10 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
         raise UserError(f"trainer.devices={trainer['devices']} is not supported; runs use one device")
     if trainer["profiler"] not in (None, *PROFILERS):
         raise UserError(f"trainer.profiler={trainer['profiler']} is unknown; choose {', '.join(PROFILERS)}")
+    if trainer["accelerator"] not in ("auto", "gpu", *DEVICES):
+        raise UserError(
+            f"trainer.accelerator={trainer['accelerator']} is unknown; choose auto, gpu, {', '.join(DEVICES)}"
+        )
     device = choose_device_type(trainer["accelerator"])
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
