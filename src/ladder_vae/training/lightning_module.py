@@ -122,7 +122,8 @@ class HierarchicalVAE(L.LightningModule):
             sees = any(is_overridden(hook, callback, L.Callback) for hook in AROUND_THE_UPDATE)
             if sees or isinstance(callback, GradientAccumulationScheduler):
                 reason = f"{type(callback).__name__} has to do with the gradients of each step"
-        if signature(type(optimizer).step).parameters["closure"].default is Parameter.empty:
+        closure = signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is Parameter.empty:
             reason = f"{type(optimizer).__name__} computes a step several times"
         if reason:
             warn(f"going on without a CUDA graph (trainer.cuda_graph), for {reason}")
