@@ -60,6 +60,7 @@ def marked(lines: list[str]) -> list:
     long = (
         "make sweep-depth seed",
         "make sweep-depth resume",
+        "make analyze",
         'make evaluate args="num_samples=1000',
         "python -m ladder_vae.train --multirun model=",
         "python -m ladder_vae.train model=residual",

@@ -77,7 +77,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(settings, id=name, marks=pytest.mark.slow if name in ("residual", "textbook") else ())
+        for name, settings in CASES.items()
+    ],
+)
 def test_a_recorded_run_is_the_plain_run(train, recorder, settings):
     """Weights, their average, and what every step had: beta, learning rate, loss and terms."""
     settings = [*settings, "trainer.max_epochs=4"]
@@ -95,6 +101,7 @@ def test_a_recorded_run_is_the_plain_run(train, recorder, settings):
         assert one[name] == pytest.approx(two[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_recorded_run_resumes(train, broken_off, recorder, workdir):
     settings = [RECORDED, "trainer.max_epochs=6"]
     whole = train(*settings, run_dir="whole")
