@@ -7,6 +7,7 @@ checkpoints. It prints a table, and leaves ``results.json`` and a picture in the
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -189,8 +190,11 @@ def main() -> None:
     """Measure, print, keep."""
     if not torch.cuda.is_available():
         raise UserError("there is no NVIDIA GPU here; make bench measures a CPU")
-    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/bench_gpu")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("repetitions", type=int, nargs="?", default=5)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/bench_gpu"))
+    given = parser.parse_args()
+    repetitions, folder = given.repetitions, given.folder
     folder.mkdir(parents=True, exist_ok=True)
     found = measure(repetitions, "cuda", steps=400, epochs=4)
     card = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 5 levels, batch {BATCH}"

@@ -70,3 +70,11 @@ def test_binary_pixels_have_no_color(command, colors):
     code, _, err = command("train", *tiny(colors), "run_dir=run")
     assert (code, err.count("\n")) == (1, 1)
     assert "pixels of 3 channels are not binary; set likelihood=logistic_mixture" in err
+
+
+def test_kept_images_are_all_gray_or_all_in_color(tmp_path, capsys):
+    gray, color = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)
+    for samples, fits in ((color, True), (gray, False), (gray[0, 0], False)):
+        np.savez(tmp_path / "images.npz", originals=color, reconstructions=color, samples=samples)
+        assert bool(read_images(tmp_path)) == fits
+    assert capsys.readouterr().err.count("does not hold originals") == 2

@@ -31,7 +31,7 @@ from ladder_vae.models.evaluator import (
 )
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.statistics import IMAGE_FIELDS, UNIT_FIELDS, ImageStatistics, UnitStatistics
-from ladder_vae.models.summary import summarize
+from ladder_vae.models.summary import bits_per_dim, summarize
 from ladder_vae.runs.opened import Subject
 from ladder_vae.runs.reading import MOST_BYTES
 from ladder_vae.system.compilation import compiled
@@ -140,8 +140,9 @@ def evaluate(
     more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
     more |= {"binarizations": settings.binarizations}
     units = unit_counts(model)
-    dimensions = math.prod(subject.data.image_shape) if subject.data.likelihood.bits else 0
-    metrics = dict(summarize(statistics, settings, units, split, dimensions))
+    metrics = dict(summarize(statistics, settings, units, split))
+    if subject.data.likelihood.bits:
+        metrics |= bits_per_dim(metrics, math.prod(subject.data.image_shape))
     # Shares and quantiles are of single images, not of their means over binarizations, which differ less.
     singly = [summarize(one, settings, units, split) for one in each]
     for name in metrics:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,11 +21,7 @@ ESS_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
 def summarize(
-    statistics: ImageStatistics,
-    settings: Settings,
-    units: Sequence[int],
-    split: str = "test",
-    dimensions: int = 0,
+    statistics: ImageStatistics, settings: Settings, units: Sequence[int], split: str = "test"
 ) -> dict[str, float]:
     """Means over images, by the names of ``metrics.json``.
 
@@ -34,7 +31,6 @@ def summarize(
         settings: What was drawn.
         units: Number of units of each level.
         split: First part of every name.
-        dimensions: Numbers that an image consists of, if bounds are to be given in bits per dimension, too.
     """
     images = len(statistics.elbo)
     elbo = statistics.elbo
@@ -60,13 +56,6 @@ def summarize(
             }
             metrics[f"{split}/gap/K={k}"] = (log_px - elbo).mean()
             metrics[f"{split}/gap/K={k}_stderr"] = _stderr(log_px - elbo)
-    if dimensions:
-        bounds = {"": elbo.mean()} | {
-            f"/K={k}": metrics[f"{split}/log_px/K={k}"] for k in settings.sample_sizes
-        }
-        metrics |= {
-            f"{split}/bits_per_dim{of}": -bound / (dimensions * math.log(2)) for of, bound in bounds.items()
-        }
     tail = f"{split}/khat/K={settings.num_samples}"
     metrics[f"{tail}/median"] = statistics.khat.quantile(0.5)
     if statistics.khat.isfinite().all():
@@ -83,6 +72,18 @@ def summarize(
     ratios = statistics.units.log_ratio.split(list(units))
     metrics |= {f"{split}/variance_ratio/{z_name(level)}": r.mean().exp() for level, r in enumerate(ratios)}
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def bits_per_dim(metrics: Mapping[str, float], dimensions: int) -> dict[str, float]:
+    """ELBO and bounds in bits per dimension, as ``test/bits_per_dim`` and ``test/bits_per_dim/K=1000``.
+
+    Args:
+        metrics: By the names of ``metrics.json``, nats.
+        dimensions: Numbers that an image consists of.
+    """
+    found = ((re.fullmatch(r"(\w+)/(?:elbo|log_px(/K=\d+))", name), value) for name, value in metrics.items())
+    per_nat = -1 / (dimensions * math.log(2))
+    return {f"{name[1]}/bits_per_dim{name[2] or ''}": per_nat * value for name, value in found if name}
 
 
 def _stderr(values: Tensor) -> Tensor:

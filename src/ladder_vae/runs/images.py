@@ -11,7 +11,7 @@ from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.files import read_npz, replacing
 
 NAMES = {"originals", "reconstructions", "samples"}
-FORMS = {("|u1",), ("|u1", 3)}  # gray and color
+FORMS = ({("|u1", 3)}, {("|u1", 4, 3)})  # type, axes, and colors; gray or all in color
 MOST_BYTES = 1 << 28
 
 
@@ -26,8 +26,8 @@ def read_images(path: Path) -> dict[str, np.ndarray]:
     file = path / IMAGES
     try:
         images = read_npz(file, MOST_BYTES)
-        forms = {(image.dtype.str, *image.shape[3:]) for image in images.values() if image.ndim >= 3}
-        if not set(images) >= NAMES or len(forms) != 1 or not forms <= FORMS:
+        forms = {(image.dtype.str, image.ndim, *image.shape[3:]) for image in images.values()}
+        if not set(images) >= NAMES or forms not in FORMS:
             raise UserError(f"{file} does not hold {', '.join(sorted(NAMES))} as bytes (n, H, W)")
         return images
     except FileNotFoundError:

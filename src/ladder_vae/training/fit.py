@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.models.evaluator import image_statistics
 from ladder_vae.models.statistics import ImageStatistics
+from ladder_vae.models.summary import bits_per_dim
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.images import read_images, write_images
 from ladder_vae.runs.metrics import beta_stays_below_one
@@ -29,7 +31,7 @@ from ladder_vae.training.lightning_module import TESTED
 from ladder_vae.training.tensorboard import draw_pictures
 
 TRAINING_IMAGES = 10_000  # evenly spaced, on which train_eval/elbo is measured
-LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion", "bits_per_dim"))
+LIKE_FOR_LIKE = tuple(f"train_eval/{name}" for name in ("elbo", "rate", "distortion"))
 FIGURES = "figures"
 PICTURED = 10  # test images in a run's figures, and as many samples
 
@@ -67,6 +69,8 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             "model/parameters": sum(p.numel() for p in module.model.parameters()),
             **assembly.totals.metrics(),
         }
+        if assembly.data.likelihood.bits:
+            metrics |= bits_per_dim(metrics, math.prod(assembly.data.image_shape))
         with suppress(UserError, OSError):  # there may be none
             if any("/log_px/" in name for name in read_metrics(path)):
                 warn(f"the bounds of {path} were of its earlier weights and are dropped; evaluate it again")

@@ -87,7 +87,6 @@ class HierarchicalVAE(L.LightningModule):
         self._whole: WholeStep | None = None  # None: Lightning goes through the parts of a step
         self._recent: list[StepValues] = []  # of each step since they were last read
         self._tested: list[ImageStatistics] = []  # of each batch
-        self._dimensions = 0  # of an image, if bounds are to be in bits per dimension, too
 
     def _plain_values(self, model: Hierarchy) -> Callable[..., StepValues]:
         return batch_values(model, self.objective)
@@ -197,7 +196,7 @@ class HierarchicalVAE(L.LightningModule):
     ) -> None:
         # Lightning's own refuses fused optimizers under mixed precision, for the sake of a scaler of float16
         # gradients. bfloat16 needs none.
-        clip(self.model, None if gradient_clip_val is None else float(gradient_clip_val))
+        clip(self.model, gradient_clip_val)
 
     def on_validation_epoch_start(self) -> None:
         # The next training epoch reseeds; here every epoch and run gets the same noise.
@@ -232,7 +231,6 @@ class HierarchicalVAE(L.LightningModule):
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         start = sum(len(batch.elbo) for batch in self._tested)
-        self._dimensions = x[0].numel() if self.model.likelihood.bits else 0
         with torch.autocast(x.device.type, enabled=False):
             self._tested.append(image_statistics(self.model, x, range(start, start + len(x)), TESTED))
 
@@ -243,7 +241,7 @@ class HierarchicalVAE(L.LightningModule):
         """The metrics that end a training, by name. Raises UserError if the ELBO is not finite."""
         if not statistics.elbo.isfinite().all():
             raise UserError(f"the ELBO of {stage} images is not finite; {REMEDY}")
-        return summarize(statistics, TESTED, unit_counts(self.model), stage, self._dimensions)
+        return summarize(statistics, TESTED, unit_counts(self.model), stage)
 
 
 def _diverged(where: str, terms: Terms) -> UserError:
