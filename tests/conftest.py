@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from contracts import MODELS, NAMES, widths
+from contracts import MODELS, NAMES, sizes
 from hydra._internal.hydra import Hydra
 from matplotlib.figure import Figure
 from omegaconf import omegaconf
@@ -221,10 +221,9 @@ def tiny(npz: Path, model: str = "ladder") -> list[str]:
         f"data.path={npz}",
         "data.batch_size=16",
         "model.num_layers=2",
-        "model.latent_sizes=[4,3]",
         *(
             f"model.{key}={str(value).replace(' ', '')}"
-            for key, value in widths(MODELS[NAMES.index(model)], [16, 8]).items()
+            for key, value in sizes(MODELS[NAMES.index(model)], [4, 3], [16, 8]).items()
         ),
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",

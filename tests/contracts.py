@@ -10,16 +10,19 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 import ladder_vae.conf
-from ladder_vae.models import BottomUpVAE, LadderVAE, ResidualVAE, TextbookVAE
+from ladder_vae.models import NVAE, BottomUpVAE, ConvolutionalVAE, LadderVAE, ResidualVAE, TextbookVAE
 from ladder_vae.models.hierarchy import Hierarchy, TopDown
 
-MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE]
+MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE, ConvolutionalVAE, NVAE]
 
 #: Of these, z_1 is all that the image sees, and every level has a width of its own.
 MARKOV = [cls for cls in MODELS if "hidden_sizes" in inspect.signature(cls).parameters]
+#: Of these, a latent is a vector.
+DENSE = [cls for cls in MODELS if "latent_sizes" in inspect.signature(cls).parameters]
+MANY = {cls: 20_000 if cls in DENSE else 1_000 for cls in MODELS}  # draws of which a mean is looked at
 TOP_DOWN = [cls for cls in MODELS if issubclass(cls, TopDown)]
 SHAPE = (1, 6, 5)
 
@@ -36,9 +39,12 @@ def config_name(cls: type[Hierarchy]) -> str:
 NAMES = [config_name(cls) for cls in MODELS]
 
 
-def widths(cls: type[Hierarchy], sizes: list[int]) -> dict[str, object]:
-    """The keyword that makes the nets of a model small: a width a level, or one for all."""
-    return {"hidden_sizes": sizes} if cls in MARKOV else {"width": sizes[0]}
+def sizes(cls: type[Hierarchy], latents: list[int], hidden: list[int]) -> dict[str, object]:
+    """The keywords that make a model small: units and width of each level, where it has such settings."""
+    if cls in DENSE:
+        widths = {"hidden_sizes": hidden} if cls in MARKOV else {"width": hidden[0]}
+        return {"latent_sizes": latents, **widths}
+    return {"scale": 0.05} if cls is NVAE else {"width": hidden[0] // 2, "encoder_blocks": 1}
 
 
 def small(
@@ -46,7 +52,12 @@ def small(
 ) -> Hierarchy:
     """A model of a few units, in float32 and training mode, always with the same weights."""
     torch.manual_seed(0)
-    return cls(shape, num_layers, [5, 4, 3][:num_layers], **widths(cls, [12, 10, 8][:num_layers]), **settings)
+    few = sizes(cls, [5, 4, 3][:num_layers], [12, 10, 8][:num_layers])
+    model = cls(shape, num_layers, **few, **settings)
+    for rung in model.rungs if cls not in DENSE else ():
+        if rung.prior_net is not None:  # begins as N(0, I), whatever lies above
+            nn.init.normal_(rung.prior_net[-1].weight, std=0.3)
+    return model
 
 
 def binary_images(n: int = 4, shape: tuple[int, int, int] = SHAPE) -> Tensor:

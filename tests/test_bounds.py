@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from contracts import MODELS, widths
+from contracts import DENSE, MODELS, sizes
 from test_linear_gaussian import PIXELS, LinearBottomUp, LinearTopDown, exact_log_px, images
 
 from ladder_vae.maths.bounds import importance_bound
-from ladder_vae.models import LadderVAE
+from ladder_vae.models import ConvolutionalVAE, LadderVAE
 from ladder_vae.models.evaluator import Settings, image_statistics, unit_counts
 from ladder_vae.models.statistics import IMAGE_FIELDS, UnitStatistics
 from ladder_vae.models.summary import summarize
@@ -78,18 +78,22 @@ def test_the_exact_posterior_has_no_variance_at_any_k(pathway, num_layers):
     torch.testing.assert_close(statistics.ess, torch.tensor([[1.0, 10.0, 200.0]]).double().expand(5, 3))
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [*DENSE, ConvolutionalVAE])
 def test_one_level_of_two_units_against_quadrature(kind):
     torch.manual_seed(0)
-    model = kind((1, 3, 4), num_layers=1, latent_sizes=[2], **widths(kind, [8])).double().eval()
+    shape, two = ((1, 3, 4), sizes(kind, [2], [8]))
+    if kind is ConvolutionalVAE:
+        shape, two = (1, 4, 4), {"levels": [(1, 1)], "latent_channels": [(1, 2)], "width": 8}
+    model = kind(shape, 1, **two).double().eval()
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(2)  # images that depend on z
-    x = (torch.rand(4, 1, 3, 4) < 0.5).double()
+    x = (torch.rand(4, *shape) < 0.5).double()
     axis = torch.linspace(-8, 8, 321, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)  # (grid, 2)
     with torch.no_grad():
-        params = model.generate(len(z), hold={0: z}).params  # (grid, 1, 3, 4)
+        hold = {0: z.view(len(z), *model.event_shapes[0])}
+        params = model.generate(len(z), hold=hold).params  # (grid, *shape)
         log_px = model.likelihood.log_prob(params[:, None], x)  # (grid, 4)
     log_prior = -0.5 * (z**2).sum(1) - math.log(2 * math.pi)
     cell = 2 * math.log(float(axis[1] - axis[0]))
@@ -107,7 +111,7 @@ def test_one_level_of_two_units_against_quadrature(kind):
 def tiny_model(kind=LadderVAE):
     torch.manual_seed(0)
     x = (torch.rand(6, 1, 12, 16) < 0.5).float()
-    model = kind((1, 12, 16), num_layers=2, latent_sizes=[4, 3], **widths(kind, [16, 8]))
+    model = kind((1, 12, 16), num_layers=2, **sizes(kind, [4, 3], [16, 8]))
     model.infer(x, 3)  # batch norm sees data
     return model.eval(), x
 
@@ -230,7 +234,7 @@ def test_units_of_parts_are_those_of_the_whole():
 def test_rates_of_units_add_up_to_those_of_levels(kind):
     model, x = tiny_model(kind)
     inference = model.infer(x, 5)
-    by_unit = torch.stack([level.unit_rate().sum(-1) for level in inference.levels])
+    by_unit = torch.stack([level.unit_rate().flatten(2).sum(-1) for level in inference.levels])
     torch.testing.assert_close(by_unit, inference.rates())
 
 

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ladder_vae.maths.gaussian import Gaussian, product
+from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.hierarchy import Rung, TopDown
 from ladder_vae.models.layers import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
+from ladder_vae.models.posteriors import MERGES, Merge
 from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 
 class StreamRung(Rung):
     """p(z_l | z_>l) reads the stream; q(z_l | x, z_>l) reads the stream and the image.
 
-    The posterior is free: it does not depend on the parameters of the prior.
-
     Args:
         latents: Units of z_l.
         width: Features of the stream.
         norm: Called with a number of features, makes a normalization.
+        merge: Forms the posterior from the Gaussian that the net reads and the prior.
         blocks: Residual blocks that follow the sample.
         dropout: Share of the hidden units of these blocks that training leaves out.
         top: Whether the stream begins at this level. Then the prior is N(0, I) and the posterior reads the
@@ -30,7 +30,14 @@ class StreamRung(Rung):
     """
 
     def __init__(
-        self, latents: int, width: int, norm: type[nn.Module], blocks: int, dropout: float, top: bool
+        self,
+        latents: int,
+        width: int,
+        norm: type[nn.Module],
+        merge: Merge,
+        blocks: int,
+        dropout: float,
+        top: bool,
     ) -> None:
         prior_net = query = None
         if not top:
@@ -40,49 +47,26 @@ class StreamRung(Rung):
             query = nn.Linear(width, width, bias=False)
         super().__init__((latents,), prior_net)
         self.query = query
+        self.merge = merge
         self.posterior_net = nn.Sequential(norm(width), nn.SiLU(), GaussianHead(width, latents))
         self.write = nn.Linear(latents, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm, dropout) for _ in range(blocks)))
 
     def posterior(self, evidence: Tensor, state: Tensor | None, p: Gaussian) -> Gaussian:
-        return self.merge(self.read(evidence, state), p)
-
-    def read(self, evidence: Tensor, state: Tensor | None) -> Gaussian:
-        """The Gaussian that a net reads from image and stream, parameters ``(K, B, latents)``.
+        """q(z_l | x, z_>l), parameters ``(K, B, latents)``; at the top ``(B, latents)``.
 
         Args:
             evidence: What the image adds to the hidden layer of the net, ``(B, width)``.
             state: The stream, ``(K, B, width)``, which adds to it, too; None at the top.
+            p: The prior of this level.
         """
-        hidden = evidence if self.query is None else evidence + self.query(state)  # (K, B, width)
-        return self.posterior_net(hidden)
-
-    def merge(self, e: Gaussian, p: Gaussian) -> Gaussian:
-        """The posterior, from the Gaussian ``e`` of :meth:`read` and the prior ``p``; here it is ``e``."""
-        return e
+        if self.query is None:
+            return self.posterior_net(evidence)
+        return self.merge(self.posterior_net(evidence + self.query(state)), p)
 
     def descend(self, state: Tensor | None, z: Tensor) -> Tensor:
         written = self.write(z)
         return self.blocks(written if state is None else state + written)
-
-
-class WeightedRung(StreamRung):
-    """The posterior is the precision-weighted product of the Gaussian read and the prior, as in a ladder."""
-
-    def merge(self, e: Gaussian, p: Gaussian) -> Gaussian:
-        return e if self.query is None else product(e, p)
-
-
-class RelativeRung(StreamRung):
-    r"""The posterior is read as a deviation from the prior: $\mu_q = \mu_p + \sigma_p \Delta\mu$,
-    $\log\sigma_q^2 = \log\sigma_p^2 + \Delta$ (Vahdat and Kautz 2020, "NVAE", arXiv 2007.03898, eq. 2).
-    """  # fmt: skip
-
-    def merge(self, e: Gaussian, p: Gaussian) -> Gaussian:
-        return Gaussian(p.mean + p.std * e.mean, p.log_var + e.log_var, p.event_dims)
-
-
-POSTERIORS = {"free": StreamRung, "weighted": WeightedRung, "relative": RelativeRung}
 
 
 class ResidualVAE(TopDown):
@@ -130,13 +114,14 @@ class ResidualVAE(TopDown):
                 raise ValueError(f"{name}={size} must be at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout:g} must be at least 0 and below 1")
-        for name, choice, choices in (("norm", norm, NORMS), ("posterior", posterior, POSTERIORS)):
+        for name, choice, choices in (("norm", norm, NORMS), ("posterior", posterior, MERGES)):
             if choice not in choices:
                 raise ValueError(f"{name}={choice} is unknown; choose {', '.join(choices)}")
-        rung, normalize = POSTERIORS[posterior], NORMS[norm]
+        merge, normalize = MERGES[posterior], NORMS[norm]
         top = num_layers - 1
         rungs = [
-            rung(size, width, normalize, blocks, dropout, level == top) for level, size in enumerate(latents)
+            StreamRung(size, width, normalize, merge, blocks, dropout, level == top)
+            for level, size in enumerate(latents)
         ]
         body = nn.Sequential(normalize(width), nn.SiLU())
         super().__init__(rungs, ImageDecoder(body, width, params_shape(image, likelihood)), likelihood)

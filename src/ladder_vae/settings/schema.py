@@ -157,6 +157,16 @@ def _at(table: Any, key: Any) -> Any:
     return table[key]
 
 
+def _sum(levels: Any, otherwise: int) -> Any:
+    """The number of levels of all resolutions; resolves ``${sum:${.levels},16}``."""
+    if levels is None:
+        return otherwise
+    try:
+        return sum(int(count) for _, count in levels)
+    except (TypeError, ValueError):
+        return otherwise  # the model says what is wrong with them
+
+
 def register() -> None:
     """Register schemas and resolvers with Hydra. It does no harm to repeat this."""
     store = ConfigStore.instance()
@@ -165,6 +175,7 @@ def register() -> None:
     store.store(name="analyze_schema", node=AnalyzeConfig)
     store.store(group="hydra/launcher", name="ladder_vae", node=Launcher)
     OmegaConf.register_new_resolver("at", _at, replace=True)
+    OmegaConf.register_new_resolver("sum", _sum, replace=True)
     OmegaConf.register_new_resolver("own", claimed, replace=True)
     OmegaConf.register_new_resolver(
         "first", lambda *options: next(o for o in options if o is not None), replace=True
