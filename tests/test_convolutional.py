@@ -206,9 +206,9 @@ def test_the_plan_knows_sizes():
 
 
 def test_levels_alone_are_enough_on_the_command_line(command, npz):
-    code, out, err = command("train", "data=npz", f"data.path={npz}", "model=convolutional", "model.width=4",
-                             "model.levels=[[8,1],[4,2]]", "trainer.max_epochs=1", "data.batch_size=16",
-                             "trainer.accelerator=cpu", "callbacks.pictures=null", "data.val_size=0")  # fmt: skip
+    quick = "trainer.max_epochs=1", "trainer.accelerator=cpu", "callbacks.pictures=null", "data.val_size=0"
+    model = "model=convolutional", "model.width=4", "model.levels=[[8,1],[4,2]]"
+    code, out, err = command("train", "data=npz", f"data.path={npz}", "data.batch_size=16", *quick, *model)
     assert code == 0, err
     assert "z3" in out
 

@@ -55,7 +55,7 @@ class SpatialRung(Rung):
         if not top:
             prior_head = SpatialHead(width, stage.latents)
             scale(prior_head, 0.0)
-            prior_net = nn.Sequential(normalize(width), nn.SiLU(), prior_head)
+            prior_net = nn.Sequential(normalize(width), prior_head)
             query = nn.Linear(width, hidden, bias=False)
         super().__init__((stage.latents, *stage.size), prior_net)
         self.query = query
@@ -94,13 +94,14 @@ class SpatialRung(Rung):
 class ConvolutionalVAE(TopDown):
     r"""Every level, and the image, sees all levels above it, by convolutions; levels are images themselves.
 
-    On the way up, the image is cut into patches and goes through ``encoder_blocks`` cells at each resolution,
-    with means over blocks of pixels between. On the way down, a stream begins at the top level and gets larger.
-    At each level the prior $p(z_l | z_{>l})$ is read from the stream, the posterior $q(z_l | x, z_{>l})$
-    from the stream and the features of the image at this resolution; the sample is written to the stream, and
-    ``blocks`` cells follow. The cell and the initialization are those of very deep VAEs (Child 2021, arXiv
-    2011.10650): no norm, what each of N cells and samples adds is scaled by $1 / \sqrt N$ at first, priors
-    begin as N(0, I), pixels are repeated to enlarge. Standard deviations are bounded as in NVAE.
+    On the way up, the image is cut into patches and goes through ``encoder_blocks`` cells at each
+    resolution, with means over blocks of pixels between. On the way down, a stream begins at the top level
+    and is enlarged from resolution to resolution. At each level the prior $p(z_l | z_{>l})$ is read from the
+    stream, and the posterior $q(z_l | x, z_{>l})$ from the stream and the features of the image at this
+    resolution; the sample is written to the stream, and ``blocks`` cells follow. Cell and initialization are
+    those of very deep VAEs (Child 2021, arXiv 2011.10650): no norm, what each of N cells and samples adds is
+    scaled by $1 / \sqrt N$ at first, priors begin as N(0, I), pixels are repeated to enlarge. Standard
+    deviations are bounded as in NVAE.
 
     A *resolution* is the longer side in pixels. Each is half the one below it, rounded up, down to 1.
 

@@ -6,7 +6,6 @@ and 3x3 convolutions take the features without a copy.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import torch
@@ -56,32 +55,35 @@ class Cell(nn.Module):
 
 
 class Bottleneck(Cell):
-    """1x1 down to ``hidden`` features, 3x3, 3x3, 1x1 up, each after a SiLU (Child 2021, arXiv 2011.10650).
+    """1x1 down to half the features, 3x3, 3x3, 1x1 up, with a SiLU between.
+
+    It follows very deep VAEs (Child 2021, arXiv 2011.10650) but for one thing: the cell reads the stream linearly, without a nonlinearity on all features, which took a tenth of the time
+    on a CPU.
 
     Args:
         width: Features.
         size: Height and width, pixels.
-        norm: A name of ``NORMS``, before each nonlinearity.
-        hidden: Features between; None means half of ``width``.
+        norm: A name of ``NORMS``, of what the cell reads.
         depth: Of how many cells of the same stream this is one. What it adds is scaled by 1 / sqrt(depth) at
             first, so that the stream of a deep model begins as large as that of a shallow one.
     """
 
-    def __init__(
-        self, width: int, size: tuple[int, int], norm: str, depth: int, hidden: int | None = None
-    ) -> None:
-        hidden = hidden or max(1, width // 2)
-        normalize = NORMS[norm]
-        layers: list[nn.Module] = []
-        widths = (width, hidden, hidden, hidden, width)
-        for place, (before, after) in enumerate(itertools.pairwise(widths)):
-            inner = 0 < place < 3
-            layers += [normalize(before), nn.SiLU()]
-            layers.append(mixing(before, after, size) if inner else nn.Linear(before, after))
-        last = layers[-1]
-        assert isinstance(last, nn.Linear)
+    def __init__(self, width: int, size: tuple[int, int], norm: str, depth: int) -> None:
+        hidden = max(1, width // 2)
+        last = nn.Linear(hidden, width)
         scale(last, depth**-0.5)
-        super().__init__(nn.Sequential(*layers))
+        super().__init__(
+            nn.Sequential(
+                NORMS[norm](width),
+                nn.Linear(width, hidden),
+                nn.SiLU(),
+                mixing(hidden, hidden, size),
+                nn.SiLU(),
+                mixing(hidden, hidden, size),
+                nn.SiLU(),
+                last,
+            )
+        )
 
 
 class SqueezeExcitation(nn.Module):
