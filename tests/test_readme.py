@@ -64,6 +64,8 @@ def marked(lines: list[str]) -> list:
         'make evaluate args="num_samples=1000',
         "python -m ladder_vae.train --multirun model=",
         "python -m ladder_vae.train model=residual",
+        "python -m ladder_vae.train model=convolutional model.num_layers=16",
+        "python -m ladder_vae.train model=nvae",
     )
     return [pytest.param(line, marks=pytest.mark.slow if line.startswith(long) else ()) for line in lines]
 

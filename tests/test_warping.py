@@ -74,3 +74,13 @@ def test_an_image_that_is_not_square_is_warped_as_a_square_one_is():
     whole, cut = warp(bar, 0.1, generator()), warp(bar[..., 15:46].contiguous(), 0.1, generator())
     difference = (whole[..., 15:46].float() - cut.float()).abs().mean()
     assert difference < 0.1  # gray levels; 2.3 if each axis is measured in its own length
+
+
+def test_the_channels_of_an_image_are_warped_alike():
+    gray = torch.randint(
+        0, 256, (6, 1, 24, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    color = gray.expand(-1, 3, -1, -1).contiguous()
+    warped = warp(color, 0.08, torch.Generator().manual_seed(1))
+    assert not torch.equal(warped, color)
+    assert torch.equal(warped[:, :1].expand(-1, 3, -1, -1), warped)

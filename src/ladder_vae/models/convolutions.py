@@ -57,8 +57,8 @@ class Cell(nn.Module):
 class Bottleneck(Cell):
     """1x1 down to half the features, 3x3, 3x3, 1x1 up, with a SiLU between.
 
-    It follows very deep VAEs (Child 2021, arXiv 2011.10650) but for one thing: the cell reads the stream linearly, without a nonlinearity on all features, which took a tenth of the time
-    on a CPU.
+    It follows very deep VAEs (Child 2021, arXiv 2011.10650) but for one thing: the cell reads the stream
+    linearly, without a nonlinearity on all features, which took a tenth of a step on a CPU.
 
     Args:
         width: Features.

@@ -20,14 +20,15 @@ class NVAE(ConvolutionalVAE):
     quarter and one third at an eighth, with twice the features at each step. Posteriors are relative to the
     prior. It differs from the published code in this: images are not padded to a power of two; the posteriors
     of a resolution all read the features that its cells end with; the stream is added to and not mixed with
-    what a sample writes; the top prior is N(0, I), without a learned stream above it. There are no
-    normalizing flows, as there are none in the published run on MNIST with 15 levels.
+    what a sample writes; the top prior is N(0, I), without a learned stream above it; by default features are
+    normalized by pixel, because statistics of batches have to be measured anew for averaged weights. There
+    are no normalizing flows, as there are none in the published run on MNIST with 15 levels.
 
     Args:
         input_shape: Image shape (C, H, W), H and W from 4 to 256.
         num_layers: Number of latent levels L, 1 to 64.
         scale: Factor on all widths; 1 is as published.
-        norm: ``batch``, as published; ``layer`` or ``none``.
+        norm: ``layer``, over the features of each pixel; ``batch``, as published; or ``none``.
         likelihood: The distribution p(x | z) of the pixels; None means Bernoulli.
 
     Raises:
@@ -43,7 +44,7 @@ class NVAE(ConvolutionalVAE):
         input_shape: Sequence[int],
         num_layers: int = 15,
         scale: float = 1.0,
-        norm: str = "batch",
+        norm: str = "layer",
         likelihood: Likelihood | None = None,
     ) -> None:
         if not 0 < scale <= 16:
