@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ladder_vae.data.data_sets import MNIST, spaced
+from ladder_vae.data import MNIST
+from ladder_vae.data.data_sets import spaced
 from ladder_vae.evaluation.parts import compiled_weigher
 from ladder_vae.models.evaluator import Settings, Weigher, image_statistics
 from ladder_vae.models.hierarchy import Hierarchy

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.training import five_levels, settings
+from ladder_vae.data import MNIST
 from ladder_vae.data.batches import Batches
-from ladder_vae.data.data_sets import MNIST
 from ladder_vae.models import LadderVAE
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.devices import choose_precision

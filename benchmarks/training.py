@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from benchmarks.usual import usual_training
+from ladder_vae.data import MNIST
 from ladder_vae.data.batches import Batches
-from ladder_vae.data.data_sets import MNIST
 from ladder_vae.models import LadderVAE
 from ladder_vae.settings import schema
 from ladder_vae.system.compilation import compiled

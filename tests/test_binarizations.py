@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_errors import only_line
 
-from ladder_vae.data.data_sets import MNIST, Npz
+from ladder_vae.data import MNIST, Npz
 from ladder_vae.evaluation import parts
 from ladder_vae.models.evaluator import weigher
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from ladder_vae.data.data_sets import MNIST, FashionMNIST, ImageData, Npz
-from ladder_vae.data.sources import MNIST_DIR, Images, load_mnist, load_torchvision
+from ladder_vae.data import MNIST, FashionMNIST, Npz
+from ladder_vae.data.data_sets import ImageData
+from ladder_vae.data.downloaded import load_torchvision
+from ladder_vae.data.sources import MNIST_DIR, Images, load_mnist
 from ladder_vae.system.errors import UserError
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ladder_vae import load_run
 from ladder_vae.analysis.classifier import trained_classifier
-from ladder_vae.data.data_sets import MNIST
+from ladder_vae.data import MNIST
 from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
 

@@ -131,17 +131,16 @@ def _network(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
 
 
 def _train(net: nn.Module, data: ImageData, targets: Tensor) -> None:
-    images = data.expected("train")
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    batches = -(-len(images) // BATCH)
+    batches = -(-len(targets) // BATCH)
     epochs = max(EPOCHS, -(-LEAST_STEPS // batches))  # small data sets get more epochs
     steps = epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(stream_seed(0, "classifier", "order"))
     net.train()
     for _ in range(epochs):
-        for index in torch.randperm(len(images), generator=generator).split(BATCH):
+        for index in torch.randperm(len(targets), generator=generator).split(BATCH):
             optimizer.zero_grad()
-            F.cross_entropy(net(images[index]), targets[index]).backward()
+            F.cross_entropy(net(data.expected("train", index)), targets[index]).backward()
             optimizer.step()
             schedule.step()

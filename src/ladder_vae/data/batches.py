@@ -24,7 +24,8 @@ class Batches:
     as an uninterrupted one.
 
     Args:
-        images: uint8 ``(N, C, H, W)``. Batches are drawn on the device that holds the images.
+        images: uint8 ``(N, C, H, W)``, in any order of memory. Batches are drawn on the device that holds the
+            images.
         batch_size: Images per batch. The last batch is smaller if N is not a multiple.
         likelihood: Draws and prepares the pixels; None means Bernoulli.
         seed: Seed of order and draws. None serves the images in order, without warping or drawing.
@@ -61,14 +62,14 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         if self.seed is None:
             for batch in self.images.split(self.batch_size):
-                yield self.likelihood.prepare(batch)
+                yield self.likelihood.prepare(batch.contiguous())
             return
         epoch, device = self.epoch(), self.images.device
         generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "batches", epoch))
         strength = self.strength(epoch)
         order = torch.randperm(len(self.images), generator=generator, device=device)[: self._count]
         for index in order.split(self.batch_size):
-            batch = self.images.index_select(0, index)
+            batch = self.images.index_select(0, index).contiguous()
             if strength:
                 batch = warp(batch, strength, generator)
             if self.draw:

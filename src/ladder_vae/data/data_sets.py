@@ -15,15 +15,17 @@ from torch import Tensor
 
 from ladder_vae.data.batches import Batches, spaced
 from ladder_vae.data.npz import load_npz
-from ladder_vae.data.sources import FINGERPRINT, Images, load_mnist, load_torchvision
+from ladder_vae.data.sources import FINGERPRINT, Images
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.memory import total_memory
 from ladder_vae.system.randomness import stream_seed
 
-BINARIZATIONS = ("dynamic", "static", "threshold")
+BINARIZATIONS: tuple[str, ...] = ("dynamic", "static", "threshold")
 # With this seed, the draws of validation and test images, and of `static`, are the same in every run.
 FIXED_DRAW_SEED = 0
 MAX_WARP = 0.5  # at this strength images are long beyond recognition
+BLOCK = 1_000  # images that are read at a time where they need not be in memory
 
 
 class ImageData(ABC):
@@ -34,8 +36,8 @@ class ImageData(ABC):
         val_size: Validation images, taken from the end of the training split; 0 trains on all of it.
         binarization: ``dynamic`` leaves gray levels to the likelihood, which draws training pixels anew each
             time an image is served; ``static`` is one seeded draw of this package (*not* the files of
-            Larochelle and Murray 2011); ``threshold`` sets pixels of 128 and more. Validation and test images
-            are drawn once, the same in every run.
+            Larochelle and Murray 2011, which are ``larochelle`` of :class:`MNIST`); ``threshold`` sets pixels
+            of 128 and more. Validation and test images are drawn once, the same in every run.
         seed: Seed of the order and draws of training images.
         eval_batch_size: Validation or test images per step.
         warp: How strongly training images are sheared and bent, anew each time (see
@@ -49,6 +51,10 @@ class ImageData(ABC):
 
     #: What a class is called.
     noun = "class"
+    #: Kinds of ``binarization`` that the data set has.
+    binarizations = BINARIZATIONS
+    #: Channels of the images where they are known before loading: 1 or 3.
+    channels: int | None = None
     #: Whether images that are not there may be downloaded. A run that somebody sent names any directory.
     may_download = False
 
@@ -63,8 +69,9 @@ class ImageData(ABC):
         warp_epochs: int | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
-        if binarization not in BINARIZATIONS:
-            raise UserError(f"data.binarization={binarization} is unknown; choose {', '.join(BINARIZATIONS)}")
+        if binarization not in self.binarizations:
+            kinds = ", ".join(self.binarizations)
+            raise UserError(f"data.binarization={binarization} is unknown; choose {kinds}")
         if batch_size < 2:  # batch norm needs two images
             raise UserError(f"data.batch_size={batch_size} must be at least 2")
         if eval_batch_size < 1:
@@ -87,6 +94,8 @@ class ImageData(ABC):
         self.likelihood = likelihood or Bernoulli()
         self._splits: dict[str, Tensor] | None = None
         self._latest_draw: tuple[tuple[str, int], Tensor] = ("", 0), torch.empty(0)
+        if self.channels is not None:
+            self._check_channels(self.channels)
 
     @abstractmethod
     def load(self) -> Images:
@@ -97,8 +106,11 @@ class ImageData(ABC):
         if self._splits is not None:
             return
         source = self.load()
-        # Pixels are drawn in the order of memory, which the fingerprint does not see.
-        self.source = replace(source, train=source.train.contiguous(), test=source.test.contiguous())
+        self._check_channels(source.train.shape[1])
+        if not source.mapped:  # else batches are put into the order of their axes
+            # Pixels are drawn in the order of memory, which the fingerprint does not see.
+            source = replace(source, train=source.train.contiguous(), test=source.test.contiguous())
+        self.source = source
         total = len(self.source.train)
         if total < 2:
             raise UserError(f"data={type(self).__name__} holds {total} training images; give it two or more")
@@ -114,13 +126,27 @@ class ImageData(ABC):
         val = train[cut:] if self.binarization != "dynamic" else self._fixed(train[cut:], "val")
         self._splits = {"train": train[:cut], "val": val, "test": self._fixed(self.source.test, "test")}
 
+    def _check_channels(self, channels: int) -> None:
+        """Raises UserError if the likelihood has no pixels of so many channels."""
+        try:
+            self.likelihood.channels(channels)
+        except ValueError as error:
+            raise UserError(f"data={type(self).__name__}: {error}") from None
+
     def _fixed(self, images: Tensor, name: str, draw: int = 0) -> Tensor:
         """Draw the pixels of images, uint8 of the same shape; the same for equal ``name`` and ``draw``."""
+        needed, there = 2 * images.numel(), total_memory("cpu")
+        if (self.binarization == "threshold" or self.likelihood.random) and needed > there:
+            raise UserError(
+                f"data={type(self).__name__}: drawing the pixels of {len(images):,} images ({name}) takes "
+                f"{needed / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f}; "
+                "set likelihood=logistic_mixture, which draws none, or hold out fewer images"
+            )
         if self.binarization == "threshold":
             return images.ge(128).byte() * 255
         key = stream_seed(FIXED_DRAW_SEED, name, *([draw] if draw else []))
         generator = torch.Generator().manual_seed(key)
-        return self.likelihood.draw(images, generator)
+        return self.likelihood.draw(images.contiguous() if self.likelihood.random else images, generator)
 
     def split(self, name: str) -> Tensor:
         """``train``, ``val`` or ``test``, uint8 ``(N, C, H, W)``; drawn, but for dynamic training images."""
@@ -143,7 +169,7 @@ class ImageData(ABC):
             return self.likelihood.prepare(self._redrawn(name, draw)[list(index)])
         gray = name == "train" and self.binarization == "dynamic"
         images = self._drawn_train if gray else self.split(name)
-        return self.likelihood.prepare(images[list(index)])
+        return self.likelihood.prepare(images[list(index)].contiguous())
 
     def _redrawn(self, name: str, draw: int) -> Tensor:
         """Another draw of the pixels of a split, uint8 ``(N, C, H, W)``; the latest one stays in memory."""
@@ -182,10 +208,15 @@ class ImageData(ABC):
         cut = len(labels) - self.val_size
         return labels[:cut] if name == "train" else labels[cut:]
 
-    def expected(self, name: str) -> Tensor:
-        """Expected pixels of all ``train`` or ``test`` images of the source, in [0, 1], ``(N, C, H, W)``."""
+    def expected(self, name: str, index: Tensor | slice = slice(None)) -> Tensor:
+        """Expected pixels of ``train`` or ``test`` images of the source, in [0, 1], ``(n, C, H, W)``.
+
+        Args:
+            name: ``train``, with the validation images behind the others, or ``test``.
+            index: Which images; by default all.
+        """
         self.setup()
-        images = self.source.train if name == "train" else self.source.test
+        images = (self.source.train if name == "train" else self.source.test)[index].contiguous()
         return images.ge(128).float() if self.binarization == "threshold" else images.float() / 255
 
     def gallery(self, count: int) -> list[int]:
@@ -210,7 +241,8 @@ class ImageData(ABC):
         digest = hashlib.sha256(self.binarization.encode())
         for images in (self.source.train, self.source.test):
             digest.update(repr(tuple(images.shape)).encode())
-            digest.update(images.contiguous().numpy().data)
+            for block in images.split(BLOCK):
+                digest.update(block.contiguous().numpy().data)
         return digest.hexdigest()
 
     def check_trained_on(self, checkpoint: Mapping[str, Any], run: Path) -> None:
@@ -236,8 +268,9 @@ class ImageData(ABC):
             epoch: Called at the start of an iteration; returns the number of the epoch.
             device: Device that holds all images and draws their pixels, so that the loop copies nothing.
         """
+        images = self.split("train")
         return Batches(
-            self.split("train").to(device),
+            images if self.source.mapped else images.to(device),
             self.batch_size,
             self.likelihood,
             seed=self.seed,
@@ -249,40 +282,6 @@ class ImageData(ABC):
     def batches(self, name: str) -> Batches:
         """Batches of a split in order; every run gets the same."""
         return Batches(self.split(name), self.eval_batch_size, self.likelihood)
-
-
-class MNIST(ImageData):
-    """The MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0), 28x28; they come with the package."""
-
-    noun = "digit"
-
-    def load(self) -> Images:
-        return load_mnist()
-
-
-class TorchvisionData(ImageData):
-    """A data set that torchvision downloads into ``directory`` on first use."""
-
-    dataset: str
-
-    def __init__(self, directory: str = "~/.cache/ladder_vae", **settings) -> None:
-        super().__init__(**settings)
-        self.directory = Path(directory).expanduser()
-
-    def load(self) -> Images:
-        return load_torchvision(self.dataset, self.directory, self.may_download)
-
-
-class FashionMNIST(TorchvisionData):
-    """Clothing, 28x28 (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747)."""
-
-    dataset = "FashionMNIST"
-
-
-class KMNIST(TorchvisionData):
-    """Cursive Japanese characters, 28x28 (Clanuwat et al. 2018, arXiv 1812.01718)."""
-
-    dataset = "KMNIST"
 
 
 class Npz(ImageData):

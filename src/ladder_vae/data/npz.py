@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,15 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from ladder_vae.data.labels import as_labels
+from ladder_vae.data.mapping import is_mappable, mapped_array, read_header
 from ladder_vae.data.sources import Images
 from ladder_vae.system.errors import UserError, one_line, warn
 from ladder_vae.system.memory import total_memory
 
 CHANNELS = (1, 3)
 BLOCK = 1_000  # images that become bytes at a time, so that a large array is not copied as a whole
+MAPPED_FROM = 0.25  # share of the memory; reading takes twice the size of the images
 ZIP = b"PK\x03\x04"
 STARTS = {  # what other files begin with
     b"\x93NUMPY": "is a .npy file, which holds a single array",
@@ -41,6 +45,10 @@ def load_npz(path: Path, *, validation: bool = False) -> Images:
     Labels are ``(N,)`` or ``(N, 1)``; they are whole numbers, booleans, or text, which is numbered in
     alphabetical order unless it says numbers. Other arrays of the file are not read. A file that was written
     anew is read anew.
+
+    Images that fill more than a quarter of the memory stay on disk, from where each batch is read, if they
+    are bytes that ``np.savez`` wrote (not compressed, in the order of their axes): their number is not
+    limited by memory. Such a file must not be written to meanwhile; its checksum is not verified.
 
     Args:
         path: The file.
@@ -74,14 +82,23 @@ def _load(path: Path, content: tuple[tuple[str, int, int], ...], validation: boo
         split for split in ("train", "val", "test") if split != "val" or (validation and "x_val" in there)
     ]
     keys = [f"{kind}_{split}" for split in splits for kind in "xy" if f"{kind}_{split}" in there]
-    arrays = {}
+    arrays, mapped = {}, set()
     with _opened(path) as archive:
-        _check_memory({key: _size(archive, key, path) for key in keys}, path)
+        sizes = {key: _size(archive, key, path) for key in keys}
+        if sum(sizes.values()) > total_memory("cpu") * MAPPED_FROM:
+            mapped = {key for key in keys if key[0] == "x" and is_mappable(archive, f"{key}.npy")}
+        _check_memory({key: size for key, size in sizes.items() if key not in mapped}, path)
         for key in keys:
+            where = f"data.path={path}: {key}"
+            if key in mapped:
+                arrays[key] = _as_they_are(mapped_array(archive, f"{key}.npy"), where)
+                continue
             with archive.open(f"{key}.npy") as member:
                 array = npy.read_array(member, allow_pickle=False)
-            arrays[key] = _as_bytes(array, f"data.path={path}: {key}") if key[0] == "x" else array
-    images = {split: torch.from_numpy(arrays[f"x_{split}"]) for split in splits}
+            arrays[key] = as_bytes(array, where) if key[0] == "x" else array
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that what stays on disk cannot be written to
+        images = {split: torch.from_numpy(arrays[f"x_{split}"]) for split in splits}
     for split, found in images.items():
         if found.shape[1:] != images["train"].shape[1:]:
             raise UserError(
@@ -91,9 +108,16 @@ def _load(path: Path, content: tuple[tuple[str, int, int], ...], validation: boo
     if len(images["train"]) < 2:
         raise UserError(f"data.path={path}: x_train holds a single image; training takes at least two")
     counts = {f"y_{s}": len(found) for s, found in images.items() if f"y_{s}" in arrays}
-    labels = _as_labels({key: arrays[key] for key in counts}, counts, path)
+    labels = as_labels({key: arrays[key] for key in counts}, counts, path)
     if "val" not in splits:
-        return Images(images["train"], images["test"], labels.get("y_train"), labels.get("y_test"))
+        train_labels, test_labels = labels.get("y_train"), labels.get("y_test")
+        return Images(images["train"], images["test"], train_labels, test_labels, mapped=bool(mapped))
+    if mapped:
+        raise UserError(
+            f"data.path={path} stays on disk, because it fills {sum(sizes.values()) / 2**30:,.1f} GiB, and "
+            "x_val cannot be joined to x_train there; save its images as the last ones of x_train, and set "
+            "data.val_size to their number"
+        )
     if "y_train" in labels and "y_val" not in labels:
         raise UserError(f"data.path={path} has y_train and x_val, but no y_val; add it, or leave out y_train")
     joined = torch.cat([labels["y_train"], labels["y_val"]]) if "y_train" in labels else None
@@ -130,16 +154,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _size(archive: zipfile.ZipFile, key: str, path: Path) -> int:
     """Bytes of an array, of which only the header is read. Raises UserError if it holds Python objects."""
-    member = archive.getinfo(f"{key}.npy")
-    with archive.open(member) as file:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-        there = member.file_size - file.tell()
-    if dtype.hasobject:
+    header = read_header(archive, f"{key}.npy")
+    there = archive.getinfo(f"{key}.npy").file_size - header.length
+    if header.dtype.hasobject:
         remedy = "one size for all images" if key[0] == "x" else "whole numbers, or text by astype(str)"
         raise UserError(f"data.path={path}: {key} holds Python objects, not numbers; save {remedy}")
-    size = math.prod(shape) * dtype.itemsize
+    size = math.prod(header.shape) * header.dtype.itemsize
     if size > there:
         raise ValueError(f"{key} should hold {size:,} bytes and has {there:,}")
     return size
@@ -150,17 +170,14 @@ def _check_memory(sizes: Mapping[str, int], path: Path) -> None:
     if needed > there:
         raise UserError(
             f"data.path={path} unpacks to {needed / 2**30:,.1f} GiB ({', '.join(sizes)}), and this machine "
-            f"has {there / 2**30:,.1f} GiB of memory; save bytes (uint8), or fewer images"
+            f"has {there / 2**30:,.1f} GiB of memory; save bytes (uint8) with np.savez, not compressed, "
+            "which are read from disk, or fewer images"
         )
 
 
-def _as_bytes(array: np.ndarray, where: str) -> np.ndarray:
+def as_bytes(array: np.ndarray, where: str) -> np.ndarray:
     """Images as bytes, ``(N, C, H, W)``, in the order of their axes in memory."""
-    _check_form(array, where)
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[1] != 1 and array.shape[3] in CHANNELS:
-        array = array.transpose(0, 3, 1, 2)
+    array = _channels_first(array, where)
     whole = not np.issubdtype(array.dtype, np.floating)
     images = np.empty(array.shape, np.uint8)
     for start in range(0, len(array), BLOCK):
@@ -175,17 +192,42 @@ def _as_bytes(array: np.ndarray, where: str) -> np.ndarray:
             place = np.unravel_index(int(outside.argmax()), outside.shape)
             raise UserError(_outside(array, start + int(place[0]), tuple(map(int, place[1:])), where))
         images[start : start + BLOCK] = block
-    if whole and images.max() == 1:
-        raise UserError(
-            f"{where} holds bytes 0 and 1, almost black among 0 to 255; "
-            "save it as booleans if these are binary images"
-        )
+    if whole:
+        _check_not_black(images, where)
     if not whole and 0 < array.max() <= 1.01 / 255:
         raise UserError(
             f"{where} holds floats of at most {array.max():.4f}, and 1/255 is 0.0039: "
             "it seems that they were divided by 255 twice; multiply them by 255"
         )
     return images
+
+
+def _as_they_are(array: np.ndarray, where: str) -> np.ndarray:
+    """Bytes on disk as ``(N, C, H, W)``, a view."""
+    array = _channels_first(array, where)
+    _check_not_black(array, where)
+    return array
+
+
+def _channels_first(array: np.ndarray, where: str) -> np.ndarray:
+    """A view ``(N, C, H, W)``. Raises UserError if the array cannot hold images."""
+    _check_form(array, where)
+    if array.ndim == 3:
+        return array[:, None]
+    return array.transpose(0, 3, 1, 2) if array.shape[1] != 1 and array.shape[3] in CHANNELS else array
+
+
+def _check_not_black(images: np.ndarray, where: str) -> None:
+    highest = 0
+    for start in range(0, len(images), BLOCK):  # most images are bright, so that the first block is enough
+        highest = max(highest, images[start : start + BLOCK].max())
+        if highest > 1:
+            return
+    if highest == 1:
+        raise UserError(
+            f"{where} holds bytes 0 and 1, almost black among 0 to 255; "
+            "save it as booleans if these are binary images"
+        )
 
 
 def _check_form(array: np.ndarray, where: str) -> None:
@@ -226,36 +268,3 @@ def _outside(array: np.ndarray, image: int, place: tuple[int, ...], where: str) 
     else:
         remedy = "divide them by 255" if np.nanmax(array) <= 255 else "scale them"
     return f"{where} holds {value:g} in image {image}, and floats outside 0 to 1 are no gray levels; {remedy}"
-
-
-def _as_labels(arrays: Mapping[str, np.ndarray], counts: Mapping[str, int], path: Path) -> dict[str, Tensor]:
-    """Labels as whole numbers, ``(N,)``; text gets the same numbers in every split."""
-    numbers, texts = {}, {}
-    for key, array in arrays.items():
-        where, count = f"data.path={path}: {key}", counts[key]
-        if array.shape not in ((count,), (count, 1)):
-            one_hot = "; of one-hot labels save argmax(1)" if array.ndim == 2 else ""
-            raise UserError(
-                f"{where} must hold {count} labels, one per image; its shape is {array.shape}{one_hot}"
-            )
-        array = array.reshape(count)
-        if array.dtype.kind in "US":
-            texts[key] = array if array.dtype.kind == "U" else np.char.decode(array, "utf-8", "replace")
-        elif array.dtype.kind not in "biuf":
-            raise UserError(f"{where} is {array.dtype}; labels are whole numbers, booleans, or text")
-        elif array.dtype.kind == "f" and (odd := ~np.isfinite(array) | (array != np.rint(array))).any():
-            first = int(odd.argmax())
-            raise UserError(f"{where} holds {array[first]:g} for image {first}; labels are whole numbers")
-        else:
-            numbers[key] = array.astype(np.int64)
-    try:
-        numbers |= {key: text.astype(np.int64) for key, text in texts.items()}
-    except ValueError:  # words
-        if len(texts) < len(arrays):
-            raise UserError(
-                f"data.path={path}: {', '.join(texts)} holds words and {', '.join(numbers)} numbers; "
-                "save the same kind of labels"
-            ) from None
-        names = np.unique(np.concatenate(list(texts.values())))
-        numbers = {key: np.searchsorted(names, text) for key, text in texts.items()}
-    return {key: torch.from_numpy(labels.astype(np.int64)) for key, labels in numbers.items()}

@@ -1,4 +1,4 @@
-"""Read gray-level images into memory: MNIST from the package, data sets of torchvision."""
+"""The images of a data set, and MNIST from the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ladder_vae.system.errors import UserError, one_line
+from ladder_vae.system.errors import UserError
 
 FINGERPRINT = "data_fingerprint"  # key in a checkpoint; its value identifies the images a run was trained on
 MNIST_DIR = Path(__file__).parents[1] / "assets" / "mnist"
@@ -36,6 +36,8 @@ class Images:
         train_labels: Classes of the training images, int64 ``(N,)``, if the source has them.
         test_labels: Classes of the test images, int64 ``(M,)``, if the source has them.
         held_out: How many of the training images, the last ones, are the source's own validation split.
+        mapped: Whether images stay on disk, from where each batch is read; they are then in any order of
+            memory.
     """
 
     train: Tensor
@@ -43,6 +45,7 @@ class Images:
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
     held_out: int = 0
+    mapped: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -83,33 +86,3 @@ def _read_mnist(directory: Path, name: str) -> bytes:
 
 def _bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
-
-
-@lru_cache(maxsize=2)
-def load_torchvision(name: str, directory: Path, download: bool = False) -> Images:
-    """Load ``FashionMNIST`` or ``KMNIST`` through torchvision, which downloads it once if it may.
-
-    Raises:
-        UserError: If it is not there and ``download`` is False, the download fails, or its files cannot be
-            read.
-    """
-    if not download and not (directory / name / "raw").is_dir():
-        raise UserError(
-            f"{name} is not in {directory}, which the run names; trust=true downloads it to there "
-            "(in Python: may_download = True of the data set)"
-        )
-    import torchvision  # imported here, because it takes longer than loading MNIST
-
-    dataset = getattr(torchvision.datasets, name)
-    try:
-        train = dataset(directory, train=True, download=download)
-        test = dataset(directory, train=False, download=download)
-        if (len(train), len(test)) != (60_000, 10_000):
-            raise ValueError(f"{len(train)} and {len(test)} images instead of 60,000 and 10,000")
-    except (RuntimeError, OSError, EOFError, ValueError, AssertionError, KeyError) as error:
-        raise UserError(
-            f"{name} could not be downloaded to or read from {directory} ({one_line(error)}); "
-            f"check the connection, delete {directory / name} and try again, or use data=mnist, "
-            "which needs no download"
-        ) from None
-    return Images(train.data[:, None], test.data[:, None], train.targets, test.targets)

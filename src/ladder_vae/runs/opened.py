@@ -94,7 +94,7 @@ def load_subject(
     try:
         data_set.setup()
     except UserError as error:
-        missing = not os.path.exists(str(config["data"].get("path", ".")))
+        missing = not os.path.exists(str(config["data"].get("path") or "."))
         hint = "; if the data were moved, data.path=... names where they are" if missing else ""
         raise UserError(f"{run.path}: {error}{hint}") from None
     data_set.check_trained_on(run.checkpoint, run.path)

@@ -88,7 +88,7 @@ class DataPlace:
     """Where the data of a run lie now, if not where it found them.
 
     Args:
-        path: File of ``data=npz``.
+        path: File or directory of data that ``data.path`` names.
         directory: Directory of data sets that are downloaded.
     """
 

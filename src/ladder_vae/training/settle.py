@@ -85,7 +85,7 @@ def settle(cfg: DictConfig) -> Settled:
             raise UserError(f"logger.{key}={value} must lie in the run directory")
     config["objective"] = checked("objective", config["objective"], Objective)
     for key in ("path", "directory"):
-        if key in config["data"]:  # a run may be opened from another directory
+        if config["data"].get(key) is not None:  # a run may be opened from another directory
             config["data"][key] = _absolute(config["data"][key])
     if config["init_from"] is not None and not is_release(config["init_from"]):
         config["init_from"] = _absolute(config["init_from"])
