@@ -263,9 +263,22 @@ def test_a_file_that_is_none_is_named(saved, kind):
     assert str(path) in str(raised.value)
 
 
-def test_what_does_not_fit_into_memory_is_refused_before_it_is_unpacked(saved, monkeypatch):
-    path = saved(unasked=np.zeros(10**6))
+@pytest.mark.parametrize(
+    ("arrays", "save"),
+    [
+        ({}, np.savez_compressed),
+        ({"x_train": BYTES / 255}, np.savez),
+        ({"x_train": np.asfortranarray(BYTES)}, np.savez),
+    ],
+)
+def test_what_cannot_stay_on_disk_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, arrays, save):
+    save(
+        tmp_path / "own.npz", **({"x_train": BYTES, "x_test": BYTES[:2], "unasked": np.zeros(10**6)} | arrays)
+    )
     monkeypatch.setattr(npz_module, "total_memory", lambda device: 50)
     monkeypatch.setattr(npz_module.npy, "read_array", None)
-    with pytest.raises(UserError, match=r"unpacks to 0.0 GiB \(x_train, x_test\).*0.0 GiB of memory"):
-        load_npz(path)
+    with pytest.raises(
+        UserError, match=r"unpacks to 0.0 GiB \(x_train.*0.0 GiB of memory; .*np.savez"
+    ) as raised:
+        load_npz(tmp_path / "own.npz")
+    assert "unasked" not in str(raised.value)

@@ -232,7 +232,8 @@ class ImageData(ABC):
         """
         self.setup()
         name = "val" if self.val_size else "train"
-        return name, self.likelihood.prepare(self._fixed(self.split(name)[:count], "examples"))
+        images = self.split(name)[:count].contiguous()
+        return name, self.likelihood.prepare(self._fixed(images, "examples"))
 
     @cached_property
     def fingerprint(self) -> str:
