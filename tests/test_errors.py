@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from ladder_vae.data import data_sets
+from ladder_vae.data import mnist
 from ladder_vae.data.sources import MNIST_DIR, load_mnist
 
 BAD = {
@@ -21,7 +21,7 @@ BAD = {
     "objective.importance_samples=0": "importance_samples must be at least 1",
     "objective.importance_gradient=sharp": "there is no setting objective.importance_gradient",
     "init_from=nowhere": "nowhere is not a directory; name a run directory, one that holds config.yaml",
-    "data=imagenet": "there is no data/imagenet; choose fashion_mnist, kmnist, mnist, npz",
+    "data=imagenet": "there is no data/imagenet; choose cifar10, fashion_mnist, folder, kmnist, mnist, npz",
     "+nonsense=3": "there is no setting nonsense; --cfg job lists all settings",
     "+model.nonsense=3": "there is no setting model.nonsense; --cfg job lists all",
     "+objective.nonsense=3": "there is no setting objective.nonsense; --cfg job lists all",
@@ -264,7 +264,7 @@ def test_damaged_mnist_is_refused_before_training(command, workdir, monkeypatch,
     load_mnist.cache_clear()
     for file in MNIST_DIR.glob("*.gz"):
         (workdir / file.name).write_bytes(file.read_bytes()[:5000])
-    monkeypatch.setattr(data_sets, "load_mnist", lambda: load_mnist(workdir))
+    monkeypatch.setattr(mnist, "load_mnist", lambda: load_mnist(workdir))
     args = ["-m", "seed=1,2"] if multirun else []
     code, _, err = command("train", *args, "experiment=debug", "run_dir=run")
     assert code == 1

@@ -243,7 +243,10 @@ def elsewhere(images, *names):
 
 BAD = {
     "missing": (shutil.rmtree, "does not exist"),
-    "empty": (lambda images: [shutil.rmtree(path) for path in images.iterdir()], "holds no PNG, JPEG or WebP"),
+    "empty": (
+        lambda images: [shutil.rmtree(path) for path in images.iterdir()],
+        "holds no PNG, JPEG or WebP",
+    ),
     "others": (
         lambda images: [path.rename(path.with_suffix(".tif")) for path in images.rglob("*.png")],
         "holds no PNG, JPEG or WebP image; it has files of .tif",
@@ -252,14 +255,20 @@ BAD = {
     "beside": (lambda images: save(images / "a.png", GRAY[0]), "a.png lies beside subfolders, which are"),
     "train alone": (lambda images: elsewhere(images, "train"), "holds train, but no images in test"),
     "no test": (lambda images: elsewhere(images, "train", "val"), "train and val, but no images in test"),
-    "train and more": (lambda images: elsewhere(images, "train", "test", "old"), "holds old beside train and"),
+    "train and more": (
+        lambda images: elsewhere(images, "train", "test", "old"),
+        "holds old beside train and",
+    ),
     "few": (
         lambda images: (elsewhere(images, "one"), [p.unlink() for p in list(images.rglob("*.png"))[1:]]),
         "has . (train|test) images of 1",
     ),
     "a dead link": (lambda images: (images / "cat/x.png").symlink_to("nowhere"), "x.png cannot be read"),
-    "mixed sizes": (lambda images: save(images / "cat/a.png", GRAY[0, 1:]), "6x6 pixels and .* 5x6; set data"),
-}  # fmt: skip
+    "mixed sizes": (
+        lambda images: save(images / "cat/a.png", GRAY[0, 1:]),
+        "6x6 pixels and .* 5x6; set data",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
