@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladder_vae.data.data_sets import FIXED_DRAW_SEED, ImageData
+from ladder_vae.data.data_sets import ImageData
 from ladder_vae.data.npz import as_bytes
 from ladder_vae.data.sources import Images
 from ladder_vae.system.errors import UserError, one_line
 
 SIDE, ALPHABETS = 28, 50
+SHUFFLE_SEED = 123  # as published
 SPLITS = {"": 24_345, "test": 8_070}  # prefix of the names in the file: images
 SOURCE = "take datasets/OMNIGLOT/chardata.mat of github.com/yburda/iwae"
 
@@ -26,9 +27,8 @@ class Omniglot(ImageData):
     drawings of Lake et al. 2015 (Science 350), which torchvision has, are split otherwise and are another
     data set. A label is the number of the alphabet, from 0.
 
-    The training images are put into another order, always the same, so that the validation images, the last
-    ones, are of all alphabets. The default of 1,345 leaves 23,000, as Tomczak and Welling 2018 (arXiv
-    1705.07120) do, whose choice is another one.
+    Training images are in the order into which the code of that paper shuffles them (github.com/yburda/iwae),
+    so that the last 1,345, the default of ``val_size``, are its validation images, too.
 
     Args:
         path: The file ``chardata.mat``.
@@ -74,7 +74,7 @@ def load_omniglot(path: Path) -> Images:
         )
     ]
     train, train_labels, test, test_labels = found
-    order = torch.from_numpy(np.random.RandomState(FIXED_DRAW_SEED).permutation(len(train)))
+    order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(len(train)))
     return Images(train[order], test, train_labels[order], test_labels)
 
 
