@@ -14,8 +14,9 @@ import torch
 from ladder_vae.data import MNIST
 from ladder_vae.data.data_sets import spaced
 from ladder_vae.evaluation.parts import compiled_weigher
-from ladder_vae.models.evaluator import Settings, Weigher, image_statistics
+from ladder_vae.models.evaluator import Settings, image_statistics
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.passes import Passes
 from ladder_vae.runs.checkpoints import load_run
 from ladder_vae.system.devices import fast_products
 
@@ -35,7 +36,7 @@ def train_a_model(run_dir: Path) -> None:
 
 
 def bounds(
-    model: Hierarchy, indices: Sequence[int], settings: Settings, weigh: Weigher | None
+    model: Hierarchy, indices: Sequence[int], settings: Settings, passes: Passes | None
 ) -> torch.Tensor:
     """L_K of test images, passes of ten."""
     data = MNIST(val_size=0)
@@ -44,22 +45,22 @@ def bounds(
     for start in range(0, len(indices), settings.images_per_pass):
         batch = indices[start : start + settings.images_per_pass]
         x = data.observe("test", batch).to(dtype)
-        parts.append(image_statistics(model, x, batch, settings, weigh).log_px[:, -1])
+        parts.append(image_statistics(model, x, batch, settings, passes).log_px[:, -1])
     return torch.cat(parts)
 
 
 def measure(run: str, repetitions: int, images: int = 20) -> dict[str, list[float]]:
     """Draws a second, plain (float32, uncompiled) and as ladder_vae evaluates, in turn."""
     model = load_run(run).model
-    fast = compiled_weigher(model)
+    fast = Passes(model, compiled_weigher(model))
     speeds: dict[str, list[float]] = {"plain": [], "ladder_vae": []}
     for repetition in range(repetitions + 1):
         indices = range(images * repetition, images * (repetition + 1))
-        for name, weigh in (("plain", None), ("ladder_vae", fast)):
+        for name, passes in (("plain", None), ("ladder_vae", fast)):
             began = time.perf_counter()
-            if weigh:
+            if passes:
                 with fast_products():
-                    bounds(model, indices, DRAWS, weigh)
+                    bounds(model, indices, DRAWS, passes)
             else:
                 bounds(model, indices, DRAWS, None)
             if repetition:  # the first compiles
@@ -73,7 +74,7 @@ def distance_from_float64(run: str, images: int = 40) -> dict[str, float]:
     indices = spaced(10_000, images)
     exact = bounds(copy.deepcopy(model).double(), indices, DRAWS, None)
     with fast_products():
-        difference = bounds(model, indices, DRAWS, compiled_weigher(model)) - exact
+        difference = bounds(model, indices, DRAWS, Passes(model, compiled_weigher(model))) - exact
     return {
         "mean": abs(difference.mean().item()),
         "worst image": difference.abs().max().item(),

@@ -36,7 +36,8 @@ from ladder_vae.training.build import build
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.job import prepare
 from ladder_vae.training.objective import Objective
-from ladder_vae.training.replay import RECORDERS, REHEARSALS, WholeStep
+from ladder_vae.system.recording import RECORDERS, REHEARSALS
+from ladder_vae.training.replay import WholeStep
 from ladder_vae.training.settle import settle
 from ladder_vae.training.step import batch_values
 

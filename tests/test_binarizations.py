@@ -9,7 +9,7 @@ from test_errors import only_line
 
 from ladder_vae.data import MNIST, Npz
 from ladder_vae.evaluation import parts
-from ladder_vae.models.evaluator import weigher
+from ladder_vae.models.passes import weigher
 
 
 def metrics(run):

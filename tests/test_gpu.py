@@ -10,7 +10,8 @@ from conftest import assert_same_weights, crash_after, scalars, tiny, weights
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.compilation import compiler
 from ladder_vae.system.devices import best_device
-from ladder_vae.training import lightning_module, replay
+from ladder_vae.system import recording
+from ladder_vae.training import lightning_module
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
@@ -67,9 +68,9 @@ def test_a_run_resumes_exactly(train, broken_off, workdir, compile):
 def test_a_replayed_run_is_the_plain_run(train, monkeypatch, capfd, compile, model):
     """The weights, their average, and beta and learning rate of every step; the last batch is smaller."""
     monkeypatch.setattr(lightning_module, "STEPS_PER_READING", 1)
-    recordings, record = [], replay.CudaGraphs.record
+    recordings, record = [], recording.CudaGraphs.record
     monkeypatch.setattr(
-        replay.CudaGraphs, "record", lambda self, function: recordings.append(1) or record(self, function)
+        recording.CudaGraphs, "record", lambda self, function: recordings.append(1) or record(self, function)
     )
     settings = [
         *ON,

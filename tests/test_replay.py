@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import Callback
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ladder_vae.maths import Bernoulli, LogisticMixture
-from ladder_vae.training import lightning_module, replay
+from ladder_vae.training import lightning_module
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.objective import Objective
-from ladder_vae.training.replay import MOST_RECORDINGS, REHEARSALS, WholeStep
+from ladder_vae.system import recording
+from ladder_vae.system.recording import REHEARSALS
+from ladder_vae.training.replay import MOST_RECORDINGS, WholeStep
 from ladder_vae.training.step import batch_values
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -57,7 +59,7 @@ class Recorder:
 def recorder(monkeypatch) -> Recorder:
     """A CPU whose steps can be recorded, and every reading logged."""
     recorder = Recorder()
-    monkeypatch.setitem(replay.RECORDERS, "cpu", lambda: recorder)
+    monkeypatch.setitem(recording.RECORDERS, "cpu", lambda: recorder)
     monkeypatch.setattr(lightning_module, "STEPS_PER_READING", 1)
     return recorder
 
@@ -138,7 +140,7 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(train, command, npz
     """Each step once: when it turns out, nothing has been computed."""
     plain = train("trainer.max_epochs=4", PLAIN, run_dir="plain")
     recorder = kind()
-    monkeypatch.setitem(replay.RECORDERS, "cpu", lambda: recorder)
+    monkeypatch.setitem(recording.RECORDERS, "cpu", lambda: recorder)
     code, _, err = command("train", *tiny(npz), "trainer.max_epochs=4", RECORDED, "run_dir=run")
     assert code == 0
     (line,) = [line for line in err.splitlines() if "CUDA graph" in line]

@@ -12,7 +12,7 @@ from torch import nn
 from ladder_vae.evaluation.parts import compiled_weigher
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.models import LadderVAE, ResidualVAE
-from ladder_vae.models.evaluator import weigher
+from ladder_vae.models.passes import weigher
 from ladder_vae.system import compilation
 from ladder_vae.system.compilation import compiled, compiler
 from ladder_vae.system.self_check import step_doubt

@@ -14,6 +14,7 @@ from hydra_plugins import ladder_vae_launcher
 from ladder_vae.evaluation.parts import compiled_weigher
 from ladder_vae.models import LadderVAE, TextbookVAE
 from ladder_vae.models.evaluator import Settings, image_statistics
+from ladder_vae.models.passes import Passes
 from ladder_vae.system import devices
 from ladder_vae.system.compilation import compiler
 from ladder_vae.system.devices import fast_products
@@ -111,7 +112,7 @@ def test_fast_evaluation_is_near_float64():
     x = (torch.rand(5, 1, 28, 28) < 0.3).float()
     settings = Settings(300, (300,), chunk_size=500)
     with fast_products():
-        fast = image_statistics(model, x, range(5), settings, compiled_weigher(model))
+        fast = image_statistics(model, x, range(5), settings, Passes(model, compiled_weigher(model)))
     exact = image_statistics(copy.deepcopy(model).double(), x.double(), range(5), settings)
     assert (fast.log_px - exact.log_px).abs().max() < 0.01
     assert (fast.elbo - exact.elbo).abs().max() < 0.01

@@ -22,14 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ladder_vae.models.evaluator import (
-    Settings,
-    Weigher,
-    image_statistics,
-    unit_counts,
-    weigher,
-)
+from ladder_vae.models.evaluator import Settings, image_statistics, unit_counts
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.passes import Passes, Weigher, weigher
 from ladder_vae.models.statistics import IMAGE_FIELDS, UNIT_FIELDS, ImageStatistics, UnitStatistics
 from ladder_vae.models.summary import bits_per_dim, summarize
 from ladder_vae.runs.opened import Subject
@@ -38,12 +33,13 @@ from ladder_vae.system.compilation import compiled
 from ladder_vae.system.devices import fast_products
 from ladder_vae.system.errors import UserError, one_line, warn
 from ladder_vae.system.files import read_npz, replacing
+from ladder_vae.system.recording import RECORDERS
 from ladder_vae.system.self_check import pass_doubt
 
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
-VERSION = 6  # of the statistics; parts that another version kept are not used
+VERSION = 7  # of the statistics; parts that another version kept are not used
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
@@ -114,15 +110,15 @@ def evaluate(
 
     Args:
         on_progress: Called with a number of images that are done, and whether they were before.
-        compile: Whether to compile the inner loop.
+        compile: Whether to compile the passes.
 
     Raises:
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
     model = subject.run.model.to(device)
-    weigh = cache(lambda: compiled_weigher(model) if compile else weigher(model))  # if anything is left to do
+    passes = cache(lambda: _passes(model, device, compile))  # if anything is left to do
     found = [
-        _evaluate_once(subject, replace(settings, binarizations=1, binarization=draw), weigh, on_progress)
+        _evaluate_once(subject, replace(settings, binarizations=1, binarization=draw), passes, on_progress)
         for draw in range(settings.binarizations)
     ]
     each, seconds = [statistics for statistics, _ in found], sum(seconds for _, seconds in found)
@@ -154,7 +150,7 @@ def evaluate(
 def _evaluate_once(
     subject: Subject,
     settings: Settings,
-    weigh: Callable[[], Weigher],
+    passes: Callable[[], Passes],
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, binarized once, and the seconds that they took."""
@@ -162,7 +158,7 @@ def _evaluate_once(
         finished = _read(directory / IMAGES, len(subject.indices))
         if finished is None:
             with fast_products():
-                finished = _evaluate_parts(subject, settings, weigh(), on_progress)
+                finished = _evaluate_parts(subject, settings, passes(), on_progress)
             _write(directory / IMAGES, *finished, _identity(subject, settings))
         else:
             on_progress(len(subject.indices), True)
@@ -193,8 +189,13 @@ def _identity(subject: Subject, settings: Settings) -> dict[str, np.ndarray]:
     return {"identity": np.asarray(" ".join(words)), **{name: np.asarray(n) for name, n in numbers.items()}}
 
 
+def _passes(model: Hierarchy, device: torch.device, compile: bool) -> Passes:
+    recorder = RECORDERS[device.type]() if device.type in RECORDERS else None
+    return Passes(model, compiled_weigher(model) if compile else None, recorder)
+
+
 def compiled_weigher(model: Hierarchy) -> Weigher:
-    """:func:`~ladder_vae.models.evaluator.weigher`, compiled, once it has given what the plain one does."""
+    """:func:`~ladder_vae.models.passes.weigher`, compiled, once it has given what the plain one does."""
 
     def anew(model: Hierarchy) -> Weigher:
         # of its own features: a copy in float64 has others
@@ -204,7 +205,7 @@ def compiled_weigher(model: Hierarchy) -> Weigher:
 
 
 def _evaluate_parts(
-    subject: Subject, settings: Settings, weigh: Weigher, on_progress: Callable[[int, bool], None]
+    subject: Subject, settings: Settings, passes: Passes, on_progress: Callable[[int, bool], None]
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
     parts = []
@@ -213,7 +214,7 @@ def _evaluate_parts(
         indices = subject.indices[start : start + PART]
         part = _read(path, len(indices))
         if part is None:
-            part = _evaluate_part(weigh, subject, indices, settings, on_progress)
+            part = _evaluate_part(passes, subject, indices, settings, on_progress)
             _write(path, *part)
         else:
             on_progress(len(indices), True)
@@ -222,7 +223,7 @@ def _evaluate_parts(
 
 
 def _evaluate_part(
-    weigh: Weigher,
+    passes: Passes,
     subject: Subject,
     indices: Sequence[int],
     settings: Settings,
@@ -236,7 +237,7 @@ def _evaluate_part(
         batch = indices[start : start + settings.images_per_pass]
         x = subject.data.observe(subject.source, batch, settings.binarization).to(device)
         try:
-            statistics = image_statistics(model, x, batch, settings, weigh)
+            statistics = image_statistics(model, x, batch, settings, passes)
         except torch.OutOfMemoryError:
             raise UserError(f"out of memory with chunk_size={settings.chunk_size}; lower it") from None
         finite = statistics.elbo.isfinite() & statistics.log_px.isfinite().all(1)

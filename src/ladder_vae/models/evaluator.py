@@ -6,22 +6,22 @@ Everything here is measured from posterior draws through ``encode`` and ``infer`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ladder_vae.maths.bounds import importance_bound
 from ladder_vae.maths.image_quality import reconstruction_quality
+from ladder_vae.maths.keyed_normals import fold
 from ladder_vae.maths.tails import pareto_khat
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.passes import Passes
 from ladder_vae.models.statistics import ImageStatistics, UnitSums
-from ladder_vae.system.randomness import stream_seeds
+from ladder_vae.system.randomness import stream_seed
 
-SAMPLE_BLOCK = 100  # draws of an image that share one random stream
-FEW_DRAWS = 10  # of them, for which no more noise is drawn
+UNIT_DRAWS = 100  # of each image, the first ones, tell what its units carry
 MIN_UNIT_DRAWS = 10  # they average out what a unit inherits from the random draws of other levels
 
 
@@ -53,24 +53,7 @@ class Settings:
     @property
     def images_per_pass(self) -> int:
         """Images that go through the model together."""
-        return max(1, self.chunk_size // min(self.draws, SAMPLE_BLOCK))
-
-
-Weigher = Callable[..., tuple[Tensor, Tensor]]
-
-
-def weigher(model: Hierarchy) -> Weigher:
-    """The inner loop of evaluation as one function, which may be compiled.
-
-    It maps ``x``, ``model.encode(x)`` and the noise of each level to log p(x | z), ``(K, B)``, and the Monte
-    Carlo rates, ``(L, K, B)``, nats.
-    """
-
-    def weigh(x: Tensor, features: Any, *noise: Tensor) -> tuple[Tensor, Tensor]:
-        inference = model.infer(x, noise=noise, features=features)
-        return inference.log_px, inference.rates(monte_carlo=True)
-
-    return weigh
+        return max(1, self.chunk_size // min(self.draws, UNIT_DRAWS))
 
 
 @torch.inference_mode()
@@ -79,52 +62,45 @@ def image_statistics(
     x: Tensor,
     indices: Sequence[int],
     settings: Settings,
-    weigh: Weigher | None = None,
+    passes: Passes | None = None,
 ) -> ImageStatistics:
     """Draw, weigh and average: the one evaluator, of what ends a training and of a long evaluation alike.
 
-    What depends on the image alone is computed once. Apart from one number per draw and image, memory does
-    not grow with the number of draws.
+    What depends on the image alone is computed once, but in recorded passes, where it costs less than it
+    would to keep it in its place. Apart from one number per draw and image, memory does not grow with the
+    number of draws, and nothing is read from the device before all are made.
 
     Args:
         model: In eval mode.
         x: Images as the likelihood prepares them, ``(B, C, H, W)``, on the model's device.
-        indices: Which images of their split they are, ``(B,)``. The noise of an image depends on its index,
-            whatever the batch.
+        indices: Which images of their split they are, ``(B,)``. The noise of a draw depends on the index of
+            the image and the number of the draw, whatever the batch, the pass and the device.
         settings: How much is drawn.
-        weigh: ``weigher(model)``, if it was made before.
+        passes: ``Passes(model)``, if they were made before.
     """
-    weigh = weigh or weigher(model)
+    passes = passes or Passes(model)
+    group = passes.group(x, _image_keys(indices, settings), settings.num_samples)
     features = model.encode(x)
-    kept = settings.num_samples
-    log_weights: list[Tensor] = []
-    distortion = torch.zeros(len(x), dtype=torch.float64)
-    rates = torch.zeros(len(x), model.num_layers, dtype=torch.float64)
+    per_pass = max(1, settings.chunk_size // len(x))
     units: UnitSums | None = None
-    for start in range(0, settings.draws, SAMPLE_BLOCK):
-        size = min(SAMPLE_BLOCK, settings.draws - start)
-        noise = _keyed_noise(model, x, indices, start // SAMPLE_BLOCK, size, settings)
-        samples_per_pass = max(1, settings.chunk_size // len(x))
-        for eps in zip(*(e.split(samples_per_pass) for e in noise), strict=True):
-            if start == 0:  # of these draws, more than weights is kept
-                inference = model.infer(x, noise=eps, features=features)
-                if units is None:
-                    units = UnitSums(inference.levels)
-                    quality = reconstruction_quality(
-                        model.likelihood.mean(inference.params[0]), model.likelihood.intensities(x)
-                    )
-                units.add(inference.levels)
-                found = inference.log_px, inference.rates(monte_carlo=True)
-            else:
-                found = weigh(x, features, *eps)
-            log_px = found[0][:kept].cpu().double()  # (k, B); not every accelerator has float64
-            level_rates = found[1][:, :kept].cpu().double()  # (L, k, B)
-            log_weights.append(log_px - level_rates.sum(0))
-            distortion -= log_px.sum(0)
-            rates += level_rates.sum(1).T
-            kept -= len(log_px)
-    weights = torch.cat(log_weights)  # (N, B)
-    bounds = torch.zeros(3, len(settings.sample_sizes), len(x), dtype=torch.float64)
+    few = min(settings.draws, UNIT_DRAWS)
+    for start in range(0, few, per_pass):  # of these draws, more than weights is kept
+        inference = model.infer(x, noise=group.noise(min(per_pass, few - start)), features=features)
+        if units is None:
+            units = UnitSums(inference.levels)
+            quality = reconstruction_quality(
+                model.likelihood.mean(inference.params[0]), model.likelihood.intensities(x)
+            )
+        units.add(inference.levels)
+        kept = max(0, settings.num_samples - start)
+        group.add(inference.log_px, inference.rates(monte_carlo=True), kept)
+    left = settings.draws - few
+    if left:
+        size = math.ceil(left / math.ceil(left / per_pass))  # of passes of one size, but for the last
+        for start in range(0, left, size):
+            passes(group, features, min(size, left - start))
+    weights, distortion, rates = group.sums()
+    bounds = weights.new_zeros(3, len(settings.sample_sizes), len(x))
     for i, k in enumerate(settings.sample_sizes):
         bounds[:, i] = torch.stack(importance_bound(weights, k))
     log_px, draw_var, ess = bounds.mT  # (M, number of K) each
@@ -143,25 +119,11 @@ def image_statistics(
     return ImageStatistics(units=units.statistics(), **arrays)
 
 
-def _keyed_noise(
-    model: Hierarchy, x: Tensor, indices: Sequence[int], block: int, size: int, settings: Settings
-) -> list[Tensor]:
-    """Noise of each level, ``(size, B, *event)``; image, block of draws and level have streams of their own.
-
-    It is drawn on the CPU and in float32 wherever and however the model computes: the draws are the same.
-    """
+def _image_keys(indices: Sequence[int], settings: Settings) -> Tensor:
+    """Keys of the images' noise, int64, ``(B,)``, for one seed and one draw of the pixels."""
     again = (settings.binarization,) if settings.binarization else ()
-    levels: list[list[Tensor]] = [[] for _ in model.event_shapes]
-    for index in indices:
-        seeds = stream_seeds(len(levels), settings.seed, "evaluate", index, block, *again)
-        for drawn, event, seed in zip(levels, model.event_shapes, seeds, strict=True):
-            source = torch.Generator().manual_seed(seed)
-            noise = torch.randn(FEW_DRAWS, *event, generator=source)
-            if size > FEW_DRAWS:
-                rest = torch.randn(SAMPLE_BLOCK - FEW_DRAWS, *event, generator=source)
-                noise = torch.cat([noise, rest])
-            drawn.append(noise[:size])
-    return [torch.stack(drawn, 1).to(x.device, x.dtype) for drawn in levels]
+    seed = torch.tensor(stream_seed(settings.seed, "evaluate", *again))
+    return fold(seed, torch.tensor(list(indices)))
 
 
 def unit_counts(model: Hierarchy) -> list[int]:

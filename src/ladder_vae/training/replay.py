@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,59 +12,10 @@ from torch.optim import Optimizer
 
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.errors import one_line, warn
+from ladder_vae.system.recording import REHEARSALS, Recorder
 from ladder_vae.training.step import StepValues, clip
 
-REHEARSALS = (
-    3  # steps before a recording, in which libraries choose kernels and the optimizer makes its state
-)
 MOST_RECORDINGS = 4  # of one shape; a schedule that asks for more would spend its time on them
-
-
-class Recorder(Protocol):
-    """What records the work of a function on a device."""
-
-    def rehearse(self, function: Callable[[], None]) -> str:
-        """Call the function as it will be recorded; say why it cannot be, or return an empty string."""
-
-    def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Record what the function would do, and return what does it.
-
-        Raises:
-            RuntimeError: If that is not possible.
-        """
-
-
-class CudaGraphs:
-    """Records the kernels of functions as CUDA graphs. They share memory, for one at a time is replayed."""
-
-    def __init__(self) -> None:
-        self.stream = torch.cuda.Stream()
-        self.pool = torch.cuda.graph_pool_handle()
-
-    def rehearse(self, function: Callable[[], None]) -> str:
-        current, before = torch.cuda.current_stream(), torch.cuda.get_sync_debug_mode()
-        self.stream.wait_stream(current)
-        with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self.stream):
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                function()
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        current.wait_stream(self.stream)
-        waits = any("synchronizing" in str(warning.message) for warning in caught)
-        return "it reads numbers from the GPU" if waits else ""
-
-    def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        current = torch.cuda.stream(torch.cuda.current_stream())  # which a failure would leave changed
-        with current, torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            function()
-        return graph.replay
-
-
-#: Devices whose steps can be recorded.
-RECORDERS: dict[str, Callable[[], Recorder]] = {"cuda": CudaGraphs}
 
 
 class WholeStep:
