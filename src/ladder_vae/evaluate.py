@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from omegaconf import DictConfig
 
 from ladder_vae.evaluation.parts import SAMPLE_SIZES, choose_sample_sizes, evaluate
 from ladder_vae.evaluation.results import keep, print_summary, progress_bar
 from ladder_vae.models.evaluator import Settings
+from ladder_vae.models.passes import draws_per_pass
 from ladder_vae.runs.metrics import IMAGES_OF
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
@@ -19,12 +23,13 @@ from ladder_vae.system.machine import limit_threads
 
 def run(cfg: DictConfig) -> None:
     """Check everything, then evaluate run after run."""
-    composition.check_settings(cfg, schema.EvaluateConfig, {"chunk_size": 1, "binarizations": 1})
+    composition.check_settings(cfg, schema.EvaluateConfig, {"binarizations": 1})
+    chunk_size = _chunk_size(cfg.chunk_size)
     sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
     for k in SAMPLE_SIZES:
         if cfg.k is None and k < cfg.num_samples and k not in sizes:
             warn(f"K={k} is left out: it does not divide num_samples={cfg.num_samples}")
-    settings = Settings(cfg.num_samples, sizes, cfg.seed, cfg.chunk_size, cfg.binarizations)
+    settings = Settings(cfg.num_samples, sizes, cfg.seed, binarizations=cfg.binarizations)
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
     device = choose_device(cfg.device)
@@ -44,7 +49,11 @@ def run(cfg: DictConfig) -> None:
         with progress_bar(name, images) as advance:
             pays = settings.draws * images >= DRAWS_THAT_PAY
             compile_pass = choose("compile", cfg.compile, pays)
-            evaluation = evaluate(subject, settings, device, advance, compile=compile_pass)
+            here = replace(
+                settings,
+                chunk_size=chunk_size or draws_per_pass(subject.run.model, subject.data.image_shape, device),
+            )
+            evaluation = evaluate(subject, here, device, advance, compile=compile_pass)
         keep(subject, evaluation, settings)
         print_summary(subject, evaluation, settings)
 
@@ -56,6 +65,15 @@ def run(cfg: DictConfig) -> None:
     print(root)
     if failed:
         raise UserError(f"{failed} could not be evaluated")
+
+
+def _chunk_size(asked: Any) -> int | None:
+    """The number of draws of a pass; None for ``auto``. Raises UserError if it is neither."""
+    if asked == "auto":
+        return None
+    if not isinstance(asked, int) or isinstance(asked, bool) or not 1 <= asked < composition.MOST:
+        raise UserError(f"chunk_size={str(asked)[:40]} must be at least 1 and below {composition.MOST:.0e}, or auto")
+    return asked
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from ladder_vae.system.self_check import pass_doubt
 SAMPLE_SIZES = (1, 10, 100, 1_000, 5_000)
 IMAGES = "images.npz"
 PART = 250  # images a file
-VERSION = 7  # of the statistics; parts that another version kept are not used
+VERSION = 7  # of draws and statistics; parts that another version kept are not used
 
 
 def choose_sample_sizes(num_samples: int, given: list[int] | None = None) -> tuple[int, ...]:
@@ -134,7 +134,7 @@ def evaluate(
             for k, s in zip(settings.sample_sizes, spread, strict=True)
         }
     more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
-    more |= {"binarizations": settings.binarizations}
+    more |= {"binarizations": settings.binarizations, "draws_version": VERSION}
     units = unit_counts(model)
     metrics = dict(summarize(statistics, settings, units, split))
     if subject.data.likelihood.bits:

@@ -24,11 +24,8 @@ from ladder_vae.runs.record import read_record, write_metrics
 from ladder_vae.system.errors import attempt, printable, warn
 from ladder_vae.system.locks import RECORD, locked
 
-SAME_DRAWS = (
-    "draws",
-    "draws_seed",
-    "binarizations",
-)  # where these agree, bounds for other K join those that are recorded
+# Where these agree, bounds for other K join those that are recorded. Version 6 and earlier did not record it.
+SAME_DRAWS = ("draws", "draws_seed", "draws_version", "binarizations")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
 # These metrics of an earlier evaluation leave metrics.json when another one enters.

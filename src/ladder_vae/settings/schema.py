@@ -111,7 +111,7 @@ class EvaluateConfig:
     seed: int = MISSING
     device: str = MISSING
     compile: Any = MISSING  # true, false or auto
-    chunk_size: int = MISSING
+    chunk_size: Any = MISSING  # a number or auto
     trust: bool = MISSING
 
 
