@@ -14,6 +14,7 @@ from ladder_vae.evaluation import parts as evaluation_parts
 from ladder_vae.evaluation.parts import choose_sample_sizes, evaluate
 from ladder_vae.models.evaluator import Settings
 from ladder_vae.runs.opened import load_subject
+from ladder_vae.runs.record import write_metrics
 
 CPU = torch.device("cpu")
 UNDRAWN = pytest.mark.usefixtures("undrawn")  # for all but the two that look at the pictures
@@ -161,6 +162,14 @@ def test_metrics_hold_one_evaluation_that_with_most_draws(trained, command):
     assert second.items() <= (third | {"test/evaluation_seconds": second["test/evaluation_seconds"]}).items()
     bounds = [third[f"test/log_px/K={k}"] for k in (1, 4, 8, 40)]
     assert bounds == sorted(bounds)
+    earlier = {name: n for name, n in third.items() if name != "test/draws_version"}
+    write_metrics(run, earlier)  # as version 6 left them, from other draws
+    command("evaluate", f"run={run}", "num_samples=40", "k=[1,8]")
+    assert {name for name in metrics() if "log_px/K=" in name and "err" not in name} == {
+        "test/log_px/K=1",
+        "test/log_px/K=8",
+    }
+    write_metrics(run, third)
     command("evaluate", f"run={run}", "num_samples=40", "k=[2]", "seed=1")  # of others
     assert "test/log_px/K=40" not in metrics()
     for k in (4, 40):

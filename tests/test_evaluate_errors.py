@@ -29,6 +29,7 @@ BAD = {
     "num_samples=10 k=5": "it takes a list, as in 'key=[1,2]'",
     "checkpoint=first": "choose best, last",
     "chunk_size=0": "chunk_size=0 must be at least 1",
+    "chunk_size=many": "chunk_size=many must be at least 1 and below 1e+12, or auto",
     "binarizations=0": "binarizations=0 must be at least 1",
     "binarizations=some": "could not be converted to Integer; it takes a whole number",
     "compile=maybe": "compile=maybe is unknown; choose auto, true, false",
