@@ -84,7 +84,7 @@ test-torch: ## run the tests in an environment of its own with another torch: ma
 test-oldest: ## run the tests with the oldest lightning, torchmetrics, numpy, ... that are allowed
 	@$(PYTHON) tests/environments.py --oldest
 
-bench-gpu: $(READY) ## measure what one NVIDIA GPU trains, plain and replayed (minutes)
+bench-gpu: $(READY) ## measure what one NVIDIA GPU trains and evaluates, plain and replayed (minutes)
 	@$(PY) -m benchmarks.gpu $(args)
 
 bench: $(READY) ## measure the speed of training, evaluation and start (minutes; with nothing else running)

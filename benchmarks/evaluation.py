@@ -59,7 +59,7 @@ def measure(run: str, repetitions: int, images: int = 20) -> dict[str, list[floa
         for name, passes in (("plain", None), ("ladder_vae", fast)):
             began = time.perf_counter()
             if passes:
-                with fast_products():
+                with fast_products("cpu"):
                     bounds(model, indices, DRAWS, passes)
             else:
                 bounds(model, indices, DRAWS, None)
@@ -73,7 +73,7 @@ def distance_from_float64(run: str, images: int = 40) -> dict[str, float]:
     model = load_run(run).model
     indices = spaced(10_000, images)
     exact = bounds(copy.deepcopy(model).double(), indices, DRAWS, None)
-    with fast_products():
+    with fast_products("cpu"):
         difference = bounds(model, indices, DRAWS, Passes(model, compiled_weigher(model))) - exact
     return {
         "mean": abs(difference.mean().item()),

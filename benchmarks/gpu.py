@@ -1,8 +1,9 @@
-"""``python -m benchmarks.gpu [repetitions [folder]]``: how fast one NVIDIA GPU trains.
+"""``python -m benchmarks.gpu [repetitions [folder]]``: how fast one NVIDIA GPU trains and evaluates.
 
 Everything that is compared is measured in turn, in one process and on one card: the plain step in a bare
 loop, the step replayed as a CUDA graph, compiled and replayed, and whole runs with Lightning, logging and
-checkpoints. It prints a table, and leaves ``results.json`` and a picture in the folder (``runs/bench_gpu``).
+checkpoints; then bounds at K = 5,000, plain and replayed. It prints tables, and leaves ``results.json`` and a
+picture of the training in the folder (``runs/bench_gpu``).
 """
 
 from __future__ import annotations
@@ -27,16 +28,20 @@ from rich.table import Table
 from benchmarks.training import five_levels, settings
 from ladder_vae.data import MNIST
 from ladder_vae.data.batches import Batches
+from ladder_vae.evaluation.parts import PART, compiled_weigher
 from ladder_vae.models import LadderVAE
+from ladder_vae.models.evaluator import Settings, image_statistics
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.passes import FEW_DRAWS, Passes, draws_per_pass
 from ladder_vae.system.compilation import compiled
-from ladder_vae.system.devices import choose_precision
+from ladder_vae.system.devices import choose_precision, fast_products
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.recording import RECORDERS, REHEARSALS
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.build import build
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.job import prepare
 from ladder_vae.training.objective import Objective
-from ladder_vae.system.recording import RECORDERS, REHEARSALS
 from ladder_vae.training.replay import WholeStep
 from ladder_vae.training.settle import settle
 from ladder_vae.training.step import batch_values
@@ -49,6 +54,13 @@ WAYS = {  # in the order of the picture
     "run_graph": "ladder_vae, cuda_graph=true",
     "compiled": "bare loop, compiled and CUDA graph",
     "run_compiled": "ladder_vae, compile=true, cuda_graph=true",
+}
+DRAWS = 5_000  # K of the bounds
+EVALUATIONS = {
+    "eager": "eager, 1,000 draws a pass",
+    "eager_wide": "eager, passes that fill the device",
+    "graph": "ladder_vae, compile=false",
+    "compiled": "ladder_vae, compile=true",
 }
 Step = Callable[[torch.Tensor], Any]
 
@@ -155,10 +167,47 @@ def measure(repetitions: int, device: str, steps: int, epochs: int) -> dict[str,
     return found
 
 
-def rows(found: dict[str, list[float]]) -> list[tuple[str, str, str]]:
-    """Name, images a second with their range, and the ratio to the eager bare loop, of each way."""
+def evaluation_speed(model: Hierarchy, passes: Passes, images: int, chunk_size: int) -> float:
+    """Images a second of bounds on test images, as a whole evaluation computes them."""
+    device = next(model.parameters()).device
+    how = Settings(DRAWS, (1, DRAWS), chunk_size=chunk_size)
+    data, group = MNIST(val_size=0), min(PART, images, how.images_per_pass)
+    with fast_products(device.type):
+        began = time.perf_counter()
+        for start in range(0, images, group):
+            cut = range(start, min(start + group, images))
+            image_statistics(model, data.observe("test", cut).to(device), cut, how, passes)
+    return images / (time.perf_counter() - began)
+
+
+def measure_evaluation(repetitions: int, device: str, images: int) -> dict[str, list[float]]:
+    """Images a second of each way of evaluation, a number a repetition.
+
+    Args:
+        images: How many there are; the ways that take long get a tenth.
+    """
+    model = five_levels().to(device).eval()
+    wide = draws_per_pass(model, (1, 28, 28), torch.device("cuda"))
+    ways = {
+        "eager": (Passes(model), images // 10, FEW_DRAWS),
+        "eager_wide": (Passes(model), images // 2, wide),
+        "graph": (Passes(model, None, RECORDERS[device]()), images, wide),
+        "compiled": (Passes(model, compiled_weigher(model), RECORDERS[device]()), images, wide),
+    }
+    found: dict[str, list[float]] = {name: [] for name in EVALUATIONS}
+    for repetition in range(repetitions + 1):
+        for name, given in ways.items():
+            speed = evaluation_speed(model, *given)
+            if repetition:  # the first compiles and records
+                found[name].append(speed)
+        print(f"evaluation {repetition} of {repetitions}", file=sys.stderr)
+    return found
+
+
+def rows(found: dict[str, list[float]], ways: dict[str, str] = WAYS) -> list[tuple[str, str, str]]:
+    """Name, images a second with their range, and the ratio to the eager way, of each way."""
     table = []
-    for name, label in WAYS.items():
+    for name, label in ways.items():
         speeds = found[name]
         ratios = [a / b for a, b in zip(speeds, found["eager"], strict=True)]
         range_ = f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
@@ -199,11 +248,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = measure(repetitions, "cuda", steps=400, epochs=4)
     card = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 5 levels, batch {BATCH}"
-    (folder / "results.json").write_text(json.dumps({"machine": card, "training": found}, indent=1) + "\n")
-    table = Table("training", f"images/s, median of {repetitions} (range)", "/ eager", title=card)
-    for row in rows(found):
-        table.add_row(*row)
-    Console(width=110).print(table)
+    bounds = measure_evaluation(repetitions, "cuda", images=1000)
+    results = {"machine": card, "training": found, "evaluation": bounds}
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    for what, lines in (("training", rows(found)), (f"K = {DRAWS:,}", rows(bounds, EVALUATIONS))):
+        table = Table(what, f"images/s, median of {repetitions} (range)", "/ eager", title=card)
+        for line in lines:
+            table.add_row(*line)
+        Console(width=110).print(table)
     draw(found, card, folder / "gpu.png")
     print(folder / "results.json")
 

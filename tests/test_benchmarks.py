@@ -10,6 +10,7 @@ from conftest import tiny
 from test_replay import Again
 
 from ladder_vae.data.data_sets import Npz
+from ladder_vae.models.passes import weigher
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -55,6 +56,18 @@ def test_the_benchmark_of_a_gpu_measures_and_draws(npz, tmp_path, monkeypatch):
     assert gpu.rows(found)[0][2] == "1.00"
     gpu.draw(found, "a title", tmp_path / "gpu.png")
     assert (tmp_path / "gpu.png").stat().st_size > 5_000
+
+
+def test_the_benchmark_of_a_gpu_evaluates(npz, monkeypatch):
+    monkeypatch.setitem(gpu.RECORDERS, "cpu", Again)
+    monkeypatch.setattr(gpu, "DRAWS", 300)
+    monkeypatch.setattr(gpu, "MNIST", lambda **given: Npz(npz, **given))
+    monkeypatch.setattr(gpu, "five_levels", lambda: gpu.LadderVAE((1, 12, 16), 2, [4, 3], [16, 8]))
+    monkeypatch.setattr(gpu, "compiled_weigher", weigher)
+    found = gpu.measure_evaluation(1, "cpu", images=20)
+    assert found.keys() == gpu.EVALUATIONS.keys()
+    assert all(speed > 0 for (speed,) in found.values())
+    assert [row[0] for row in gpu.rows(found, gpu.EVALUATIONS)] == list(gpu.EVALUATIONS.values())
 
 
 def test_the_benchmark_of_a_gpu_needs_one(monkeypatch):

@@ -100,10 +100,12 @@ def test_the_compiler_of_the_environment_counts(monkeypatch, tmp_path):
 
 
 def test_fast_products_end_with_their_block():
-    before = torch.get_float32_matmul_precision()
-    with fast_products():
-        assert torch.get_float32_matmul_precision() == "medium"
-    assert torch.get_float32_matmul_precision() == before
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for device, precision in (("cpu", "medium"), ("cuda", "highest")):
+        with fast_products(device):
+            assert torch.get_float32_matmul_precision() == precision
+            assert not torch.backends.cudnn.allow_tf32
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
 
 COUNT_FAULTS = """

@@ -1,4 +1,4 @@
-"""Noise as a function of keys: standard normal, unrelated between all that it is keyed by, the same anywhere."""
+"""Noise as a function of keys: standard normal, unrelated between all keys, the same wherever it is made."""
 
 import pytest
 import torch
@@ -24,7 +24,15 @@ def noise(*args, levels=LEVELS, **kwargs):
 def test_the_first_draws_are_those_that_were_recorded():
     """Every evaluation of this version rests on them; others need another VERSION."""
     first, second = keyed_normals(keys(1, 2, 2), [(3,), (1,)])
-    recorded = torch.tensor([[[0.5789236, 0.13956924, -0.96752256, 0.7599317], [0.49263063, 1.7515844, 1.0378687, -1.1774496]], [[0.1797952, -0.2809549, 0.78385663, -1.0504949], [-1.0885888, -0.40148428, -0.5933502, 1.096673]]])
+    recorded = torch.tensor(
+        [
+            [[0.5789236, 0.13956924, -0.96752256, 0.7599317], [0.49263063, 1.7515844, 1.0378687, -1.1774496]],
+            [
+                [0.1797952, -0.2809549, 0.78385663, -1.0504949],
+                [-1.0885888, -0.40148428, -0.5933502, 1.096673],
+            ],
+        ]
+    )
     assert torch.equal(torch.cat([first, second], -1), recorded)
 
 

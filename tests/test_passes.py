@@ -13,7 +13,7 @@ from test_replay import Doubts, Recorder, Refuses
 from ladder_vae.maths import LogisticMixture
 from ladder_vae.models import LadderVAE
 from ladder_vae.models.evaluator import Settings, image_statistics
-from ladder_vae.models.passes import Group, Passes, draws_per_pass, weigher
+from ladder_vae.models.passes import Group, Passes, draws_per_pass
 from ladder_vae.models.statistics import IMAGE_FIELDS
 from ladder_vae.system.recording import REHEARSALS
 
@@ -165,4 +165,5 @@ def test_a_pass_fills_a_gpu_and_not_its_memory():
     spatial = small(LadderVAE)
     for rung in spatial.rungs:
         rung.event_shape = (16, 64, 64)
-    assert draws_per_pass(spatial, (1, 12, 16), cuda) == 40_000_000 // (3 * 16 * 64 * 64)
+    for device in (cpu, cuda):
+        assert draws_per_pass(spatial, (1, 12, 16), device) == 40_000_000 // (3 * 16 * 64 * 64)

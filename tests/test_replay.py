@@ -15,12 +15,12 @@ from lightning.pytorch.callbacks import Callback
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ladder_vae.maths import Bernoulli, LogisticMixture
+from ladder_vae.system import recording
+from ladder_vae.system.recording import REHEARSALS
 from ladder_vae.training import lightning_module
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
 from ladder_vae.training.objective import Objective
-from ladder_vae.system import recording
-from ladder_vae.system.recording import REHEARSALS
 from ladder_vae.training.replay import MOST_RECORDINGS, WholeStep
 from ladder_vae.training.step import batch_values
 

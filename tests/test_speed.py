@@ -111,7 +111,7 @@ def test_fast_evaluation_is_near_float64():
     model = LadderVAE((1, 28, 28), 2, [8, 4], [32, 16]).eval()
     x = (torch.rand(5, 1, 28, 28) < 0.3).float()
     settings = Settings(300, (300,), chunk_size=500)
-    with fast_products():
+    with fast_products("cpu"):
         fast = image_statistics(model, x, range(5), settings, Passes(model, compiled_weigher(model)))
     exact = image_statistics(copy.deepcopy(model).double(), x.double(), range(5), settings)
     assert (fast.log_px - exact.log_px).abs().max() < 0.01

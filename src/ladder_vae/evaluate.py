@@ -47,7 +47,7 @@ def run(cfg: DictConfig) -> None:
     def work(subject: Subject, name: str) -> None:
         images = settings.binarizations * len(subject.indices)
         with progress_bar(name, images) as advance:
-            pays = settings.draws * images >= DRAWS_THAT_PAY
+            pays = settings.draws * images >= DRAWS_THAT_PAY["cuda" if device.type == "cuda" else "cpu"]
             compile_pass = choose("compile", cfg.compile, pays)
             here = replace(
                 settings,
@@ -72,7 +72,9 @@ def _chunk_size(asked: Any) -> int | None:
     if asked == "auto":
         return None
     if not isinstance(asked, int) or isinstance(asked, bool) or not 1 <= asked < composition.MOST:
-        raise UserError(f"chunk_size={str(asked)[:40]} must be at least 1 and below {composition.MOST:.0e}, or auto")
+        raise UserError(
+            f"chunk_size={str(asked)[:40]} must be at least 1 and below {composition.MOST:.0e}, or auto"
+        )
     return asked
 
 

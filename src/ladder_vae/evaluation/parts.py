@@ -157,7 +157,7 @@ def _evaluate_once(
     with _writing(plan(subject, settings)) as directory:
         finished = _read(directory / IMAGES, len(subject.indices))
         if finished is None:
-            with fast_products():
+            with fast_products(next(subject.run.model.parameters()).device.type):
                 finished = _evaluate_parts(subject, settings, passes(), on_progress)
             _write(directory / IMAGES, *finished, _identity(subject, settings))
         else:

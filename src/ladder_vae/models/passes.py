@@ -14,9 +14,9 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.errors import one_line, warn
 from ladder_vae.system.recording import REHEARSALS, Recorder
 
-MOST_DRAWS = {"cuda": 50_000}  # of a pass where it has to fill the device; elsewhere
-FEW_DRAWS = 1000  # fit into caches
-NUMBERS = 40_000_000  # of an image and its latents, that the draws of a pass have together at most: 160 MB
+MOST_DRAWS = {"cuda": 50_000}  # of a pass, where it has to fill the device
+FEW_DRAWS = 1000  # of a pass elsewhere
+NUMBERS = 40_000_000  # that the decoder gives for all draws of a pass, or noise has, at most: 160 MB
 
 Weigher = Callable[..., tuple[Tensor, Tensor]]
 
@@ -27,11 +27,9 @@ def draws_per_pass(model: Hierarchy, image_shape: Sequence[int], device: torch.d
     Args:
         image_shape: ``(C, H, W)``.
     """
-    if device.type not in MOST_DRAWS:
-        return FEW_DRAWS
     decoded = model.likelihood.channels(image_shape[0]) * math.prod(image_shape[1:])
     drawn = sum(math.prod(event) for event in model.event_shapes)
-    return max(1, min(MOST_DRAWS[device.type], NUMBERS // max(decoded, drawn)))
+    return max(1, min(MOST_DRAWS.get(device.type, FEW_DRAWS), NUMBERS // max(decoded, drawn)))
 
 
 def weigher(model: Hierarchy) -> Weigher:
@@ -101,7 +99,9 @@ class Group:
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights ``(N, B)``, and sums of distortions ``(B,)`` and rates ``(B, L)``, in float64."""
         found = self.log_weights, self.distortion, self.rates.T
-        return tuple(each.double() if each.device.type != "mps" else each.cpu().double() for each in found)
+        if self.x.device.type == "mps":
+            found = found[0].cpu(), found[1].cpu(), found[2].cpu()
+        return found[0].double(), found[1].double(), found[2].double()
 
     def _next(self, count: int) -> Tensor:
         return self.drawn + torch.arange(count, device=self.drawn.device)

@@ -18,7 +18,8 @@ T = TypeVar("T")
 # From these amounts of work on, compiling saves more time than it takes; see benchmarks/README.md.
 # On an H100 the five-level ladder took 51 s to compile and saved 1.25 ms a step of a CUDA graph.
 STEPS_THAT_PAY = {"cpu": 5_000, "cuda": 40_000}  # training steps
-DRAWS_THAT_PAY = 10_000_000  # draws of all images together in an evaluation
+# Draws of all images together in an evaluation; on a GPU, which replays them, an estimate
+DRAWS_THAT_PAY = {"cpu": 10_000_000, "cuda": 1_000_000_000}
 
 
 def choose(setting: str, asked: Any, pays: bool) -> bool:

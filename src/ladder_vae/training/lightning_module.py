@@ -25,9 +25,9 @@ from ladder_vae.system.compilation import compiled
 from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.naming import CURVES, z_name
 from ladder_vae.system.randomness import stream_seed
+from ladder_vae.system.recording import RECORDERS
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
-from ladder_vae.system.recording import RECORDERS
 from ladder_vae.training.replay import WholeStep
 from ladder_vae.training.step import StepValues, batch_values, clip
 

@@ -33,8 +33,8 @@ from ladder_vae.system.devices import DEVICES, choose_device_type, choose_precis
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.memory import total_memory
 from ladder_vae.system.randomness import check_seed
-from ladder_vae.training.objective import Objective
 from ladder_vae.system.recording import RECORDERS
+from ladder_vae.training.objective import Objective
 from ladder_vae.training.step import training_memory
 
 PUBLIC = {"model": "models", "data": "data", "likelihood": "maths"}  # group: the package that exports ours
