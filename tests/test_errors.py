@@ -42,6 +42,7 @@ BAD = {
     "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch=0 must be at least 1",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1.0 must be at least 0, or null",
     "scheduler.warmup_steps=-5": "warmup_steps=-5 must be at least 0",
+    "scheduler.final_factor=2": "final_factor=2.0 must lie in [0, 1]",
     "trainer.profiler=fast": "choose simple, advanced",
     "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0 and count=16 must be at least 1",
     "seed=-1": "seed=-1 must be from 0 to 9223372036854775807",

@@ -73,3 +73,18 @@ def test_cosine_with_warmup():
     assert rates[9] == rates[10] == pytest.approx(2.0)
     assert rates[20] == pytest.approx(1.0)
     assert rates[30] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_cosine_may_end_at_a_share_of_the_first_rate():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
+    shares = warmup_cosine(optimizer, total_steps=30, warmup_steps=10, final_factor=0.01).lr_lambdas[0]
+    assert [shares(step) for step in (0, 9, 10)] == pytest.approx([0.1, 1, 1])
+    assert shares(20) == pytest.approx((1 + 0.01) / 2)
+    assert shares(30) == shares(99) == 0.01
+
+
+@pytest.mark.parametrize("final_factor", [-0.1, 1.5])
+def test_a_share_lies_between_0_and_1(final_factor):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        warmup_cosine(optimizer, total_steps=30, final_factor=final_factor)

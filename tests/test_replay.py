@@ -4,6 +4,7 @@ On a GPU the recording is a CUDA graph. Here it is a graph of PyTorch's operatio
 all that was a number of Python's when it was recorded.
 """
 
+import importlib
 import json
 from pathlib import Path
 
@@ -241,6 +242,38 @@ def test_an_optimizer_that_counts_for_itself_is_not_recorded(capsys):
         step(binary_images(), 1.0)
     assert step.recorder.recordings == 0
     assert "Counting keeps count as a number" in capsys.readouterr().err
+
+
+def test_adamax_is_recorded_where_it_counts_on_the_device(recorder, monkeypatch):
+    """As on a GPU: only there does torch let an optimizer count so, and its learning rate be a tensor."""
+    optimizers = importlib.import_module("torch.optim.adamax")
+    monkeypatch.setattr(optimizers, "_get_capturable_supported_devices", lambda **_: ["cpu"])
+    ours, theirs = (whole_step(kind, torch.optim.Adamax, lr=1e-3) for kind in (recorder, Again()))
+    for number in range(2 * REHEARSALS):
+        for step in (ours, theirs):
+            torch.manual_seed(number)
+            step.optimizer.param_groups[0]["lr"] = 1e-3 / (1 + number)
+            step(binary_images(), 1.0)
+    assert (recorder.recordings, recorder.replays) == (1, REHEARSALS)
+    for one, two in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+    plain = whole_step(Again(), torch.optim.Adamax, lr=1e-3)  # no device to count on
+    monkeypatch.undo()
+    for number in range(2 * REHEARSALS):
+        torch.manual_seed(number)
+        plain.optimizer.param_groups[0]["lr"] = 1e-3 / (1 + number)
+        plain(binary_images(), 1.0)
+    for one, two in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_adamax_that_counts_on_the_host_is_not_recorded(capsys):
+    step = whole_step(Recorder(), torch.optim.Adamax, lr=1e-3)
+    for _ in range(REHEARSALS + 2):
+        step(binary_images(), 1.0)
+    assert (step.recorder.recordings, step.recorder.replays) == (1, 0)
+    said = "going on without a CUDA graph, more slowly: the step cannot be recorded"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_each_shape_of_batch_is_recorded():

@@ -128,7 +128,7 @@ class WholeStep:
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate
             if group.get("capturable") is not None:
-                group["capturable"] = self._device.type == "cuda"
+                group["capturable"] = self._device.type in RECORDERS
         for state in self.optimizer.state.values():
             state.update({k: v.to(self._device) for k, v in state.items() if isinstance(v, Tensor)})
         try:
