@@ -42,6 +42,8 @@ BAD = {
     "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch=0 must be at least 1",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1.0 must be at least 0, or null",
     "scheduler.warmup_steps=-5": "warmup_steps=-5 must be at least 0",
+    "trainer.gradient_skip_factor=1": "trainer.gradient_skip_factor=1.0 must be above 1, or null",
+    "objective.spectral=-0.1": "objective: spectral must be at least 0, got -0.1",
     "scheduler.final_factor=2": "final_factor=2.0 must lie in [0, 1]",
     "trainer.profiler=fast": "choose simple, advanced",
     "callbacks.pictures.every_n_epochs=0": "every_n_epochs=0 and count=16 must be at least 1",

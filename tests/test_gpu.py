@@ -97,9 +97,20 @@ def test_a_replayed_run_is_the_plain_run(train, monkeypatch, capfd, compile, mod
         assert [(p.step, p.value) for p in one] == [(p.step, pytest.approx(p.value, rel=1e-3)) for p in two]
 
 
-def test_a_replayed_run_resumes_exactly(train, broken_off, workdir):
-    settings = [*ON, "trainer.compile=false", "trainer.cuda_graph=true", "trainer.max_epochs=5"]
+REGULARIZED = [
+    "optimizer=adamax",
+    "objective.spectral=0.1",
+    "objective.balance_rates=true",
+    "objective.beta_warmup_epochs=3",
+    "trainer.gradient_skip_factor=1.05",
+]
+
+
+@pytest.mark.parametrize("more", [[], REGULARIZED], ids=["plain", "regularized"])
+def test_a_replayed_run_resumes_exactly(train, broken_off, workdir, capfd, more):
+    settings = [*ON, "trainer.compile=false", "trainer.cuda_graph=true", "trainer.max_epochs=5", *more]
     whole = train(*settings, run_dir="whole")
+    assert "CUDA graph" not in capfd.readouterr().err  # nothing was done without
     assert broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(3), *settings)[0] == 1
     assert_same_weights(whole, workdir / "cut")
 

@@ -1,13 +1,15 @@
 import pytest
 import torch
+from contracts import binary_images, small
 
 from ladder_vae.maths.gaussian import Gaussian, standard_normal
-from ladder_vae.models import BottomUpVAE, LadderVAE
+from ladder_vae.models import BottomUpVAE, LadderVAE, ResidualVAE
 from ladder_vae.models.inference import Inference, Level, Terms
 from ladder_vae.system.errors import UserError
 from ladder_vae.training.lightning_module import HierarchicalVAE
-from ladder_vae.training.objective import Objective
+from ladder_vae.training.objective import Objective, balance
 from ladder_vae.training.schedules import warmup_cosine
+from ladder_vae.training.step import batch_values
 
 TERMS = Terms(distortion=torch.tensor([[90.0]]), rates=torch.tensor([[[14.0]], [[3.0]], [[0.1]]]))
 
@@ -46,15 +48,70 @@ def test_without_free_bits_a_negative_monte_carlo_rate_counts():
     assert Objective().loss(terms, 1.0) == 0.5
 
 
-def test_free_bits_are_refused_where_rates_may_be_negative():
-    make = lambda cls: HierarchicalVAE(cls((1, 4, 4), 2), Objective(free_bits=0.5), torch.optim.Adam)  # noqa: E731
+@pytest.mark.parametrize("settings", [{"free_bits": 0.5}, {"balance_rates": True, "beta_warmup_epochs": 1}])
+def test_free_bits_are_refused_where_rates_may_be_negative(settings):
+    make = lambda cls: HierarchicalVAE(cls((1, 4, 4), 2), Objective(**settings), torch.optim.Adam)  # noqa: E731
     make(LadderVAE)
-    with pytest.raises(UserError, match="BottomUpVAE"):
+    with pytest.raises(UserError, match=f"{next(iter(settings))}.*BottomUpVAE"):
         make(BottomUpVAE)
 
 
+BALANCED = Objective(beta_warmup_epochs=10, balance_rates=True)
+UNITS = torch.tensor([64.0, 32.0, 16.0])
+
+
+def test_a_level_of_a_high_rate_per_unit_costs_more_while_beta_warms_up():
+    """By the author's formula in NVlabs/NVAE#26; the weights average one."""
+    rates = TERMS.mean().rates
+    per_unit = (rates + 0.01) / UNITS
+    weights = 3 * per_unit / per_unit.sum()
+    torch.testing.assert_close(balance(rates, UNITS), weights)
+    expected = 90 + 0.3 * (weights * rates).sum()
+    torch.testing.assert_close(BALANCED.loss(TERMS, 0.3, UNITS), expected)
+    torch.testing.assert_close(BALANCED.loss(TERMS, torch.tensor(0.3), UNITS), expected)
+    assert BALANCED.loss(TERMS, 1.0, UNITS) == BALANCED.loss(TERMS, torch.tensor(1.0), UNITS) == -TERMS.elbo
+
+
+def test_levels_that_are_used_alike_are_left_alone():
+    torch.testing.assert_close(balance(UNITS / 4 - 0.01, UNITS), torch.ones(3))
+    torch.testing.assert_close(balance(torch.zeros(3), UNITS).mean(), torch.tensor(1.0))  # and are finite
+
+
+def test_weights_of_rates_have_no_gradient():
+    """The gradient for a rate is its weight, times beta; the smallest push is on the level that sleeps."""
+    rates = TERMS.rates.clone().requires_grad_()
+    BALANCED.loss(TERMS._replace(rates=rates), 0.5, UNITS).backward()
+    torch.testing.assert_close(rates.grad.flatten(), 0.5 * balance(TERMS.mean().rates, UNITS))
+    assert rates.grad.argmin() == 2
+
+
+@pytest.mark.parametrize("cls", [LadderVAE, ResidualVAE])
+def test_a_step_knows_the_units_of_its_levels(cls):
+    model, x = small(cls), binary_images()
+    noise = model.draw_noise(1, len(x), like=x)
+    found, plain = (batch_values(model, o)(x, torch.tensor(0.5), *noise) for o in (BALANCED, Objective()))
+    assert torch.equal(found.rates, plain.rates)
+    weights = balance(plain.rates, torch.tensor([5.0, 4.0, 3.0]))
+    torch.testing.assert_close(found.loss, plain.distortion + 0.5 * (weights * plain.rates).sum())
+    assert not torch.isclose(found.loss, plain.loss, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
-    "settings", [{"free_bits": -1}, {"beta_warmup_epochs": -0.5}, {"free_bits": float("nan")}]
+    ("settings", "said"),
+    [
+        ({}, "set objective.beta_warmup_epochs above 0"),
+        ({"beta_warmup_epochs": 10, "free_bits": 0.5}, "both keep levels in use"),
+        ({"importance_samples": 3}, "has no place for balance_rates=True; set objective.balance_rates=0"),
+    ],
+)
+def test_where_balancing_would_do_nothing_or_something_else(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Objective(balance_rates=True, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"free_bits": -1}, {"beta_warmup_epochs": -0.5}, {"free_bits": float("nan")}, {"spectral": -0.1}],
 )
 def test_negative_settings_are_refused(settings):
     with pytest.raises(ValueError, match="at least 0"):

@@ -70,6 +70,13 @@ CASES = {
     # in front of a batch norm its biases have no gradient but rounding errors, which Adam makes steps of
     "residual": ["model=residual", "model.norm=layer", "objective.free_bits=0.3"],
     "textbook": ["model=textbook", "objective.importance_samples=3", "objective.beta_warmup_epochs=0"],
+    "regularized": [
+        "objective.spectral=0.1",
+        "objective.balance_rates=true",
+        "objective.beta_warmup_epochs=3",
+        "trainer.gradient_skip_factor=20",
+        "scheduler.final_factor=0.01",
+    ],
     "bottom_up": [
         "model=bottom_up",
         "data.val_size=8",
@@ -83,7 +90,11 @@ CASES = {
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(settings, id=name, marks=pytest.mark.slow if name in ("residual", "textbook") else ())
+        pytest.param(
+            settings,
+            id=name,
+            marks=pytest.mark.slow if name in ("residual", "textbook", "regularized") else (),
+        )
         for name, settings in CASES.items()
     ],
 )

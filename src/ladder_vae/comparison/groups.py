@@ -28,8 +28,8 @@ NOT_A_SETTING = (
     "trainer.cuda_graph",
     "trainer.profiler",
 )
-
-
+# Settings that came later, with the value that runs from before them have without saying so.
+LATER = {"objective.balance_rates": False, "objective.spectral": 0.0, "scheduler.final_factor": 0.0}
 PLACES = ("path", "directory")  # settings of data that say where they lie
 LONGEST = 60  # characters of a setting in a name
 
@@ -111,6 +111,7 @@ def _settings(record: Record) -> dict[str, Any]:
     by_depth = (record.config.get("by_depth") or {}).get("values", {})
     ignored = (*NOT_A_SETTING, "by_depth.values")
     settings = {k: v for k, v in flat(record.config).items() if not k.startswith(ignored)}
+    settings = {k: v for k, v in settings.items() if LATER.get(k) != v or k not in LATER}
     return {k: v for k, v in settings.items() if not (k in by_depth and by_depth[k] == v)}
 
 

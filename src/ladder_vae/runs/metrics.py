@@ -10,6 +10,7 @@ from typing import Any
 from ladder_vae.system.naming import CURVES, level_groups, z_name
 
 LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
+SKIPPED = "train/skipped_steps"  # of runs that may skip steps (trainer.gradient_skip_factor)
 IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
 
 
@@ -69,7 +70,7 @@ class Metric:
         return format(self.factor * value, f",.{self.digits - fewer}f")
 
 
-#: Metrics that every finished run has, in the order of table columns. Each is also plotted against depth.
+#: Metrics of finished runs, in the order of table columns. Each that runs have is also plotted against depth.
 OF_RUNS = (
     Metric("test/elbo", "ELBO", 2, "nats", "up", in_hparams=True),
     Metric("test/bits_per_dim", "bits per dimension", 3, "", "down"),
@@ -81,6 +82,7 @@ OF_RUNS = (
     Metric("model/parameters", "parameters", 0, cost=True, in_hparams=True),
     Metric("train/images_per_second", "images/s", 0, cost=True, in_hparams=True),
     Metric("train/seconds", "training", 0, "s", cost=True, in_hparams=True),
+    Metric(SKIPPED, "skipped steps", 0, cost=True),
 )
 #: Metrics of latent units: ``<split>/NAME`` of all levels together, ``<split>/NAME/z1`` of one.
 OF_UNITS = (

@@ -29,6 +29,7 @@ class TrainerConfig:
     compile: Any = False  # true, false or auto; runs from before this setting count as false
     cuda_graph: Any = False  # true, false or auto, as above
     gradient_clip_val: float | None = None
+    gradient_skip_factor: float | None = None
     deterministic: bool = False
     limit_train_batches: int | None = None
     limit_val_batches: int | None = None

@@ -28,7 +28,7 @@ from ladder_vae.training.cluster import OneProcess
 from ladder_vae.training.epoch_checkpoints import DirectCheckpointIO, EpochCheckpoints
 from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
-from ladder_vae.training.settle import PROFILERS, Settled, construct
+from ladder_vae.training.settle import OF_THE_STEP, PROFILERS, Settled, construct
 from ladder_vae.training.tensorboard import Dashboards
 from ladder_vae.training.trust import TENSORBOARD, foreign, named
 
@@ -75,7 +75,7 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
         _check_fixed(model, new=config["init_from"] is None)
     optimizer = construct("optimizer", config["optimizer"])
     scheduler = construct("scheduler", config["scheduler"]) if config["scheduler"] else None
-    how = {"compile": config["trainer"]["compile"], "record": config["trainer"]["cuda_graph"]}
+    how = {argument: config["trainer"].get(key) for key, argument in OF_THE_STEP.items()}
     module = HierarchicalVAE(model, objective, optimizer, scheduler, config["seed"], **how)
     try:
         made = optimizer(model.parameters())
@@ -103,8 +103,9 @@ def _make_trainer(
     config: Mapping[str, Any], run_dir: str | Path, callbacks: list[Callback], resume_from: Path | None
 ) -> L.Trainer:
     """The Trainer of the ``trainer`` group. A profiler leaves ``fit-profile.txt`` in the run directory."""
-    settings = {key: value for key, value in config["trainer"].items() if value is not None}
-    del settings["compile"], settings["cuda_graph"]  # HierarchicalVAE's
+    settings = {
+        key: value for key, value in config["trainer"].items() if value is not None and key not in OF_THE_STEP
+    }
     if "profiler" in settings:
         settings["profiler"] = PROFILERS[settings["profiler"]](dirpath=run_dir, filename="profile")
     if config["data"]["val_size"] == 0:

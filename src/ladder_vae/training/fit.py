@@ -68,6 +68,7 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             "test/binarizations": TESTED.binarizations,
             "model/parameters": sum(p.numel() for p in module.model.parameters()),
             **assembly.totals.metrics(),
+            **module.counts(),
         }
         if assembly.data.likelihood.bits:
             metrics |= bits_per_dim(metrics, math.prod(assembly.data.image_shape))

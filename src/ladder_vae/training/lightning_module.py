@@ -21,6 +21,7 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.inference import Terms
 from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.models.summary import summarize
+from ladder_vae.runs.metrics import SKIPPED
 from ladder_vae.system.compilation import compiled
 from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.naming import CURVES, z_name
@@ -29,6 +30,8 @@ from ladder_vae.system.recording import RECORDERS
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
 from ladder_vae.training.replay import WholeStep
+from ladder_vae.training.skipping import GradientSkip
+from ladder_vae.training.spectral import SpectralNorms, penalized
 from ladder_vae.training.step import StepValues, batch_values, clip
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
@@ -40,6 +43,7 @@ AROUND_THE_UPDATE = (
     "on_before_zero_grad",
 )
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
+BESIDE = "beside_the_weights"  # in a checkpoint: what training steps keep, by name
 TESTED = Settings(num_samples=MIN_UNIT_DRAWS, sample_sizes=())  # what ends a training; bounds take more draws
 
 
@@ -56,9 +60,11 @@ class HierarchicalVAE(L.LightningModule):
         compile: Whether to compile the step.
         record: Whether to record the whole step and replay it where the device can
             (:class:`~ladder_vae.training.replay.WholeStep`).
+        skip_factor: Steps with a gradient norm above this multiple of its running mean change nothing
+            (:class:`~ladder_vae.training.skipping.GradientSkip`); None skips no step.
 
     Raises:
-        UserError: If free bits are asked of a model whose rates may be negative.
+        UserError: If free bits, or balanced rates, are asked of a model whose rates may be negative.
     """
 
     def __init__(
@@ -70,13 +76,16 @@ class HierarchicalVAE(L.LightningModule):
         seed: int = 0,
         compile: bool = False,
         record: bool = False,
+        skip_factor: float | None = None,
     ) -> None:
         super().__init__()
-        if objective.free_bits > 0 and not model.closed_form_rates:
-            raise UserError(
-                f"objective.free_bits={objective.free_bits} needs rates that cannot be negative, which "
-                f"{type(model).__name__} does not have below its top level; set objective.free_bits=0"
-            )
+        for setting in ("free_bits", "balance_rates"):
+            value = getattr(objective, setting)
+            if value and not model.closed_form_rates:
+                raise UserError(
+                    f"objective.{setting}={value} needs rates that cannot be negative, which "
+                    f"{type(model).__name__} does not have below its top level; set objective.{setting}=0"
+                )
         self.model = model
         self.objective = objective
         self.make_optimizer = optimizer
@@ -84,6 +93,10 @@ class HierarchicalVAE(L.LightningModule):
         self.seed = seed
         self.compile_step = compile
         self.record_step = record
+        self.skip_factor = skip_factor
+        self._skip: GradientSkip | None = None
+        self._norms: SpectralNorms | None = None
+        self._resumed: dict[str, dict[str, Tensor]] = {}  # what an earlier part of the run kept
         self._values = self._plain_values(model)
         self._whole: WholeStep | None = None  # None: Lightning goes through the parts of a step
         self._recent: list[StepValues] = []  # of each step since they were last read
@@ -104,12 +117,24 @@ class HierarchicalVAE(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
+        self._values = self._plain_values(self.model)  # anew: the model is on its device now
         if self.compile_step:
-            self._values = compiled(
-                self._plain_values(self.model), step_doubt(self.model, self._plain_values)
-            )
+            self._values = compiled(self._values, step_doubt(self.model, self._plain_values))
+        if self.objective.spectral > 0:
+            self._norms = SpectralNorms(self.model)
+            self._values = penalized(self._values, self._norms, self.objective.spectral)
+        if self.skip_factor is not None:
+            self._skip = GradientSkip(self.skip_factor, self.device)
+        for name, kept in self._beside().items():
+            if name in self._resumed:
+                kept.load_state_dict(self._resumed[name])
         if self.record_step:
             self._whole = self._recordable_step()
+
+    def _beside(self) -> dict[str, GradientSkip | SpectralNorms]:
+        """What training steps keep beside weights and optimizer state, by its name in checkpoints."""
+        kept = {"gradient_skip": self._skip, "spectral_norms": self._norms}
+        return {name: value for name, value in kept.items() if value is not None}
 
     def _recordable_step(self) -> WholeStep | None:
         """The step as a recording; None, after a warning, where Lightning has to do more than count steps."""
@@ -129,7 +154,8 @@ class HierarchicalVAE(L.LightningModule):
             warn(f"going on without a CUDA graph (trainer.cuda_graph), for {reason}")
             return None
         samples, largest = self.objective.importance_samples, trainer.gradient_clip_val
-        return WholeStep(self.model, self._values, optimizer, samples, largest, RECORDERS[device]())
+        recorder = RECORDERS[device]()
+        return WholeStep(self.model, self._values, optimizer, samples, largest, recorder, self._skip)
 
     def release(self) -> None:
         """Forget what belongs to a training that has ended: its recordings hold memory of the device."""
@@ -168,9 +194,21 @@ class HierarchicalVAE(L.LightningModule):
         metrics["train/loss"] = losses.mean()
         metrics["train/beta"] = beta
         metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        metrics |= self.counts()
         for logger in self.loggers:
             logger.log_metrics({name: float(value) for name, value in metrics.items()}, self.global_step)
         self.log("elbo", terms.elbo, prog_bar=True, logger=False)
+
+    def counts(self) -> dict[str, float]:
+        """``train/skipped_steps``, where steps may be skipped. Raises UserError if only such are left."""
+        if self._skip is None:
+            return {}
+        if self._skip.broken >= STEPS_PER_READING:
+            raise UserError(
+                f"the gradient was not finite in the last {int(self._skip.broken)} steps, all of which were "
+                f"skipped; {REMEDY}"
+            )
+        return {SKIPPED: float(self._skip.skipped)}
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -197,7 +235,11 @@ class HierarchicalVAE(L.LightningModule):
     ) -> None:
         # Lightning's own refuses fused optimizers under mixed precision, for the sake of a scaler of float16
         # gradients. bfloat16 needs none.
-        clip(self.model, gradient_clip_val)
+        if self._skip is None and not gradient_clip_val:
+            return
+        norm = clip(self.model, gradient_clip_val)
+        if self._skip is not None and self._skip.judge(norm):
+            optimizer.zero_grad()  # without gradients it changes nothing
 
     def on_validation_epoch_start(self) -> None:
         # The next training epoch reseeds; here every epoch and run gets the same noise.
@@ -226,6 +268,11 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[FINGERPRINT] = self.trainer.datamodule.data.fingerprint  # type: ignore[attr-defined]
+        if kept := self._beside():
+            checkpoint[BESIDE] = {name: value.state_dict() for name, value in kept.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed = checkpoint.get(BESIDE, {})
 
     def on_test_epoch_start(self) -> None:
         self._tested.clear()  # of a test that was broken off

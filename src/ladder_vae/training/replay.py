@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.errors import one_line, warn
 from ladder_vae.system.recording import REHEARSALS, Recorder
+from ladder_vae.training.skipping import GradientSkip
 from ladder_vae.training.step import StepValues, clip
 
 MOST_RECORDINGS = 4  # of one shape; a schedule that asks for more would spend its time on them
@@ -34,6 +35,7 @@ class WholeStep:
         samples: Draws K per image.
         largest_norm: Gradients are clipped to this norm; None does not clip.
         recorder: Records on the model's device.
+        skip: Says which steps leave weights and optimizer state as they were; None skips no step.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class WholeStep:
         samples: int,
         largest_norm: float | None,
         recorder: Recorder,
+        skip: GradientSkip | None = None,
     ) -> None:
         self.model = model
         self.values = values
@@ -51,12 +54,14 @@ class WholeStep:
         self.samples = samples
         self.largest_norm = largest_norm
         self.recorder = recorder
+        self.skip = skip
         self.doubt = ""  # why no step is recorded
         self._device = next(model.parameters()).device
         self._beta = torch.zeros((), device=self._device)
         self._rates = [torch.zeros((), device=self._device) for _ in optimizer.param_groups]
         self._found = torch.zeros(2 + model.num_layers, device=self._device)  # of the last step
         self._shapes: dict[torch.Size, _Shape] = {}
+        self._begun = False  # whether the optimizer has made its state
 
     def __call__(self, x: Tensor, beta: float) -> StepValues:
         """Do a step with the images ``(B, C, H, W)`` and return its values, which have no gradient."""
@@ -115,10 +120,33 @@ class WholeStep:
         loss, *terms = self.values(x, self._beta, *noise)
         with torch.autocast(self._device.type, enabled=False):
             loss.backward()
-            clip(self.model, self.largest_norm)
+            if self.skip is not None:
+                self._update_or_skip(self.skip.judge(clip(self.model, self.largest_norm)))
+            else:
+                if self.largest_norm:
+                    clip(self.model, self.largest_norm)
+                with self._recordable():
+                    self.optimizer.step()
+            self._found.copy_(torch.cat([part.detach().flatten() for part in (loss, *terms)]))
+
+    @torch.no_grad()
+    def _update_or_skip(self, skip: Tensor) -> None:
+        """Update the weights, and take that back where ``skip`` says so: a recording cannot branch on it."""
+        if not self._begun or self.doubt or self._frozen():
+            # Not recorded. What state begins with is the optimizer's to know, and numbers take nothing back.
+            if skip:
+                self.optimizer.zero_grad()  # without gradients it changes nothing
             with self._recordable():
                 self.optimizer.step()
-            self._found.copy_(torch.cat([part.detach().flatten() for part in (loss, *terms)]))
+            self._begun = self._begun or not skip
+            return
+        with self._recordable():
+            states = (value for state in self.optimizer.state.values() for value in state.values())
+            kept = [value for value in (*self.model.parameters(), *states) if value is not None]
+            before = [value.clone() for value in kept]
+            self.optimizer.step()
+            for value, old in zip(kept, before, strict=True):
+                value.copy_(torch.where(skip, old, value))
 
     @contextmanager
     def _recordable(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ def warmup_cosine(
 
     Args:
         warmup_steps: Steps over which the rate rises to the optimizer's.
-        final_factor: Share of the optimizer's rate that the cosine ends at. NVAE ends at 0.01 (Vahdat and Kautz
+        final_factor: Share of the optimizer's rate that the cosine ends at; 0.01 in NVAE (Vahdat and Kautz
             2020, arXiv 2007.03898).
 
     Raises:

@@ -38,6 +38,8 @@ from ladder_vae.training.objective import Objective
 from ladder_vae.training.step import training_memory
 
 PUBLIC = {"model": "models", "data": "data", "likelihood": "maths"}  # group: the package that exports ours
+#: Settings of ``trainer`` that are HierarchicalVAE's and not Lightning's, and its names for them.
+OF_THE_STEP = {"compile": "compile", "cuda_graph": "record", "gradient_skip_factor": "skip_factor"}
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
@@ -224,7 +226,7 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     """``auto`` becomes what it means on this machine; what the Trainer would not understand is refused."""
     known, _ = parameters(L.Trainer)
     for key in trainer:
-        if key not in {*known, "compile", "cuda_graph"}:
+        if key not in {*known, *OF_THE_STEP}:
             raise UserError(no_such_setting(f"trainer.{key}", {f"trainer.{name}" for name in known}))
     for key in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches"):
         if trainer[key] is not None and trainer[key] < 1:
@@ -234,6 +236,11 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
     if trainer["gradient_clip_val"] is not None and not trainer["gradient_clip_val"] >= 0:
         raise UserError(
             f"trainer.gradient_clip_val={trainer['gradient_clip_val']} must be at least 0, or null"
+        )
+    if trainer["gradient_skip_factor"] is not None and not trainer["gradient_skip_factor"] > 1:
+        raise UserError(
+            f"trainer.gradient_skip_factor={trainer['gradient_skip_factor']} must be above 1, or null: the "
+            "running mean of the norms could not follow a rise"
         )
     if trainer["devices"] != 1:
         raise UserError(f"trainer.devices={trainer['devices']} is not supported; runs use one device")

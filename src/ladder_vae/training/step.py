@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ladder_vae.models.evaluator import unit_counts
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.training.objective import Objective
 
@@ -30,22 +32,26 @@ def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepVa
     """Make the training step as a function that can be compiled.
 
     It maps images ``(B, C, H, W)``, beta ``()`` and the noise of each level, ``(K, B, *event)``, to
-    :class:`StepValues`.
+    :class:`StepValues`. The model is on the device where it is trained.
     """
     monte_carlo = objective.monte_carlo_rates or objective.importance_samples > 1
+    weight = next(model.parameters())
+    units = torch.tensor(unit_counts(model), dtype=weight.dtype, device=weight.device)
 
     def values(x: Tensor, beta: Tensor, *noise: Tensor) -> StepValues:
         terms = model.terms(x, noise, monte_carlo=monte_carlo)
         means = terms.mean()
-        return StepValues(objective.loss(terms, beta), means.distortion.detach(), means.rates.detach())
+        return StepValues(objective.loss(terms, beta, units), means.distortion.detach(), means.rates.detach())
 
     return values
 
 
-def clip(model: Hierarchy, largest_norm: float | None) -> None:
-    """Scale the gradients down to a norm of at most ``largest_norm``; None or 0 leaves them."""
-    if largest_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+def clip(model: Hierarchy, largest_norm: float | None) -> Tensor:
+    """Scale the gradients down to a norm of at most ``largest_norm``; return their norm before, ``()``.
+
+    None or 0 leaves them as they are.
+    """
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), largest_norm or math.inf)
 
 
 def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ...], width: int = 4) -> int:
