@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import events, save_a_pixel
-from contracts import NAMES
+from contracts import DENSE, MODELS, NAMES
 from matplotlib.figure import Figure
 from test_errors import only_line
 

@@ -234,6 +234,17 @@ def test_runs_that_were_computed_in_other_ways_are_one_group(workdir, key):
     assert len(group.runs) == 3
 
 
+def test_a_run_from_before_a_setting_goes_with_those_that_leave_it_off(workdir):
+    off = {"balance_rates": False, "spectral": 0.0}
+    for seed, objective in enumerate(({}, off, off | {"spectral": 0.1})):
+        fake_run(workdir / f"runs/{seed}", 2, seed, -100.0)
+        settings = {"seed": seed, "model": MODEL, "objective": {"free_bits": 0.0} | objective}
+        write_config(workdir / f"runs/{seed}", settings)
+    groups = group_runs(find_runs([Path("runs")]))
+    assert sorted(len(group.runs) for group in groups) == [1, 2]
+    assert {group.settings["objective.spectral"] for group in groups} == {None, 0.1}
+
+
 def test_equal_data_under_two_paths_are_one_group(workdir):
     def run(name, path, data, seed):
         fake_run(workdir / "runs" / name, 1, seed, -100.0, **{})

@@ -61,7 +61,7 @@ class WholeStep:
         self._rates = [torch.zeros((), device=self._device) for _ in optimizer.param_groups]
         self._found = torch.zeros(2 + model.num_layers, device=self._device)  # of the last step
         self._shapes: dict[torch.Size, _Shape] = {}
-        self._begun = False  # whether the optimizer has made its state
+        self._begun = False  # whether there was an update: what state the optimizer has, it has by then
 
     def __call__(self, x: Tensor, beta: float) -> StepValues:
         """Do a step with the images ``(B, C, H, W)`` and return its values, which have no gradient."""
@@ -132,13 +132,14 @@ class WholeStep:
     @torch.no_grad()
     def _update_or_skip(self, skip: Tensor) -> None:
         """Update the weights, and take that back where ``skip`` says so: a recording cannot branch on it."""
-        if not self._begun or self.doubt or self._frozen():
+        begun = self._begun or bool(self.optimizer.state)
+        if not begun or self.doubt or self._frozen():
             # Not recorded. What state begins with is the optimizer's to know, and numbers take nothing back.
             if skip:
                 self.optimizer.zero_grad()  # without gradients it changes nothing
             with self._recordable():
                 self.optimizer.step()
-            self._begun = self._begun or not skip
+            self._begun = begun or not skip
             return
         with self._recordable():
             states = (value for state in self.optimizer.state.values() for value in state.values())

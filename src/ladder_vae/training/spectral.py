@@ -46,7 +46,7 @@ class SpectralNorms:
                 self()
 
     def __call__(self) -> Tensor:
-        """Improve the estimates, and return their sum, ``()``; its gradient is that of u^T W v, u and v fixed."""
+        """Improve the estimates, and return the sum of u^T W v, ``()``, which takes u and v as fixed."""
         found = []
         for shape, layers in self._layers.items():
             left = self._left[shape]
