@@ -61,7 +61,8 @@ class HierarchicalVAE(L.LightningModule):
         record: Whether to record the whole step and replay it where the device can
             (:class:`~ladder_vae.training.replay.WholeStep`).
         skip_factor: Steps with a gradient norm above this multiple of its running mean change nothing
-            (:class:`~ladder_vae.training.skipping.GradientSkip`); None skips no step.
+            (:class:`~ladder_vae.training.skipping.GradientSkip`); None skips no step. A loss that is not
+            finite still ends the run: it has passed through batch norm.
 
     Raises:
         UserError: If free bits, or balanced rates, are asked of a model whose rates may be negative.
