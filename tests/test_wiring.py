@@ -26,8 +26,8 @@ def test_beta_of_every_step_is_what_the_loss_uses(train, monkeypatch):
     used = []
     loss = Objective.loss
 
-    def record(self, terms, beta):
-        value = loss(self, terms, beta)
+    def record(self, terms, beta, units):
+        value = loss(self, terms, beta, units)
         if torch.is_grad_enabled() and not value.is_meta:  # there the memory of a step is counted
             parts = (value, terms.distortion.mean(), terms.rate.mean())
             used.append((float(beta), *(float(part.detach()) for part in parts)))
