@@ -127,7 +127,9 @@ def test_the_size_of_a_chunk_changes_nothing(kind):
             found = image_statistics(model, x[start:stop], range(start, stop), settings)
             for name in IMAGE_FIELDS:
                 expected = getattr(reference, name)[start:stop]
-                tolerance = {"rtol": 1e-4, "atol": 1e-4} if name in ("ess", "draw_var") else {"rtol": 0, "atol": 1e-4}
+                tolerance = (
+                    {"rtol": 1e-4, "atol": 1e-4} if name in ("ess", "draw_var") else {"rtol": 0, "atol": 1e-4}
+                )
                 torch.testing.assert_close(getattr(found, name), expected, **tolerance)
         for name, value in vars(found.units).items():  # of all six images
             torch.testing.assert_close(value, getattr(reference.units, name), rtol=1e-4, atol=1e-4)

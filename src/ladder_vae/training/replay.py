@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.system.errors import one_line, warn
-from ladder_vae.system.recording import REHEARSALS, Recorder
+from ladder_vae.system.recording import RECORDERS, REHEARSALS, Recorder
 from ladder_vae.training.skipping import GradientSkip
 from ladder_vae.training.step import StepValues, clip
 
