@@ -9,7 +9,7 @@ import torch
 from contracts import MARKOV, MODELS, small
 from test_manipulate import cut
 
-from ladder_vae.analysis import influence as influence_module
+from ladder_vae.analysis import resolutions
 from ladder_vae.analysis.classifier import Classifier, trained_classifier
 from ladder_vae.analysis.influence import Influence, measure_influence, slant
 from ladder_vae.analysis.probes import Probes, probe_accuracy
@@ -138,7 +138,7 @@ def test_more_images_than_a_pass_holds(halves, judges, monkeypatch):
     """All are there, in order, each beside its own label; the mean is that of one pass up to the draws."""
     model, judge = build(LadderVAE), trained_classifier(halves, judges)
     whole = measure_influence(model, halves, range(30), judge, draws=40, seed=0)
-    monkeypatch.setattr(influence_module, "CHUNK", 7)
+    monkeypatch.setattr(resolutions, "PASS", 7)
     parts = measure_influence(model, halves, range(30), judge, draws=40, seed=0)
     for name in ("pixel_change", "ink_change"):
         assert parts.changes[name].shape == (30, 5)

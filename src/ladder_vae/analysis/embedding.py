@@ -11,6 +11,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ladder_vae.analysis.readings import Readings
+from ladder_vae.analysis.resolutions import places, resolution_name
 from ladder_vae.drawing import embeddings
 from ladder_vae.drawing.charts import MAX_NAMED
 from ladder_vae.drawing.pages import Picture
@@ -42,7 +43,10 @@ def embedded(
         features = {"posterior mean": readings.means[level], "innovation": readings.innovations[level]}
         embeddings.save_embedding(
             path,
-            {label: _in_two_dimensions(of[list(points)].numpy(), seed) for label, of in features.items()},
+            {
+                label: _in_two_dimensions(of[list(points)].flatten(1).numpy(), seed)
+                for label, of in features.items()
+            },
             None if classes is None else classes[list(points)].numpy(),
             title=f"{z_name(level)} of {len(points):,} test images in two dimensions",
         )
@@ -60,9 +64,17 @@ def embedded(
         f"t-SNE (van der Maaten and Hinton 2008) of {z_name(level)} for {len(points):,} test images, "
         f"evenly spaced over the split; neighbors stay neighbors, distances mean little.{named} Left, "
         "the posterior mean, without noise. Right, the innovation of one posterior sample, with its "
-        f"noise; {above}."
+        f"noise; {above}.{_averaged(readings, level)}"
     )
     return Picture(file, f"Embedding of {z_name(level)}", caption, draw)
+
+
+def _averaged(readings: Readings, level: int) -> str:
+    """What to say of a level of whose units means are embedded; empty if the units are."""
+    grid = readings.means[level].shape[1:]
+    if grid == readings.unit_rates[level].shape:
+        return ""
+    return f" Of each channel, both are means over a grid of {resolution_name(places(grid))} places."
 
 
 def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ladder_vae.analysis import level_tables
 from ladder_vae.analysis.measure import Analysis, Settings
+from ladder_vae.analysis.resolutions import on_grid
 from ladder_vae.drawing import image_grids
 from ladder_vae.runs.metrics import LEVELS
 from ladder_vae.runs.opened import Subject, why_not_final
@@ -26,6 +27,7 @@ from ladder_vae.system.locks import RECORD, locked
 from ladder_vae.system.naming import z_name
 
 PROJECTOR = "projector_config.pbtxt"  # TensorBoard's file, to which it appends every embedding
+PROJECTED = 2  # places along a side that a level is pooled to: the files are text
 SPRITE = 8192  # pixels: the longest side of a sprite image that TensorBoard can show
 
 
@@ -93,7 +95,7 @@ def show_in_tensorboard(subject: Subject, analysis: Analysis, drawn: Sequence[Pa
             writer.add_image(f"{LEVELS}/{picture.stem}", image_grids.read(picture), step, dataformats="HWC")
         for level, means in enumerate(analysis.readings.means):
             # Three decimals are enough for the picture and keep the text file small.
-            coordinates = torch.round(means.double(), decimals=3)
+            coordinates = torch.round(on_grid(means, PROJECTED).flatten(1).double(), decimals=3)
             writer.add_embedding(
                 coordinates, metadata=labels, label_img=images, global_step=step, tag=z_name(level)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ladder_vae.analysis.classifier import Classifier
+from ladder_vae.analysis.resolutions import images_per_pass
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations, render, resample
 from ladder_vae.system.randomness import stream_seed
-
-CHUNK = 1000  # images per forward pass
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def measure_influence(
     generator = torch.Generator().manual_seed(stream_seed(seed, "influence"))
     labels = data.labels("test")
     parts, kept = [], []
-    for start in range(0, len(index), CHUNK):
-        chosen = list(index[start : start + CHUNK])
+    chunk = images_per_pass(model, math.prod(data.image_shape[1:]))
+    for start in range(0, len(index), chunk):
+        chosen = list(index[start : start + chunk])
         x = data.observe("test", chosen).to(device)
         features = model.encode(x)
         drawn = [_draw(model, x, features, judge, generator) for _ in range(draws)]

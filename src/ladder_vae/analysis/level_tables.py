@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ladder_vae.analysis.resolutions import has_places
 from ladder_vae.drawing.pages import Table
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, REFERENCES, Metric
@@ -32,11 +33,13 @@ def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
     """A table of all figures, the top level first, followed by references to compare them with."""
     columns = [metric for metric in OF_LEVELS if f"{metric.name}/z1" in figures]
     headings = ["", *(_heading(metric, noun) for metric in columns)]
-    headings.insert(2, "units awake")
+    kind = kind_of_units(unit_rates)
+    headings.insert(2, f"{kind} awake")
     rows = []
     for level, rates in reversed(list(enumerate(unit_rates))):
         cells = [written(metric, figures, f"{metric.name}/{z_name(level)}") for metric in columns]
-        cells.insert(1, f"{len(rates) - len(sleepers(rates))} of {len(rates)}")
+        count = len(by_channel(rates))
+        cells.insert(1, f"{count - len(sleepers(rates))} of {count}")
         rows.append([z_name(level), *cells])
     for place, label in REFERENCES.items():
         if place in figures or f"pixel_change/{place}" in figures:
@@ -47,7 +50,7 @@ def numbers(figures: Figures, unit_rates: Sequence[Tensor], noun: str) -> Table:
             cells = [written(metric, figures, name) for name, metric in zip(names, columns, strict=True)]
             cells.insert(1, "")
             rows.append([label.format(noun=noun), *cells])
-    return Table(headings, rows, _reading(figures, noun))
+    return Table(headings, rows, _reading(figures, noun, kind))
 
 
 def _heading(metric: Metric, noun: str) -> str:
@@ -56,9 +59,9 @@ def _heading(metric: Metric, noun: str) -> str:
     return f"{title} ({metric.unit})" if metric.unit and not metric.suffix else title
 
 
-def _reading(figures: Figures, noun: str) -> str:
+def _reading(figures: Figures, noun: str, kind: str) -> str:
     sentences = [
-        f"Rate: nats per image that the level costs; a unit is awake where its own is more than "
+        f"Rate: nats per image that the level costs; a {kind[:-1]} is awake where its own is more than "
         f"{ACTIVE_KL} from zero."
     ]
     if "probe_pixels" in figures:
@@ -90,14 +93,28 @@ def _reading(figures: Figures, noun: str) -> str:
 
 
 def sleeping_units(unit_rates: Sequence[Tensor]) -> Table:
-    """A table of the units that are asleep, by number."""
+    """A table of the units that are asleep, by number; of channels, where levels have places."""
     rows = []
     for level in reversed(range(len(unit_rates))):
         asleep = sleepers(unit_rates[level])
         rows.append([z_name(level), str(len(asleep)), ", ".join(map(str, asleep)) or "none"])
-    return Table(["", "asleep", "units, counted from 0"], rows)
+    return Table(["", "asleep", f"{kind_of_units(unit_rates)}, counted from 0"], rows)
+
+
+def kind_of_units(unit_rates: Sequence[Tensor]) -> str:
+    """What is awake or asleep: ``units``; in models with spatial levels, ``channels``."""
+    return "channels" if any(has_places(rates.shape) for rates in unit_rates) else "units"
+
+
+def by_channel(rates: Tensor) -> Tensor:
+    """The rate of each channel over all places, nats, ``(C,)``; of each unit where there are no places."""
+    return rates.flatten(1).sum(1) if has_places(rates.shape) else rates.flatten()
 
 
 def sleepers(rates: Tensor) -> list[int]:
-    """Units whose rate is about zero. A rate far below zero, possible bottom-up, counts as awake."""
-    return (rates.abs() <= ACTIVE_KL).nonzero()[:, 0].tolist()
+    """Units, or channels, whose rate is about zero. One far below zero, possible bottom-up, counts as awake.
+
+    A unit of a spatial level is one channel at one place. Its rate says little: what hundreds of places have
+    in common may be a thousandth of a nat at each.
+    """
+    return (by_channel(rates).abs() <= ACTIVE_KL).nonzero()[:, 0].tolist()

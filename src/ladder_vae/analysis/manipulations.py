@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ladder_vae.analysis.level_tables import by_channel
+from ladder_vae.analysis.resolutions import has_places
 from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.drawing.pages import Picture
@@ -24,6 +26,7 @@ from ladder_vae.models.innovations import (
     resample,
     swap,
     traverse,
+    traverse_channel,
 )
 from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
@@ -32,7 +35,7 @@ DRAWS = 5  # of one level, for the same images
 GLANCE_IMAGES, GLANCE_DRAWS = 4, 8
 SWAPPED = 8  # images that give a level, and images that take it
 TRAVERSED_IMAGES, TRAVERSED_UNITS = 2, 6
-TRAVERSE_TO, TRAVERSE_STEPS = 3.0, 7
+TRAVERSE_TO, CHANNEL_TO, TRAVERSE_STEPS = 3.0, 1.0, 7
 INTERPOLATED_PAIRS, INTERPOLATION_STEPS = 3, 10
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0)
 SAMPLES = 10
@@ -46,12 +49,14 @@ class Gallery:
         model: The hierarchy, in eval mode.
         x: Test images to show, ``(n, C, H, W)``, on the model's device.
         code: The innovations of one posterior sample per image.
+        unit_rates: Rate of each unit for that sample, nats, ``(n, *event)`` per level.
         seed: Seed of all draws.
     """
 
     model: Hierarchy
     x: Tensor
     code: Code
+    unit_rates: list[Tensor]
     seed: int
 
     @property
@@ -73,7 +78,10 @@ def open_gallery(model: Hierarchy, x: Tensor, seed: int) -> Gallery:
     """Infer the codes of the images ``x`` that are shown."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "pictures"))
     noise = model.draw_noise(1, len(x), like=x, generator=generator)
-    return Gallery(model, x, innovations(model.infer(x, noise=noise)), seed)
+    inference = model.infer(x, noise=noise)
+    return Gallery(
+        model, x, innovations(inference), [level.unit_rate()[0] for level in inference.levels], seed
+    )
 
 
 def glance(gallery: Gallery, levels: Sequence[int]) -> Picture:
@@ -177,33 +185,45 @@ def swapped(gallery: Gallery, level: int) -> Picture:
 
 
 def traversed(gallery: Gallery, level: int, unit_rates: Tensor) -> Picture:
-    """Move the units of the level with the highest rates, one after the other.
+    """Move the units of the level with the highest rates, one after the other; of a spatial level, channels.
 
     Args:
-        unit_rates: Rate of each unit of the level, nats, ``(units,)``.
+        unit_rates: Rate of each unit of the level, nats, ``(*event,)``.
     """
-    values = torch.linspace(-TRAVERSE_TO, TRAVERSE_TO, TRAVERSE_STEPS)
-    units = unit_rates.argsort(descending=True)[:TRAVERSED_UNITS].tolist()
+    walk: Callable[[Sequence[Tensor], int, int, Tensor], Code] = traverse
+    kind, to, rates = "unit", TRAVERSE_TO, unit_rates.flatten()
+    if has_places(unit_rates.shape):
+        walk, kind, to, rates = traverse_channel, "channel", CHANNEL_TO, by_channel(unit_rates)
+    values = torch.linspace(-to, to, TRAVERSE_STEPS)
+    form = "+.0f" if to == TRAVERSE_TO else "+.1f"
+    units = rates.argsort(descending=True)[:TRAVERSED_UNITS].tolist()
     shown = range(len(gallery.x))[2::3][:TRAVERSED_IMAGES] or range(1)
     rows, file = {}, f"traverse_{z_name(level)}.png"
     blank = np.full_like(to_bytes(gallery.originals[:1]), 255)
     for unit in units:
         walks = [
-            gallery.render(traverse([e[i : i + 1] for e in gallery.code], level, unit, values)) for i in shown
+            gallery.render(walk([e[i : i + 1] for e in gallery.code], level, unit, values)) for i in shown
         ]
-        beside = [part for walk in walks for part in (blank, walk)][1:]
-        rows[f"unit {unit}: {unit_rates[unit]:.2f} nats"] = np.concatenate(beside)
+        beside = [part for images in walks for part in (blank, images)][1:]
+        rows[f"{kind} {unit}: {rates[unit]:.2f} nats"] = np.concatenate(beside)
     draw = partial(
         image_grids.save_strips,
         rows=rows,
         columns=len(rows[next(iter(rows))]),
-        title=f"Units of {z_name(level)}, innovation from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}",
-        headings=([*(f"{value:+.0f}" if value else "0" for value in values.tolist()), ""] * len(shown))[:-1],
+        title=f"{kind.capitalize()}s of {z_name(level)}, innovation from -{to:.0f} to +{to:.0f}",
+        headings=([*(f"{v:{form}}" if abs(v) > 1e-6 else "0" for v in values.tolist()), ""] * len(shown))[
+            :-1
+        ],
     )
     second = "; right, of another" if len(shown) > 1 else ""
+    everywhere = (
+        ", at all places at once (with -1 or +1 everywhere it is as long as a draw from the prior),"
+        if kind == "channel"
+        else ""
+    )
     caption = (
-        f"The {len(units)} units of {z_name(level)} with the highest rate, counted from 0. The "
-        f"innovation of that unit alone goes from -{TRAVERSE_TO:.0f} to +{TRAVERSE_TO:.0f}; all else "
+        f"The {len(units)} {kind}s of {z_name(level)} with the highest rate, counted from 0. The "
+        f"innovation of that {kind} alone{everywhere} goes from -{to:.0f} to +{to:.0f}; all else "
         f"is that of one test image{second}."
     )
     return Picture(file, f"Traverse {z_name(level)}", caption, draw)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ladder_vae.analysis import level_tables, manipulations, sentences
+from ladder_vae.analysis import by_place, level_tables, manipulations, rate_maps, sentences
 from ladder_vae.analysis.embedding import embedded
 from ladder_vae.analysis.measure import Analysis, Settings
 from ladder_vae.analysis.readings import Readings
+from ladder_vae.analysis.resolutions import has_places, places, resolution_name
 from ladder_vae.data.batches import spaced
 from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html, write_markdown
@@ -70,6 +72,8 @@ def _sections(
     gallery = manipulations.open_gallery(model, x, settings.seed)
 
     units, depth = readings.unit_rates, model.num_layers
+    spatial = any(map(has_places, model.event_shapes))
+    numbers = level_tables.numbers(analysis.figures, units, noun)
     sections = [
         Section(
             "At a glance",
@@ -80,17 +84,20 @@ def _sections(
         Section(
             "The figures",
             sentences.describe(analysis.figures, units, noun, model.closed_form_rates),
-            level_tables.numbers(analysis.figures, units, noun),
+            replace(numbers, note=" ".join([numbers.note, *_pooling(readings)])),
             [_chart(analysis, noun)],
         ),
+        *([rate_maps.where_the_rate_is(readings, gallery, levels)] if spatial else []),
         Section(
             "All levels",
             ["A single image is shown; there is none to interpolate with."] if len(shown) < 2 else [],
             pictures=[
+                *([by_place.kept_levels(gallery)] if spatial else []),
                 manipulations.fewer_levels(gallery, levels),
                 *([] if len(shown) < 2 else [manipulations.interpolated(gallery, levels)]),
             ],
         ),
+        *([by_place.what_a_place_does(gallery, readings.rates.mean(0))] if spatial else []),
     ]
     points = spaced(len(readings.rates), settings.embedded)
     for level in reversed(levels):
@@ -140,6 +147,19 @@ def _chart(analysis: Analysis, noun: str) -> Picture:
     draw = partial(charts.save_estimates, panels=panels, title=title)
     caption = "The table as bars, the top level first. Gray is what to hold the levels against."
     return Picture("numbers.png", "The figures of each level", caption, draw)
+
+
+def _pooling(readings: Readings) -> list[str]:
+    """Which levels' features are means over places; nothing if none are."""
+    grids: dict[str, list[str]] = {}
+    for level, (rates, means) in enumerate(zip(readings.unit_rates, readings.means, strict=True)):
+        if means.shape[1:] != rates.shape:
+            grids.setdefault(resolution_name(places(means.shape[1:])), []).append(z_name(level))
+    return [
+        f"Probes and embeddings of {', '.join(names)} read no single units, of which there are many, but the "
+        f"means of each channel over a grid of {grid} places."
+        for grid, names in grids.items()
+    ]
 
 
 def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Sequence[int]) -> Section:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ladder_vae.analysis.classifier import Classifier
-from ladder_vae.analysis.influence import CHUNK, Influence
+from ladder_vae.analysis.influence import Influence
 from ladder_vae.analysis.probes import Probes, commonest, probe_accuracy
+from ladder_vae.analysis.resolutions import images_per_pass, pooled
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations
@@ -27,10 +28,12 @@ class Readings:
     """Latents and rates of N images. Lists have one entry per level, z_1 first.
 
     Args:
-        means: Posterior means, ``(N, units)``. The levels that a posterior reads are at their means, too.
-        samples: One posterior sample, ``(N, units)``.
-        innovations: Innovations of that sample, ``(N, units)``. At the top they equal the sample.
-        unit_rates: Rate of each unit for that sample, averaged over images, nats, ``(units,)``.
+        means: Posterior means, ``(N, *event)``, of large levels
+            :func:`~ladder_vae.analysis.resolutions.pooled`, as are the next two. The levels that a posterior
+            reads are at their means, too.
+        samples: One posterior sample, ``(N, *event)``.
+        innovations: Innovations of that sample, ``(N, *event)``. At the top they equal the sample.
+        unit_rates: Rate of each unit for that sample, averaged over images, nats, ``(*event,)``.
         rates: Rate of each level for that sample, nats, ``(N, L)``.
     """
 
@@ -46,24 +49,31 @@ def read_levels(model: Hierarchy, data: ImageData, split: str, index: Sequence[i
     """Infer images of a split; the result is on the CPU. The model should be in eval mode."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(stream_seed(seed, "levels", split))
-    means, samples, added, units, rates = [], [], [], [], []
-    for batch in data.observe(split, index).split(CHUNK):
+    means, samples, added, rates = [], [], [], []
+    unit_rates = [torch.zeros(event, dtype=torch.float64) for event in model.event_shapes]
+    chunk = images_per_pass(model, math.prod(data.image_shape[1:]))
+
+    def kept(level: Tensor) -> Tensor:
+        return pooled(level, model.num_layers).cpu()
+
+    for batch in data.observe(split, index).split(chunk):
         x = batch.to(device)
         features = model.encode(x)
         noise = model.draw_noise(1, len(x), like=x, generator=generator)
         inference = model.infer(x, noise=noise, features=features)
         central = model.infer(x, noise=[torch.zeros_like(e) for e in noise], features=features)
-        means.append([level.q.mean.expand_as(level.z)[0].flatten(1).cpu() for level in central.levels])
-        samples.append([level.z[0].flatten(1).cpu() for level in inference.levels])
-        added.append([e.flatten(1).cpu() for e in innovations(inference)])
-        units.append([level.unit_rate()[0].flatten(1).cpu() for level in inference.levels])
+        means.append([kept(level.q.mean.expand_as(level.z)[0]) for level in central.levels])
+        samples.append([kept(level.z[0]) for level in inference.levels])
+        added.append([kept(e) for e in innovations(inference)])
+        for total, level in zip(unit_rates, inference.levels, strict=True):
+            total += level.unit_rate()[0].cpu().double().sum(0)
         rates.append(inference.rates()[:, 0].T.cpu())
 
     def joined(chunks: list[list[Tensor]]) -> list[Tensor]:
         return [torch.cat(level) for level in zip(*chunks, strict=True)]
 
-    unit_rates = [u.mean(0) for u in joined(units)]
-    return Readings(joined(means), joined(samples), joined(added), unit_rates, torch.cat(rates))
+    of_units = [(total / len(index)).float() for total in unit_rates]
+    return Readings(joined(means), joined(samples), joined(added), of_units, torch.cat(rates))
 
 
 def level_metrics(
@@ -135,7 +145,10 @@ def probe_levels(
     for kind in PROBED:
         levels = zip(getattr(trained, f"{kind}s"), getattr(tested, f"{kind}s"), strict=True)
         for level, (features, test_features) in enumerate(levels):
-            sets[f"probe_{kind}/{z_name(level)}"] = [features[used], test_features[used_test]]
+            sets[f"probe_{kind}/{z_name(level)}"] = [
+                features[used].flatten(1),
+                test_features[used_test].flatten(1),
+            ]
     found = {name: probe_accuracy(a.numpy(), y, b.numpy(), y_test) for name, (a, b) in sets.items()}
     if stopped := sum(not converged for _, converged in found.values()):
         remarks.append(f"{stopped} of {len(found)} probes were stopped before they had converged.")

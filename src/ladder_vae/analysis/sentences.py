@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from ladder_vae.analysis.level_tables import Figures, share, sleepers
+from ladder_vae.analysis.level_tables import Figures, by_channel, kind_of_units, share, sleepers
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.metrics import OF_LEVELS, Metric
 from ladder_vae.system.naming import z_name
@@ -20,6 +20,7 @@ STILL = 0.02  # share of the pixel change of all levels; a level below it change
 # The judge is heard only if it recognizes this share of the reconstructions, and if drawing all levels anew
 # changes its answer more often than another posterior sample does, by this share.
 RECOGNIZED, ROOM = 0.5, 0.2
+MANY, SAID = 16, 8  # a list of more than the first is cut down to the second
 
 
 def headline(figures: Figures, depth: int, noun: str) -> str:
@@ -30,12 +31,12 @@ def headline(figures: Figures, depth: int, noun: str) -> str:
         return _by_pixels(figures, depth)
     deciding, partial, details, still = _roles(figures, depth)
     parts = [
-        f"{_and(deciding)} decide{_s(deciding)} the {noun}"
+        f"{_and(_few(deciding))} decide{_s(deciding)} the {noun}"
         if deciding
         else f"no level decides the {noun} alone",
-        f"{_and(partial)} {'has' if len(partial) == 1 else 'have'} a say in it" if partial else "",
-        f"{_and(details)} change{_s(details)} details that mostly leave it as it is" if details else "",
-        f"{_and(still)} change{_s(still)} nothing to speak of" if still else "",
+        f"{_and(_few(partial))} {'has' if len(partial) == 1 else 'have'} a say in it" if partial else "",
+        f"{_and(_few(details))} change{_s(details)} details that mostly leave it as it is" if details else "",
+        f"{_and(_few(still))} change{_s(still)} nothing to speak of" if still else "",
     ]
     sentence = "; ".join(part for part in parts if part) + "."
     return sentence if deciding else sentence[0].upper() + sentence[1:]
@@ -46,7 +47,7 @@ def describe(figures: Figures, unit_rates: Sequence[Tensor], noun: str, closed_f
 
     Args:
         figures: Figures by name; see :func:`~ladder_vae.analysis.readings.level_metrics`.
-        unit_rates: Rate of each unit, nats, ``(units,)`` per level, z_1 first.
+        unit_rates: Rate of each unit, nats, ``(*event,)`` per level, z_1 first.
         noun: What a class is called.
         closed_form: Whether the rate of every level is a divergence, as in top-down models.
     """
@@ -97,7 +98,11 @@ def _roles(figures: Figures, depth: int) -> tuple[list[str], list[str], list[str
 
 
 def _each(figures: Figures, metric: str, depth: int, write: Callable[[Figures, str], str]) -> str:
-    return _and([f"{write(figures, f'{metric}/{z}')} ({z})" for z in _names(depth)])
+    names, limited = _names(depth), ""
+    if depth > MANY:
+        highest = sorted(names, key=lambda z: -figures[f"{metric}/{z}"])[:SAID]
+        names, limited = [z for z in names if z in highest], f" (the {SAID} highest of {depth} levels)"
+    return _and([f"{write(figures, f'{metric}/{z}')} ({z})" for z in names]) + limited
 
 
 def _influence(figures: Figures, depth: int, noun: str) -> str:
@@ -139,7 +144,7 @@ def _roughly(metric: Metric, figures: Figures, name: str) -> str:
 
 def _by_pixels(figures: Figures, depth: int) -> str:
     ordered = sorted(_names(depth), key=lambda z: -figures[f"pixel_change/{z}"])
-    moved = _and([f"{z} {figures[f'pixel_change/{z}']:.3f}" for z in ordered])
+    moved = _and(_few([f"{z} {figures[f'pixel_change/{z}']:.3f}" for z in ordered]))
     return (
         f"Drawn anew alone, the levels change a pixel by, most first, {moved}; all at once by "
         f"{figures['pixel_change/all']:.3f}, another sample of the same posterior by "
@@ -170,31 +175,39 @@ def _asleep(figures: Figures, unit_rates: Sequence[Tensor], closed_form: bool) -
     """Name the levels and units that say nothing about the image, and what usually helps."""
     depth, parts = len(unit_rates), []
     asleep = {z_name(level): len(sleepers(rates)) for level, rates in enumerate(unit_rates)}
-    units = {z_name(level): len(rates) for level, rates in enumerate(unit_rates)}
+    units = {z_name(level): len(by_channel(rates)) for level, rates in enumerate(unit_rates)}
+    kind = kind_of_units(unit_rates)
+    spatial = kind == "channels"
     dead = [z for z in _names(depth) if asleep[z] == units[z]]
-    for z in dead:
+    for z in dead if len(dead) <= MANY else ():
         influence = (
             "and drawing it anew changes nothing, either"
             if _is_still(figures, z)
             else f"but drawing it anew changes a pixel by {figures[f'pixel_change/{z}']:.3f} in the mean: "
             "it adds variety to samples that inference does not choose"
         )
-        parts.append(f"{z} is asleep: none of its units has a rate above {ACTIVE_KL} nats, {influence}.")
+        parts.append(f"{z} is asleep: none of its {kind} has a rate above {ACTIVE_KL} nats, {influence}.")
+    if len(dead) > MANY:
+        parts.append(
+            f"{_and(_few(dead))} are asleep: none of their {kind} has a rate above {ACTIVE_KL} nats."
+        )
     if dead:
         top_down = " free bits (objective.free_bits=0.5)," if closed_form else ""
+        norm = "" if spatial else " batch norm where the model has it and it is off (model.batch_norm=true),"
         parts.append(
-            "What usually wakes a level: a longer warm-up of beta (objective.beta_warmup_epochs), batch "
-            f"norm where the model has it and it is off (model.batch_norm=true),{top_down} longer "
-            "training."
+            "What usually wakes a level: a longer warm-up of beta (objective.beta_warmup_epochs),"
+            f"{norm}{top_down} longer training."
         )
     if dead and dead[0] == z_name(depth - 1) and len(dead) < depth and _is_still(figures, dead[0]):
-        parts.append(f"Or leave {dead[0]} out (model.num_layers={depth - 1}): hardly anything would be lost.")
+        fewer = "a level less in model.levels" if spatial else f"model.num_layers={depth - 1}"
+        parts.append(f"Or leave {dead[0]} out ({fewer}): hardly anything would be lost.")
     counts = [f"{asleep[z]} of {units[z]} in {z}" for z in _names(depth) if 0 < asleep[z] < units[z]]
     if counts:
+        setting = "model.latent_channels" if spatial else "model.latent_sizes"
         parts.append(
-            f"Single units asleep (a rate within {ACTIVE_KL} nats of zero): {_and(counts)}, listed below. "
-            "That is no defect: a level uses as many units as pay for themselves, and a smaller one "
-            "(model.latent_sizes) would do."
+            f"Single {kind} asleep (a rate within {ACTIVE_KL} nats of zero): {_and(_few(counts))}, listed "
+            f"below. That is no defect: a level uses as many {kind} as pay for themselves, and a smaller one "
+            f"({setting}) would do."
         )
     if not closed_form and depth > 1:
         parts.append(
@@ -215,6 +228,11 @@ def _is_still(figures: Figures, z: str) -> bool:
 
 def _names(depth: int) -> list[str]:
     return [z_name(level) for level in reversed(range(depth))]
+
+
+def _few(words: Sequence[str]) -> list[str]:
+    """All words, or, of many, the first and how many more there are."""
+    return list(words) if len(words) <= MANY else [*words[:SAID], f"{len(words) - SAID} more"]
 
 
 def _and(words: Sequence[str]) -> str:

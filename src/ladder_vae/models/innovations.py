@@ -64,6 +64,31 @@ def resample(code: Sequence[Tensor], *levels: int, generator: torch.Generator | 
     return swap(code, fresh, *levels)
 
 
+def resample_places(
+    code: Sequence[Tensor], where: Tensor, *levels: int, generator: torch.Generator | None = None
+) -> Code:
+    """Draw the innovations of ``levels`` anew from N(0, 1), in all channels, at some places only.
+
+    Args:
+        code: Codes of ``n`` images.
+        where: Whether a place is drawn anew, bool ``(H, W)``.
+        levels: Levels whose latents are images ``(C, H, W)`` of this height and width.
+        generator: Source of the draws (default: torch's global generator).
+
+    Raises:
+        ValueError: If a level does not exist, or has other places.
+    """
+    fresh = resample(code, *levels, generator=generator)
+    for level in levels:
+        event = code[level].shape[1:]
+        if len(event) != 3 or event[1:] != where.shape:
+            raise ValueError(
+                f"latents of level {level} have shape {tuple(event)}, not the places {tuple(where.shape)}"
+            )
+        fresh[level] = torch.where(where.to(code[level].device), fresh[level], code[level])
+    return fresh
+
+
 def swap(a: Sequence[Tensor], b: Sequence[Tensor], *levels: int) -> Code:
     """Take ``levels`` from ``b`` and the rest from ``a``. Both are codes of ``n`` images.
 
@@ -106,6 +131,32 @@ def traverse(code: Sequence[Tensor], level: int, unit: int, values: Tensor) -> C
         raise ValueError(f"unit {unit} does not exist: units of level {level} are 0 to {units - 1}")
     repeated = [e.repeat(len(values), *[1] * (e.dim() - 1)) for e in code]
     repeated[level].flatten(1)[:, unit] = values.to(repeated[level])
+    return repeated
+
+
+def traverse_channel(code: Sequence[Tensor], level: int, channel: int, values: Tensor) -> Code:
+    """Repeat the code of one image, with a channel of ``level`` set to each of ``values`` at all places.
+
+    Args:
+        code: The code of a single image, ``(1, *event)`` per level.
+        level: Index of a level whose latents are images ``(C, H, W)``.
+        channel: Index of the channel.
+        values: Innovations for it, ``(m,)``.
+
+    Returns:
+        ``(m, *event)`` per level.
+
+    Raises:
+        ValueError: If the level or the channel does not exist.
+    """
+    _check(code, level)
+    event = code[level].shape[1:]
+    if len(event) != 3 or not 0 <= channel < event[0]:
+        raise ValueError(
+            f"channel {channel} does not exist: latents of level {level} have shape {tuple(event)}"
+        )
+    repeated = [e.repeat(len(values), *[1] * (e.dim() - 1)) for e in code]
+    repeated[level][:, channel] = values.to(repeated[level])[:, None, None]
     return repeated
 
 
