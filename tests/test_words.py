@@ -140,6 +140,22 @@ def test_a_unit_far_below_zero_is_awake():
     assert sleeping_units(rates).rows == [["z2", "0", "none"], ["z1", "1", "1"]]
 
 
+def test_of_many_levels_some_are_named():
+    changes = [0.01] * 60 + [0.8, 0.02, 0.03, 0.04]
+    texts = [
+        headline(figures(changes), 64, "digit"),
+        *describe(figures(changes), units(*[4] * 64), "digit", True),
+    ]
+    assert texts[0].startswith(
+        "z61 decides the digit; z64, z63, z62, z60, z59, z58, z57, z56 and 55 more change"
+    )
+    assert "80.0 % (z61)" in texts[1]
+    assert "(the 8 highest of 64 levels) of the cases" in texts[1]
+    assert max(text.count("(z") for text in texts) <= 24
+    asleep = describe(figures(changes), units(*[0] * 64), "digit", True)[-1]
+    assert "z64, z63, z62, z61, z60, z59, z58, z57 and 56 more are asleep" in asleep
+
+
 def test_contains_and_adds():
     found = figures([0.1, 0.8]) | {"probe_sample/z1": 0.95, "probe_sample/z2": 0.84}
     text = describe(found, units(4, 4), "digit", True)[2]

@@ -21,7 +21,7 @@ from ladder_vae.models.innovations import keep_above, render, resample, resample
 from ladder_vae.system.naming import z_name
 
 KEPT_IMAGES, KEPT_DRAWS = 5, 3
-FEW, STEPS = 6, 8  # up to so many levels each number of them is kept in turn; else at most STEPS numbers
+FEW, STEPS = 6, 8  # up to FEW levels every number of them is kept in turn; else about STEPS numbers
 PLACE_DRAWS, HALF_DRAWS = 4, 2  # draws per image and place
 CORNERS = (1, 2, 3)  # quarters of the way down and across, where a place is drawn anew
 
@@ -62,13 +62,16 @@ def kept_levels(gallery: Gallery) -> Picture:
 
 
 def numbers_kept(events: Sequence[Sequence[int]]) -> list[int]:
-    """Numbers of top levels to keep, from none to all: each, or, of many levels, where a resolution ends."""
+    """Numbers of top levels to keep, from none to all: every one; of many levels, where resolutions end.
+
+    Of a few resolutions with many levels, evenly spaced numbers are among them.
+    """
     depth = len(events)
     if depth <= FEW:
         return list(range(depth + 1))
     ends = list(accumulate((len(levels) for levels in reversed(resolutions(events).values())), initial=0))
-    if len(ends) < 4:  # a resolution or two: between them, too
-        ends = sorted({*ends, *spaced(depth, STEPS - 2)})
+    if len(ends) < FEW:  # within a resolution, too
+        ends = sorted({*ends, *spaced(depth, STEPS - 3)})
     return ends
 
 
@@ -176,7 +179,8 @@ def _fields(gallery: Gallery, found: dict[int, list[Touched]]) -> Picture:
         "The innovation of a level was drawn anew at one place, in all channels; all else was kept. Colors: "
         f"the mean absolute change of each pixel over {len(gallery.x)} test images and {PLACE_DRAWS} draws, "
         "as a share of the greatest in the map, which stands above it; colors grow with the root of it. The "
-        "box outlines the pixels that the place covers. Of each resolution the level of the highest rate is shown."
+        "box outlines the pixels that the place covers. Of each resolution the level of the highest rate is "
+        "shown."
     )
     return Picture("one_place.png", "Which pixels one place changes", caption, draw)
 

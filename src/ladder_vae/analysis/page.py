@@ -11,7 +11,7 @@ from ladder_vae.analysis import by_place, level_tables, manipulations, rate_maps
 from ladder_vae.analysis.embedding import embedded
 from ladder_vae.analysis.measure import Analysis, Settings
 from ladder_vae.analysis.readings import Readings
-from ladder_vae.analysis.resolutions import has_places, places, resolution_name
+from ladder_vae.analysis.resolutions import has_places, level_names, places, resolution_name
 from ladder_vae.data.batches import spaced
 from ladder_vae.drawing import charts
 from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html, write_markdown
@@ -20,6 +20,7 @@ from ladder_vae.runs.opened import Subject
 from ladder_vae.system.naming import z_name
 
 MAX_LEVELS = 8  # that are drawn, unless they are named
+MAX_CHARTED = 24  # levels in the chart of all figures
 SHOWN, MAX_SHOWN = 10, 12  # images a row
 LEAST_POINTS = 10  # in a plane
 PICTURES = Path("figures") / "levels"
@@ -119,10 +120,11 @@ def _sections(
 def _chart(analysis: Analysis, noun: str) -> Picture:
     """The table as bars."""
     figures, depth = analysis.figures, len(analysis.readings.means)
+    levels = [depth - 1 - i for i in spaced(depth, MAX_CHARTED)]  # the top level first
     panels = {}
     for metric in OF_LEVELS:
         bars: dict[str, tuple[str, int | None]] = {
-            f"{metric.name}/{z_name(level)}": (z_name(level), level) for level in reversed(range(depth))
+            f"{metric.name}/{z_name(level)}": (z_name(level), level) for level in levels
         }
         bars |= {
             place if place in figures else f"{metric.name}/{place}": (REFERENCES[place], None)
@@ -146,19 +148,21 @@ def _chart(analysis: Analysis, noun: str) -> Picture:
     )
     draw = partial(charts.save_estimates, panels=panels, title=title)
     caption = "The table as bars, the top level first. Gray is what to hold the levels against."
+    if len(levels) < depth:
+        caption += f" Of {depth} levels {len(levels)} are drawn, evenly spaced."
     return Picture("numbers.png", "The figures of each level", caption, draw)
 
 
 def _pooling(readings: Readings) -> list[str]:
     """Which levels' features are means over places; nothing if none are."""
-    grids: dict[str, list[str]] = {}
+    grids: dict[str, list[int]] = {}
     for level, (rates, means) in enumerate(zip(readings.unit_rates, readings.means, strict=True)):
         if means.shape[1:] != rates.shape:
-            grids.setdefault(resolution_name(places(means.shape[1:])), []).append(z_name(level))
+            grids.setdefault(resolution_name(places(means.shape[1:])), []).append(level)
     return [
-        f"Probes and embeddings of {', '.join(names)} read no single units, of which there are many, but the "
-        f"means of each channel over a grid of {grid} places."
-        for grid, names in grids.items()
+        f"Probes and embeddings of {level_names(levels)} read no single units, of which there are many, but "
+        f"the means of each channel over a grid of {grid} places."
+        for grid, levels in grids.items()
     ]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from ladder_vae.analysis.manipulations import Gallery
 from ladder_vae.analysis.readings import Readings
-from ladder_vae.analysis.resolutions import has_places, places, resolution_name, resolutions
+from ladder_vae.analysis.resolutions import has_places, level_names, places, resolution_name, resolutions
 from ladder_vae.drawing import charts, maps
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.drawing.pages import Picture, Section, Table
@@ -47,26 +47,33 @@ def by_resolution(readings: Readings) -> Rates:
     return found
 
 
+def _nats(rate: float) -> str:
+    """A rate as sentences have it."""
+    return f"{rate:.1f}" if rate >= 0.95 else f"{rate:.2f}"
+
+
 def _sentence(found: Rates, of: dict[tuple[int, int], list[int]]) -> str:
     """Which resolutions carry the rate."""
     total = sum(rate for rate, _ in found.values())
     if len(found) == 1:
         ((size, _),) = found.items()
-        return f"All levels are at {resolution_name(size)} places; they carry {total:.1f} nats."
-    ordered = sorted(found, key=lambda size: -found[size][0])
+        return f"All levels are at {resolution_name(size)}; they carry {_nats(total)} nats."
+    first, *others = sorted(found, key=lambda size: -found[size][0])
 
     def said(size: tuple[int, int], of_all: str = "") -> str:
         share = f" ({100 * found[size][0] / total:.0f} %)" if total > 0 else ""
-        return f"{found[size][0]:.1f}{of_all}{share}"
+        return f"{_nats(found[size][0])}{of_all}{share}"
 
-    first, *others = ordered
     verb = "level at {} carries" if len(of[first]) == 1 else "levels at {} carry"
-    rest = ", ".join(f"those at {resolution_name(size)} {said(size)}" for size in others)
     which = verb.format(resolution_name(first))
-    text = f"The {which} {said(first, f' of {total:.1f} nats')}; {rest}."
+    rest = ", ".join(
+        f"{'the one' if len(of[size]) == 1 else 'those'} at {resolution_name(size)} {said(size)}"
+        for size in others
+    )
+    text = f"The {which} {said(first, f' of {_nats(total)} nats')}; {rest}."
     idle = [resolution_name(size) for size in found if found[size][0] < SHARE_SAID * total]
     if idle:
-        text += f" Hardly any rate lies at {' and '.join(idle)}: those levels could be spared."
+        text += f" Hardly any rate lies at {' and '.join(idle)}, which could be spared."
     return text
 
 
@@ -76,11 +83,10 @@ def _table(found: Rates, events: Sequence[Sequence[int]]) -> Table:
     rows = []
     for size, levels in reversed(resolutions(events).items()):
         rate, error = found[size]
-        names = z_name(levels[0]) if len(levels) == 1 else f"{z_name(levels[0])} to {z_name(levels[-1])}"
         share = f"{100 * rate / total:.1f} %" if total > 0 else ""
         rows.append(
             [
-                f"{resolution_name(size)} ({names})",
+                f"{resolution_name(size)} ({level_names(levels)})",
                 str(len(levels)),
                 f"{rate:.2f}" + (f" ± {error:.2f}" if math.isfinite(error) else ""),
                 share,
@@ -102,7 +108,7 @@ def _chart(readings: Readings, found: Rates) -> Picture:
     rates, bars = readings.rates.mean(0).tolist(), {}
     for size, levels in reversed(resolutions(events).items()):
         count = f"{len(levels)} level{'s' if len(levels) > 1 else ''}"
-        label = f"{resolution_name(size)}, {count}: {found[size][0]:.1f} nats"
+        label = f"{resolution_name(size)}, {count}: {_nats(found[size][0])} nats"
         bars[label] = [rate if level in levels else 0.0 for level, rate in enumerate(rates)]
     draw = partial(
         charts.save_by_level, models=bars, label="rate (nats)", title="The rate of each resolution"
@@ -133,8 +139,8 @@ def _maps(readings: Readings) -> Picture:
     )
     caption = (
         f"The rate of each place, summed over channels, mean of {images:,} test images, the top level first; "
-        "levels of a single place are left out. Above each map stands the rate of the level. All maps have the "
-        "same colors; these grow with the root of the rate, so that small rates can be seen beside large "
+        "levels of a single place are left out. Above each map stands the rate of the level. All maps have "
+        "the same colors; these grow with the root of the rate, so that small rates can be seen beside large "
         "ones. Bright: what the image shows here is told on this level. Dark: what the levels above say is "
         "enough."
     )

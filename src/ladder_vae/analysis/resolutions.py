@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.system.naming import z_name
 
 MOST_OF_LEVEL, MOST_OF_ALL = 1_000, 10_000  # features of an image that are kept
 GRIDS = (4, 2, 1)  # places along a side that larger levels are pooled to
@@ -43,6 +44,13 @@ def resolutions(events: Sequence[Sequence[int]]) -> dict[tuple[int, int], list[i
 def resolution_name(size: tuple[int, int]) -> str:
     """``7x7``: height and width."""
     return f"{size[0]}x{size[1]}"
+
+
+def level_names(levels: Sequence[int]) -> str:
+    """``z3``, ``z1 to z12``, or, of levels that do not follow each other, all names."""
+    if len(levels) > 2 and list(levels) == [*range(levels[0], levels[-1] + 1)]:
+        return f"{z_name(levels[0])} to {z_name(levels[-1])}"
+    return ", ".join(map(z_name, levels))
 
 
 def covered(pixels: int, count: int) -> int:
