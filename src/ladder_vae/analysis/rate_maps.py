@@ -166,6 +166,7 @@ def _examples(gallery: Gallery, levels: Sequence[int]) -> Picture:
     )
     caption = (
         "Left, a test image as the model sees it; right of it, the rate that each place of a level has for "
-        "this image, summed over channels, and the rate of the level. All maps have the same colors."
+        "this image, summed over channels, and the rate of the level. All maps have the same colors, which "
+        "grow with the root of the rate."
     )
     return Picture("rate_maps_of_images.png", "Rate by place, of single images", caption, draw)
