@@ -16,7 +16,8 @@ BAD = {
     "model.num_layers=0": "num_layers=0 is not between 1 and 64",
     "model.num_layers=65": "num_layers=65 is not between 1 and 64",
     "model.latent_sizes=[4,3,2]": "num_layers=2 needs 2 latent sizes, got 3",
-    "model=laddder": "there is no model/laddder; choose bottom_up, ladder, residual, textbook",
+    "model=laddder": "there is no model/laddder; choose bottom_up, convolutional, ladder, nvae, "
+    "residual, textbook",
     "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
     "objective.importance_samples=0": "importance_samples must be at least 1",
     "objective.importance_gradient=sharp": "there is no setting objective.importance_gradient",
@@ -54,7 +55,7 @@ BAD = {
     "trainer.max_epoch=3": "did you mean trainer.max_epochs?",
     "callbacks.averaging.decay=1.5": "callbacks.averaging.decay=1.5 must lie in [0, 1)",
     "callbacks=early_stopping": "set data.val_size=10000 or callbacks=default",
-    "experiment=papper": "there is no experiment/papper; choose collapse, debug, depth_ladder",
+    "experiment=papper": "there is no experiment/papper; choose collapse, convolutional, convolutional_small, debug",
     "learning_rate=3": "there is no setting learning_rate; --cfg job lists all settings",
     "seed=1.5": "could not be converted to Integer; it takes a whole number",
     "model.num_layers": "settings are written key=value, lists 'key=[1,2]' in quotes",

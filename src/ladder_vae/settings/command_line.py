@@ -130,8 +130,9 @@ def _explain_hydra(error: BaseException) -> str:
 def no_such_setting(key: str, known: Iterable[str]) -> str:
     """The error message for a setting that does not exist; it suggests a setting of similar name."""
     section, _, name = key.rpartition(".")
-    names = {k.rpartition(".")[2]: k for k in sorted(known) if k != key}
-    beside = {n: k for n, k in names.items() if k == f"{section}.{n}"}
+    others = sorted(set(known) - {key})
+    names = {k.rpartition(".")[2]: k for k in others}
+    beside = {k.rpartition(".")[2]: k for k in others if k.rpartition(".")[0] == section}
     close = [d[match] for d in (beside, names) for match in difflib.get_close_matches(name, d, n=1)]
     hint = f"did you mean {close[0]}? " if close else ""
     return f"there is no setting {key}; {hint}--cfg job lists all settings"
