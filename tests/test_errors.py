@@ -55,7 +55,7 @@ BAD = {
     "trainer.max_epoch=3": "did you mean trainer.max_epochs?",
     "callbacks.averaging.decay=1.5": "callbacks.averaging.decay=1.5 must lie in [0, 1)",
     "callbacks=early_stopping": "set data.val_size=10000 or callbacks=default",
-    "experiment=papper": "there is no experiment/papper; choose collapse, convolutional, convolutional_small, debug",
+    "experiment=papper": "there is no experiment/papper; choose collapse, convolutional, ",
     "learning_rate=3": "there is no setting learning_rate; --cfg job lists all settings",
     "seed=1.5": "could not be converted to Integer; it takes a whole number",
     "model.num_layers": "settings are written key=value, lists 'key=[1,2]' in quotes",
