@@ -115,11 +115,14 @@ def test_a_replayed_run_resumes_exactly(train, broken_off, workdir, capfd, more)
     assert_same_weights(whole, workdir / "cut")
 
 
-def test_a_step_that_reads_from_the_host_goes_on_without_a_graph(command, npz, monkeypatch):
+@pytest.mark.parametrize("when", [lambda: True, torch.cuda.is_current_stream_capturing], ids=["", "late"])
+def test_a_step_that_reads_from_the_host_goes_on_without_a_graph(command, npz, monkeypatch, when):
+    """Also where only the recording fails, which CUDA then invalidates."""
     terms = Hierarchy.terms
 
     def reading(self, x, noise, *, monte_carlo=False):
-        x.sum().item()
+        if when():
+            x.sum().item()
         return terms(self, x, noise, monte_carlo=monte_carlo)
 
     monkeypatch.setattr(Hierarchy, "terms", reading)
@@ -130,6 +133,21 @@ def test_a_step_that_reads_from_the_host_goes_on_without_a_graph(command, npz, m
     assert "going on without a CUDA graph, more slowly" in err
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert metrics(Path("run"))["test/elbo"] < 0
+
+
+def test_a_recording_that_fails_leaves_the_device_as_it_was():
+    """Random numbers go on, the cache of memory can be emptied, and other recordings are possible."""
+    torch.manual_seed(7)
+    expected = [torch.randn(5, device="cuda") for _ in range(2)]
+    torch.manual_seed(7)
+    found, into = [torch.randn(5, device="cuda")], torch.empty(5, device="cuda")
+    with pytest.raises(RuntimeError):
+        recording.CudaGraphs().record(lambda: torch.randn(5, device="cuda").sum().item())
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    torch.cuda.empty_cache()
+    recording.CudaGraphs().record(lambda: into.normal_())()
+    found.append(into)
+    torch.testing.assert_close(found, expected)
 
 
 def test_bfloat16_trains(train):

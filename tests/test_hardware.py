@@ -134,3 +134,13 @@ def test_memory_is_kept():
     if returned < 1_000:
         pytest.skip("the system gives huge pages")
     assert kept < 1_000 < returned  # of 15,625 pages
+
+
+def test_a_chosen_gpu_becomes_the_current_one(monkeypatch):
+    """A CUDA graph holds what is done on the current GPU; work on another is done once, not replayed."""
+    chosen = []
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # there is one
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert devices.choose_device(name) == torch.device(name)
+    assert chosen == [torch.device("cuda:1")]

@@ -112,15 +112,20 @@ def fast_products(device: str) -> Iterator[None]:
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` means the accelerator if there is one, else the CPU.
 
+    A GPU becomes the current one, on which CUDA graphs are recorded: those of another would stay empty.
+
     Raises:
         UserError: If this machine does not have the device.
     """
     if name == "auto":
         name = best_device()
     try:
-        if torch.device(name).type not in DEVICES:
+        device = torch.device(name)
+        if device.type not in DEVICES:
             raise RuntimeError
-        torch.empty(1, device=name)
-        return torch.device(name)
+        torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+        return device
     except (RuntimeError, AssertionError):
         raise UserError(f"device={name} is not here; choose auto or cpu") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -22,7 +23,7 @@ class Recorder(Protocol):
         """Record what the function would do, and return what does it.
 
         Raises:
-            RuntimeError: If that is not possible.
+            RuntimeError: If that is not possible. Earlier recordings are then not to be replayed, either.
         """
 
 
@@ -44,15 +45,36 @@ class CudaGraphs:
             finally:
                 torch.cuda.set_sync_debug_mode(before)
         current.wait_stream(self.stream)
-        waits = any("synchronizing" in str(warning.message) for warning in caught)
+        waits = any("called a synchronizing" in str(warning.message) for warning in caught)
         return "it reads numbers from the GPU" if waits else ""
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.stream(torch.cuda.current_stream())  # which a failure would leave changed
-        with current, torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            function()
+        try:
+            with current, torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                function()
+        except BaseException:
+            self._leave(graph)
+            raise
         return graph.replay
+
+    def _leave(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Leave a recording that failed.
+
+        If CUDA has invalidated it, torch would stay in it: up to 2.11 it refuses to draw random numbers from
+        then on, and up to 2.13 it may refuse to empty its cache of memory, as every training does at its end.
+        """
+        device = torch.cuda.current_device()
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())  # the same numbers, outside of any recording
+        graph.reset()
+        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        end = end or getattr(torch._C, "_cuda_endAllocateCurrentStreamToPool", None)  # its name in torch 2.6
+        if end is not None:
+            with suppress(RuntimeError):  # it has left already
+                end(device, self.pool)
+                torch._C._cuda_releasePool(device, self.pool)
 
 
 #: Devices whose work can be recorded.

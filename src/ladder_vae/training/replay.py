@@ -73,11 +73,13 @@ class WholeStep:
         for rate, group in zip(self._rates, self.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         if shape.replay is not None and shape.settings != self._settings():
-            shape.replay = None  # a schedule has changed more than the learning rate
+            self._forget()  # a schedule has changed more than the learning rate
         if shape.replay is None and shape.steps >= REHEARSALS and not self.doubt:
             self._record(shape)
         if shape.replay is not None:
             shape.replay()
+        elif self.doubt:
+            self._step(shape.x)
         else:
             doubt = self.recorder.rehearse(lambda: self._step(shape.x))
             if shape.steps == REHEARSALS - 1:  # in the first one, a compiler may have worked
@@ -99,7 +101,16 @@ class WholeStep:
     def _give_up(self, reason: str) -> None:
         if reason and not self.doubt:
             self.doubt = reason
+            self._forget()
             warn(f"going on without a CUDA graph, more slowly: the step cannot be recorded ({reason})")
+
+    def _forget(self) -> None:
+        """Drop all recordings at once. With any of them torch from 2.12 on frees what the others compute in.
+
+        That is the workspace of cuBLAS on the stream of the recordings.
+        """
+        for shape in self._shapes.values():
+            shape.replay = None
 
     def _settings(self) -> list[dict[str, Any]]:
         """What a recording holds of the optimizer: all but weights and learning rates."""
@@ -144,10 +155,11 @@ class WholeStep:
         with self._recordable():
             states = (value for state in self.optimizer.state.values() for value in state.values())
             kept = [value for value in (*self.model.parameters(), *states) if value is not None]
-            before = [value.clone() for value in kept]
+            before = [torch.empty_like(value) for value in kept]
+            torch._foreach_copy_(before, kept)
             self.optimizer.step()
             for value, old in zip(kept, before, strict=True):
-                value.copy_(torch.where(skip, old, value))
+                torch.where(skip, old, value, out=value)  # a kernel each, of which a step has hundreds
 
     @contextmanager
     def _recordable(self) -> Iterator[None]:
