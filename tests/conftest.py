@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from contracts import MODELS, NAMES, sizes
+from contracts import BY_NAME, sizes
 from hydra._internal.hydra import Hydra
 from matplotlib.figure import Figure
 from omegaconf import omegaconf
@@ -223,7 +223,7 @@ def tiny(npz: Path, model: str = "ladder") -> list[str]:
         "model.num_layers=2",
         *(
             f"model.{key}={str(value).replace(' ', '')}"
-            for key, value in sizes(MODELS[NAMES.index(model)], [4, 3], [16, 8]).items()
+            for key, value in sizes(BY_NAME[model], [4, 3], [16, 8]).items()
         ),
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",

@@ -16,7 +16,9 @@ import ladder_vae.conf
 from ladder_vae.models import NVAE, BottomUpVAE, ConvolutionalVAE, LadderVAE, ResidualVAE, TextbookVAE
 from ladder_vae.models.hierarchy import Hierarchy, TopDown
 
-MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE, ConvolutionalVAE, NVAE]
+MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE, ConvolutionalVAE]
+#: With NVAE, which is a convolutional one with other settings.
+CLASSES = [*MODELS, NVAE]
 
 #: Of these, z_1 is all that the image sees, and every level has a width of its own.
 MARKOV = [cls for cls in MODELS if "hidden_sizes" in inspect.signature(cls).parameters]
@@ -37,6 +39,7 @@ def config_name(cls: type[Hierarchy]) -> str:
 
 
 NAMES = [config_name(cls) for cls in MODELS]
+BY_NAME = {config_name(cls): cls for cls in CLASSES}
 
 
 def sizes(cls: type[Hierarchy], latents: list[int], hidden: list[int]) -> dict[str, object]:

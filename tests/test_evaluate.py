@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import events, save_a_pixel
-from contracts import DENSE, MODELS, NAMES
+from contracts import BY_NAME, DENSE, NAMES
 from matplotlib.figure import Figure
 from test_errors import only_line
 
@@ -49,7 +49,7 @@ def test_what_an_evaluation_leaves(trained, command, model):
     assert metrics["test/gap/K=100"] == pytest.approx(metrics["test/log_px/K=100"] - metrics["test/elbo"])
     for name in ("active_units", "active_units_var"):
         assert metrics[f"test/{name}"] == metrics[f"test/{name}/z1"] + metrics[f"test/{name}/z2"]
-        units = 4 if MODELS[NAMES.index(model)] in DENSE else 1_000
+        units = 4 if BY_NAME[model] in DENSE else 1_000
         assert 0 <= metrics[f"test/{name}/z1"] <= units
     for name in ("test/elbo", "test/distortion", "test/mse", "test/ssim"):  # one draw, and a hundred
         assert metrics[name] == pytest.approx(before[name], rel=0.05, abs=0.01)
