@@ -48,7 +48,9 @@ SHOWN = {name for line in commands() for name in re.findall(r"ladder_vae.train .
 @pytest.mark.parametrize(
     "experiment",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("collapse", "tighter_bound") else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if name in ("collapse", "convolutional", "tighter_bound") else ()
+        )
         for name in options("experiment")
         if name not in SHOWN
     ],

@@ -60,6 +60,7 @@ def names(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.slow
 def test_many_classes_models_levels_and_units(tmp_path, drawn):  # noqa: F811
     rng = np.random.default_rng(0)
     classes = np.concatenate([np.arange(964), np.repeat(np.arange(100, 120), 3)])

@@ -122,7 +122,9 @@ def plugin(workdir, monkeypatch):
 
 
 @pytest.mark.usefixtures("undrawn", "short_judge")
-@pytest.mark.parametrize("group", PLUGINS)
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=() if group == "model" else pytest.mark.slow) for group in PLUGINS]
+)
 def test_a_plugin_trains_resumes_and_is_evaluated_analyzed_and_reported(group, plugin, npz, command, workdir):
     settings = [f"data.path={npz}"] if group != "data" else []
     chosen = [] if group == "data" else ["data=npz"]

@@ -65,6 +65,8 @@ def marked(lines: list[str]) -> list:
         "python -m ladder_vae.train --multirun model=",
         "python -m ladder_vae.train model=residual",
         "python -m ladder_vae.train model=convolutional model.num_layers=16",
+        "python -m ladder_vae.train model=convolutional 'model.levels",
+        "python -m ladder_vae.train --multirun experiment=level_analysis",
         "python -m ladder_vae.train model=nvae",
     )
     return [pytest.param(line, marks=pytest.mark.slow if line.startswith(long) else ()) for line in lines]

@@ -93,7 +93,7 @@ CASES = {
         pytest.param(
             settings,
             id=name,
-            marks=pytest.mark.slow if name in ("residual", "textbook", "regularized") else (),
+            marks=pytest.mark.slow if name in ("bottom_up", "residual", "textbook", "regularized") else (),
         )
         for name, settings in CASES.items()
     ],

@@ -64,7 +64,8 @@ def test_posterior_merges_what_was_read_with_the_prior(posterior):
     evidence, (state, p) = model.encode(x)[0], (torch.randn(2, 4, 12).double(), None)
     rung = model.rungs[0]
     p = rung.prior(state)
-    e, q = rung.read(evidence, state), rung.posterior(evidence, state, p)
+    e = rung.posterior_net(evidence + rung.query(state))
+    q = rung.posterior(evidence, state, p)
     expected = {
         "free": e,
         "weighted": product(e, p),
@@ -73,7 +74,7 @@ def test_posterior_merges_what_was_read_with_the_prior(posterior):
     torch.testing.assert_close(q.mean, expected.mean)
     torch.testing.assert_close(q.log_var, expected.log_var)
     top = model.rungs[-1]
-    e, q = top.read(evidence, None), top.posterior(evidence, None, top.prior(None))
+    e, q = top.posterior_net(evidence), top.posterior(evidence, None, top.prior(None))
     torch.testing.assert_close(q.mean, e.mean)  # nothing to weigh, and relative to N(0, I) is the same
     torch.testing.assert_close(q.log_var, e.log_var)
 
