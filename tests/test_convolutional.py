@@ -72,8 +72,12 @@ BAD = {
     "latent_channels of resolution 7 must be at least 1, got 0": {"latent_channels": [[7, 0]]},
     "num_layers=65 is not between 1 and 64": {"num_layers": 65},
     "num_layers=0 is not between 1 and 64": {"num_layers": 0},
+    "levels=\\[\\] are 0 levels; a model has 1 to 64": {"levels": [], "num_layers": 0},
+    "levels=.* are 65 levels; a model has 1 to 64": {"levels": [[7, 65]], "num_layers": 65},
+    "levels of resolution 14 must be at least 0, got -1": {"levels": [[14, -1]], "num_layers": -1},
     "width=0 must be at least 1": {"width": 0},
-    "blocks=-1 must be at least 0": {"blocks": -1},
+    "blocks=-1 must be between 0 and 100": {"blocks": -1},
+    "encoder_blocks=101 must be between 0 and 100": {"encoder_blocks": 101},
     "cell=resnet is unknown; choose bottleneck, nvae": {"cell": "resnet"},
     "norm=group is unknown": {"norm": "group"},
     "posterior=bound is unknown": {"posterior": "bound"},
@@ -84,6 +88,12 @@ BAD = {
 def test_sizes_that_do_not_fit_are_refused(message):
     with pytest.raises(ValueError, match=message):
         ConvolutionalVAE((1, 28, 28), **BAD[message])
+
+
+@pytest.mark.parametrize("num_layers", [0, 65])
+def test_numbers_of_levels_that_nvae_refuses(num_layers):
+    with pytest.raises(ValueError, match=f"num_layers={num_layers} is not between 1 and 64"):
+        NVAE((1, 28, 28), num_layers)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 28), (1, 28, 257), (1, 1, 1)])

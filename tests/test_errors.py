@@ -96,6 +96,18 @@ def only_line(err: str) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("model", "setting", "others"),
+    [("nvae", "width", "model.widths"), ("convolutional", "hidden_sizes", "model.latent_sizes")],
+)
+def test_no_setting_of_another_model_is_suggested(command, model, setting, others):
+    code, _, err = command("train", f"model={model}", f"model.{setting}=3")
+    assert code == 1
+    line = only_line(err)
+    assert f"there is no setting model.{setting}; " in line
+    assert f"did you mean {others}?" not in line
+
+
 @pytest.mark.parametrize("argument", BAD)
 def test_bad_arguments(command, npz, workdir, argument):
     settings = [] if argument.startswith("resume") else tiny(npz)

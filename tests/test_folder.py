@@ -210,8 +210,13 @@ REFUSED = {
     ),
     "cut short": ("a.png", cut, "is broken"),
     "cut short JPEG": ("a.jpg", cut, "is broken"),
-    "empty": ("a.png", lambda p: p.write_bytes(b""), "is broken"),
+    "empty": ("a.png", lambda p: p.write_bytes(b""), "is broken, or no PNG, JPEG or WebP image;"),
     "text": ("a.jpeg", lambda p: p.write_bytes(b"hello"), "is broken"),
+    "a dead link": (
+        "a.png",
+        lambda p: p.symlink_to("nowhere"),
+        r"cannot be read \(No such file or directory\)",
+    ),
 }
 
 
@@ -263,7 +268,6 @@ BAD = {
         lambda images: (elsewhere(images, "one"), [p.unlink() for p in list(images.rglob("*.png"))[1:]]),
         "has . (train|test) images of 1",
     ),
-    "a dead link": (lambda images: (images / "cat/x.png").symlink_to("nowhere"), "x.png cannot be read"),
     "mixed sizes": (
         lambda images: save(images / "cat/a.png", GRAY[0, 1:]),
         "6x6 pixels and .* 5x6; set data",
@@ -312,7 +316,18 @@ def test_links_in_a_circle_and_hidden_files(images):
 def test_more_than_fits_into_memory(images, monkeypatch):
     monkeypatch.setattr(folder_module, "total_memory", lambda device: 2 * 36 * 9)
     with pytest.raises(UserError, match=r"more than half of the memory .* after 10 of 40 images; .*np.savez"):
-        opened(images)
+        opened(images, size=None)
+
+
+def test_a_size_that_fills_the_memory_is_refused_before_any_image_is_read(images, monkeypatch):
+    monkeypatch.setattr(folder_module, "decode", None)
+    with pytest.raises(UserError, match=r"data.path=.*40 images of data.size=1000000 .* lower data.size"):
+        opened(images, size=1_000_000)
+
+
+def test_a_path_of_no_letters_is_not_the_working_directory():
+    with pytest.raises(UserError, match=r"data.path is empty; name the folder of the images"):
+        opened("")
 
 
 def test_a_file_that_is_written_anew_is_read_anew(images):

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ladder_vae.system.errors import one_line
 
@@ -50,7 +50,11 @@ def decode(path: Path, size: int | None, color: bool | None) -> tuple[np.ndarray
                 pixels = ImageOps.exif_transpose(pixels).convert("RGB" if wanted else "L")
     except Unusable:
         raise
+    except UnidentifiedImageError:
+        raise Unusable(f"is broken, or no {KINDS} image") from None
     except Exception as error:  # whatever a decoder makes of damaged bytes
+        if isinstance(error, OSError) and error.strerror:  # of the file system
+            raise Unusable(f"cannot be read ({error.strerror})") from None
         raise Unusable(f"is broken, or no {KINDS} image ({one_line(error)})") from None
     shorter = min(pixels.size)
     if size is not None:

@@ -20,6 +20,10 @@ from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.memory import total_memory
 
 SPLITS = ("train", "val", "test")
+LESS = (  # what to do where memory is short
+    "lower data.size, or write them as bytes to an .npz file (np.savez, not compressed), "
+    "which data=npz reads from disk"
+)
 
 
 class File(NamedTuple):
@@ -74,6 +78,8 @@ class Folder(ImageData):
         val_size: int | None = None,
         **settings,
     ) -> None:
+        if not path:
+            raise UserError("data.path is empty; name the folder of the images")
         self.channels = 3 if color else None
         super().__init__(val_size=val_size or 0, **settings)
         if size is not None and size < 1:
@@ -115,12 +121,12 @@ def _files(path: Path) -> Iterator[File]:
             if file.suffix.lower() not in SUFFIXES:
                 others.add(file.suffix.lower())
                 continue
+            name = file.relative_to(path).as_posix()
             try:
                 status = file.stat()
-            except OSError as error:  # a link to nowhere
-                refuse(error)
-            name = file.relative_to(path).as_posix()
-            found.append(File(name, status.st_size, status.st_mtime_ns))
+                found.append(File(name, status.st_size, status.st_mtime_ns))
+            except OSError:  # a link to nowhere, which decoding refuses or leaves out
+                found.append(File(name, 0, 0))
     if not found:
         there = f"; it has files of {', '.join(sorted(others))[:60]}" if others - {""} else ""
         raise UserError(f"{where} holds no {KINDS} image{there}")
@@ -207,6 +213,11 @@ def _decoded(
     kept: list[int] = []
     refused, enlarged, filled = [], 0, 0
     there = total_memory("cpu")
+    if size is not None and len(files) * size**2 > there:
+        raise UserError(
+            f"data.path={path}: {len(files):,} images of data.size={size} take more than the memory "
+            f"({there / 2**30:,.1f} GiB); {LESS}"
+        )
     for number, file in enumerate(files):
         try:
             image, shorter = decode(path / file.name, size, color)
@@ -231,8 +242,7 @@ def _decoded(
         if 2 * filled > there:  # joining them takes as much again
             raise UserError(
                 f"data.path={path} fills more than half of the memory ({there / 2**30:,.1f} GiB) after "
-                f"{len(kept):,} of {len(files):,} images; lower data.size, or write them as bytes to an .npz "
-                "file (np.savez, not compressed), which data=npz reads from disk"
+                f"{len(kept):,} of {len(files):,} images; {LESS}"
             )
     if refused:
         warn(f"data.path={path}: {len(refused)} of {len(files)} files are left out; the first: {refused[0]}")

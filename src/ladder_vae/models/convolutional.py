@@ -26,6 +26,7 @@ from ladder_vae.models.posteriors import MERGES, Merge
 from ladder_vae.models.pyramid import Pairs, Stage, stages
 from ladder_vae.models.sizes import image_shape, params_shape
 
+MOST_BLOCKS = 100  # more take minutes to build
 #: Cells by name: of the way up, and of the way down.
 CELLS: dict[str, tuple[MakeCell, MakeCell]] = {
     "bottleneck": (Bottleneck, Bottleneck),
@@ -150,8 +151,8 @@ class ConvolutionalVAE(TopDown):
         image, likelihood = image_shape(input_shape), likelihood or Bernoulli()
         numbers = {"blocks": blocks, "encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks}
         for name, number in numbers.items():
-            if number is not None and number < 0:
-                raise ValueError(f"{name}={number} must be at least 0")
+            if number is not None and not 0 <= number <= MOST_BLOCKS:
+                raise ValueError(f"{name}={number} must be between 0 and {MOST_BLOCKS}")
         for name, choice, choices in (
             ("cell", cell, CELLS),
             ("norm", norm, NORMS),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.convolutional import ConvolutionalVAE
 from ladder_vae.models.pyramid import pyramid
-from ladder_vae.models.sizes import image_shape
+from ladder_vae.models.sizes import check_num_layers, image_shape
 
 WIDTH = 32  # features at the image's resolution, as published for MNIST
 LATENT_CHANNELS = 20
@@ -49,6 +49,7 @@ class NVAE(ConvolutionalVAE):
     ) -> None:
         if not 0 < scale <= 16:
             raise ValueError(f"scale={scale:g} must be above 0 and at most 16")
+        check_num_layers(num_layers)
         image = image_shape(input_shape)
         resolutions = list(pyramid(image[1], image[2]))[:4]
         upper = min(num_layers // 3, num_layers - 1)

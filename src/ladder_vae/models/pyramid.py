@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ladder_vae.models.sizes import MAX_LAYERS
+from ladder_vae.models.sizes import MAX_LAYERS, check_num_layers
 
 LEAST_SIDE, MOST_SIDE = 4, 256  # pixels
 LARGEST_DEFAULT = 64  # the largest resolution that gets levels by default
@@ -103,15 +103,19 @@ def stages(
         ValueError: If a resolution does not exist, or numbers do not fit.
     """
     sizes = pyramid(*image_size)
-    if not 1 <= num_layers <= MAX_LAYERS:
-        raise ValueError(f"num_layers={num_layers} is not between 1 and {MAX_LAYERS}")
     if levels is None:
+        check_num_layers(num_layers)
         counts = dict(default_levels(list(sizes), num_layers))
     else:
         counts = _by_resolution("levels", levels, sizes, least=0)
         if list(counts) != sorted(counts, reverse=True):
             raise ValueError(
                 f"levels={[list(pair) for pair in levels]} must begin with the largest resolution"
+            )
+        if not 1 <= sum(counts.values()) <= MAX_LAYERS:
+            raise ValueError(
+                f"levels={[list(pair) for pair in levels]} are {sum(counts.values())} levels; "
+                f"a model has 1 to {MAX_LAYERS}"
             )
     if sum(counts.values()) != num_layers:
         raise ValueError(

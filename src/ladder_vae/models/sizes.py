@@ -10,6 +10,12 @@ from ladder_vae.models.hierarchy import ImageShape
 MAX_LAYERS = 64
 
 
+def check_num_layers(num_layers: int) -> None:
+    """Raises ValueError if a number of levels is not from 1 to 64."""
+    if not 1 <= num_layers <= MAX_LAYERS:
+        raise ValueError(f"num_layers={num_layers} is not between 1 and {MAX_LAYERS}")
+
+
 def image_shape(input_shape: Sequence[int]) -> ImageShape:
     """``input_shape`` as (C, H, W). Raises ValueError if it is not three positive numbers."""
     shape = tuple(int(size) for size in input_shape)
@@ -45,8 +51,7 @@ def level_sizes(
     Raises:
         ValueError: If ``num_layers`` is not 1 to 64, the list has another length, or a size is not positive.
     """
-    if not 1 <= num_layers <= MAX_LAYERS:
-        raise ValueError(f"num_layers={num_layers} is not between 1 and {MAX_LAYERS}")
+    check_num_layers(num_layers)
     if given is None:
         return [default(level) for level in range(num_layers)]
     sizes = [int(size) for size in given]

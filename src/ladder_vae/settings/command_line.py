@@ -114,7 +114,8 @@ def _explain_hydra(error: BaseException) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", text):
         key = unknown.group(1)
         more = f"; +{key}=... adds one that its class takes" if key.split(".")[0] in GROUPS else ""
-        return no_such_setting(key, known_keys()) + more
+        chosen = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+        return no_such_setting(key, known_keys(chosen)) + more
     if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):
         options = re.search(r"Available options in '.*':\n((?:\t.*\n?)+)", text)
         choices = f"; choose {', '.join(options.group(1).split())}" if options else ""

@@ -6,6 +6,7 @@ The settings of a class (a model, a data set, an optimizer) are checked against 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from typing import Any
@@ -135,16 +136,23 @@ class AnalyzeConfig:
     trust: bool = MISSING
 
 
-def known_keys() -> set[str]:
-    """Names of all settings of this package, from which an error message suggests the one that was meant."""
+def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
+    """Names of all settings of this package, from which an error message suggests the one that was meant.
+
+    Args:
+        chosen: Choices by group, as ``{"model": "nvae"}``; settings of its other choices are left out.
+    """
+    chosen = chosen or {}
     keys = {f.name for node in (Config, EvaluateConfig, AnalyzeConfig) for f in fields(node)}
     keys |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
     conf = resources.files("ladder_vae.conf")
     objective = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["objective"]
     keys |= {f"objective.{key}" for key in objective}
     for group in ("model", "likelihood", "data", "base", "optimizer", "scheduler", "logger", "callbacks"):
-        for file in (conf / group).iterdir():
-            section = file.name.removesuffix(".yaml") if group == "base" else group
+        files = {file.name.removesuffix(".yaml"): file for file in (conf / group).iterdir()}
+        choice = chosen.get(group)
+        for name, file in {choice: files[choice]}.items() if choice in files else files.items():
+            section = name if group == "base" else group
             for key, value in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).items():
                 keys.add(f"{section}.{key}")
                 keys |= {f"{section}.{key}.{inner}" for inner in value} if isinstance(value, dict) else set()
