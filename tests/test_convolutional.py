@@ -228,3 +228,17 @@ def test_a_wrong_resolution_stops_before_training(command, npz):
                            "model.levels=[[9,1]]", "run_dir=run")  # fmt: skip
     assert code == 1
     assert "levels names resolution 9, which the image does not have" in err
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_begin_channels_last_in_memory(factor, channels):
+    patches = Patches(channels, factor, (8 // factor, 8 // factor), 5)
+    assert patches(torch.randn(2, channels, 8, 8)).is_contiguous()
+
+
+def test_the_stream_stays_in_float32_even_without_cells():
+    model = small(ConvolutionalVAE, 3, (1, 8, 8), levels=[(4, 3)], blocks=0)
+    rung, z = model.rung(2), torch.randn(2, *model.event_shapes[2])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rung.descend(None, z).dtype == torch.float32

@@ -208,6 +208,17 @@ def test_how_many_levels_are_kept(levels, expected):
     assert by_place.numbers_kept(events) == expected
 
 
+def test_a_level_of_a_single_column_has_no_left_half():
+    shape = (1, 16, 4)
+    model = build(shape, [(8, 1), (4, 1), (1, 1)])
+    section = by_place.what_a_place_does(gallery_of(model, shape=shape), torch.ones(3))
+    assert not any("nan" in text for text in section.paragraphs)
+    assert list(section.pictures[1].draw.keywords["rows"])[2:] == ["left half of z1 (8x2) drawn anew"]
+    model = build(shape, [(4, 1)])
+    section = by_place.what_a_place_does(gallery_of(model, shape=shape), torch.ones(1))
+    assert len(section.paragraphs) == len(section.pictures) == 1
+
+
 def test_from_no_level_to_all_that_are_kept():
     gallery = gallery_of(build())
     keywords = by_place.kept_levels(gallery).draw.keywords

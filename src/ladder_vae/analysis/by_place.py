@@ -136,7 +136,6 @@ def what_a_place_does(gallery: Gallery, rates: Tensor) -> Section:
         height, width = places(events[level])
         spots = dict.fromkeys((height * q // 4, width * q // 4) for q in CORNERS)
         found[level] = [touched(gallery, level, place) for place in spots]
-    half, text = _half(gallery, chosen)
     inside = [
         f"{100 * sum(t.inside for t in of) / len(of):.0f} % onto the {_pixels(of[0])} of "
         f"a place at {resolution_name(places(events[level]))} ({z_name(level)})"
@@ -146,7 +145,12 @@ def what_a_place_does(gallery: Gallery, rates: Tensor) -> Section:
         f"Drawn anew, a single place of a level changes the pixels that it covers, and some around them. "
         f"Of all change there falls {', '.join(inside)}."
     )
-    return Section("What a place does", [sentence, text], None, [_fields(gallery, found), half])
+    paragraphs, pictures = [sentence], [_fields(gallery, found)]
+    if wide := [level for level in chosen if places(events[level])[1] > 1]:  # a single column has no halves
+        half, text = _half(gallery, wide)
+        paragraphs.append(text)
+        pictures.append(half)
+    return Section("What a place does", paragraphs, None, pictures)
 
 
 def _pixels(of: Touched) -> str:

@@ -77,7 +77,7 @@ class Gaussian:
         return torch.exp(-self.log_var.clamp(min=-MAX_EXPONENT))
 
     def _sum_event(self, value: Tensor) -> Tensor:
-        return value.flatten(-self.event_dims).sum(-1)
+        return value.sum(tuple(range(-self.event_dims, 0)))  # without a copy, in whatever order it lies
 
 
 def standard_normal(event_shape: tuple[int, ...], like: Tensor) -> Gaussian:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.maths.gaussian import Gaussian, full_precision
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.convolutions import (
     Bottleneck,
@@ -88,7 +88,7 @@ class SpatialRung(Rung):
         return self.merge(self.posterior_net(evidence + self.query(state)), p)
 
     def descend(self, state: Tensor | None, z: Tensor) -> Tensor:
-        written = self.write(z.movedim(-3, -1))
+        written = full_precision(self.write(z.movedim(-3, -1)))  # many levels add to the sum
         return self.after(written if state is None else state + written)
 
 

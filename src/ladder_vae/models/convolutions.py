@@ -192,7 +192,8 @@ class Patches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         f, (height, width) = self.factor, self.size
         padded = F.pad(x, (0, width * f - x.shape[-1], 0, height * f - x.shape[-2]))
-        return self.net(F.pixel_unshuffle(padded, f).movedim(-3, -1))
+        features = self.net(F.pixel_unshuffle(padded, f).movedim(-3, -1))
+        return features.contiguous()  # a convolution leaves channels where the image has them, which is first
 
 
 class PatchDecoder(nn.Module):

@@ -18,11 +18,13 @@ class NVAE(ConvolutionalVAE):
 
     There are cells alone at the image's resolution and at half of it, then two thirds of the levels at a
     quarter and one third at an eighth, with twice the features at each step. Posteriors are relative to the
-    prior. It differs from the published code in this: images are not padded to a power of two; the posteriors
-    of a resolution all read the features that its cells end with; the stream is added to and not mixed with
-    what a sample writes; the top prior is N(0, I), without a learned stream above it; by default features are
-    normalized by pixel, because statistics of batches have to be measured anew for averaged weights. There
-    are no normalizing flows, as there are none in the published run on MNIST with 15 levels.
+    prior. It differs from the published code in this: one cell, not two, follows a level, and the way up has
+    one for each level; deviations of posterior means from the prior's are in units of its standard deviation;
+    images are not padded to a power of two; the posteriors of a resolution all read the features that its
+    cells end with; the stream is added to and not mixed with what a sample writes; the top prior is N(0, I),
+    without a learned stream above it; by default features are normalized by pixel, because statistics of
+    batches have to be measured anew for averaged weights. There are no normalizing flows, as there are none
+    in the published run on MNIST with 15 levels.
 
     Args:
         input_shape: Image shape (C, H, W), H and W from 4 to 256.

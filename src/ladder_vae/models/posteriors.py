@@ -17,8 +17,12 @@ def free(e: Gaussian, p: Gaussian) -> Gaussian:
 
 def relative(e: Gaussian, p: Gaussian) -> Gaussian:
     r"""What was read is a deviation from the prior: $\mu_q = \mu_p + \sigma_p \Delta\mu$,
-    $\log\sigma_q^2 = \log\sigma_p^2 + \Delta$ (Vahdat and Kautz 2020, "NVAE", arXiv 2007.03898, eq. 2).
-    """  # fmt: skip
+    $\log\sigma_q^2 = \log\sigma_p^2 + \Delta$.
+
+    It follows the residual normal distributions of NVAE (Vahdat and Kautz 2020, arXiv 2007.03898, section
+    3.2), where the mean is $\mu_p + \Delta\mu$. In units of $\sigma_p$ the divergence does not depend on the
+    prior.
+    """
     return Gaussian(p.mean + p.std * e.mean, p.log_var + e.log_var, p.event_dims)
 
 
