@@ -101,7 +101,8 @@ def balance(rates: Tensor, units: Tensor) -> Tensor:
     r"""Weights of the rates, $\gamma_l \propto R_l / s_l$ with mean one, ``(L,)``, without a gradient.
 
     The paper (Vahdat and Kautz 2020, arXiv 2007.03898, appendix A) has the product of R_l and s_l, which its
-    author calls a typo (NVlabs/NVAE#26); its code, ``kl_balancer``, divides, as here.
+    author calls a typo (NVlabs/NVAE#26); its code, ``kl_balancer``, divides: by 4^i over the number of levels
+    of the i-th resolution, and here by the number of units.
 
     Args:
         rates: Mean rate R_l of each level over the batch, nats, ``(L,)``.
