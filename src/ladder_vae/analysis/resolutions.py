@@ -13,10 +13,8 @@ from ladder_vae.system.naming import z_name
 
 MOST_OF_LEVEL, MOST_OF_ALL = 1_000, 10_000  # features of an image that are kept
 GRIDS = (4, 2, 1)  # places along a side that larger levels are pooled to
-PASS, PASS_PIXELS = (
-    1_000,
-    1_000 * 28 * 28,
-)  # images of a forward pass, and their pixels where levels are images
+PASS = 1_000  # images of a forward pass
+PASS_PIXELS = PASS * 28 * 28  # their pixels, at most, where levels are images
 
 
 def places(event: Sequence[int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -203,7 +204,7 @@ class ConvolutionalVAE(TopDown):
 
 def _way_down(plan: Sequence[Stage], place: int) -> Iterator[tuple[Stage, Stage]]:
     """Pairs of a larger stage and a smaller one, from ``plan[place]`` to the next stage that has levels."""
-    for larger, smaller in zip(plan[:place][::-1], plan[: place + 1][::-1], strict=False):
+    for smaller, larger in pairwise(reversed(plan[: place + 1])):
         yield larger, smaller
         if larger.levels:
             return

@@ -58,14 +58,15 @@ class Bottleneck(Cell):
     """1x1 down to half the features, 3x3, 3x3, 1x1 up, with a SiLU between.
 
     It follows very deep VAEs (Child 2021, arXiv 2011.10650) but for one thing: the cell reads the stream
-    linearly, without a nonlinearity on all features, which took a tenth of a step on a CPU.
+    linearly, without a nonlinearity on all features. (With it, SiLUs took 12 % of a step on a CPU, without it
+    7 %.)
 
     Args:
         width: Features.
         size: Height and width, pixels.
         norm: A name of ``NORMS``, of what the cell reads.
-        depth: Of how many cells of the same stream this is one. What it adds is scaled by 1 / sqrt(depth) at
-            first, so that the stream of a deep model begins as large as that of a shallow one.
+        depth: What the cell adds is scaled by 1 / sqrt(depth) at first, the number of all that adds to the
+            stream on the way down, so that a deep model's stream begins as large as a shallow one's.
     """
 
     def __init__(self, width: int, size: tuple[int, int], norm: str, depth: int) -> None:
@@ -217,8 +218,8 @@ class PatchDecoder(nn.Module):
 class SpatialHead(GaussianHead):
     """Maps features ``(*, H, W, width)`` to a Gaussian with parameters ``(*, latents, H, W)``.
 
-    The standard deviation lies between exp(-5) and exp(5), by a tanh, as in NVAE: a unit can neither become
-    so narrow that its density explodes nor so wide that its KL does.
+    The standard deviation lies between exp(-5) and exp(5), by a tanh, after NVAE (which adds 0.01): a unit
+    can neither become so narrow that its density explodes nor so wide that its KL does.
     """
 
     def forward(self, input: Tensor) -> Gaussian:  # type: ignore[override]

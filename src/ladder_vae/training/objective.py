@@ -10,9 +10,8 @@ from torch import Tensor
 from ladder_vae.maths.bounds import mean_bound
 from ladder_vae.models.inference import Terms
 
-UNUSED = (
-    0.01  # nats added to each rate before balancing, as in NVAE, so that an unused level has a weight, too
-)
+# Nats added to each rate before balancing, as in NVAE, so that an unused level has a weight, too.
+UNUSED = 0.01
 
 
 @dataclass(frozen=True)
