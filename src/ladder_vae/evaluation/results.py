@@ -123,6 +123,7 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
     )
     curve = charts.BoundCurve(subject.run.path.name, sizes, bounds, errors)
     charts.save_bounds(directory / PICTURES[0], [curve], title=title)
+    assert statistics.units is not None  # what has bounds has units
     rates = statistics.units.rate.split(unit_counts(subject.run.model))
     charts.save_units(directory / PICTURES[1], [rate.numpy() for rate in rates], ACTIVE_KL)
 

@@ -45,6 +45,10 @@ class Gaussian:
         """Reparameterized draw ``mean + std * noise`` from standard-normal ``noise`` (broadcast)."""
         return self.mean + self.std * noise
 
+    def innovation(self, z: Tensor) -> Tensor:
+        """The standard-normal noise of which ``z`` is the draw, ``(z - mean) / std``."""
+        return (z - self.mean) / self.std
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of ``z``, nats, shape ``(*batch,)``."""
         return self._sum_event(self.unit_log_prob(z))

@@ -22,6 +22,8 @@ class Likelihood(ABC):
     random = False
     #: Whether pixels have 256 values, so that bounds are compared in bits per dimension.
     bits = False
+    #: Whether pixels have two values.
+    binary = False
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the observed image, as bytes, from gray levels. A likelihood without randomness returns them.
@@ -68,6 +70,21 @@ class Likelihood(ABC):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A draw of x from p(x | z), ``(*lead, C, H, W)``."""
 
+    def of_noisy(self, image: Tensor, log_var: Tensor) -> Tensor:
+        """The parameters that say of each pixel what its own noisy value tells, and nothing else.
+
+        Args:
+            image: A noisy image, with intensities of 0 as -1 and of 1 as 1, ``(*lead, C, H, W)``.
+            log_var: Logarithm of the variance of the noise, broadcastable with it.
+
+        Returns:
+            ``(*lead, channels, H, W)``.
+
+        Raises:
+            ValueError: If the likelihood has no such parameters.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what a noisy pixel tells")
+
     def intensities(self, x: Tensor) -> Tensor:
         """Prepared images as intensities in [0, 1]."""
         return x
@@ -77,6 +94,7 @@ class Bernoulli(Likelihood):
     """Independent binary pixels; ``params`` holds one logit per pixel."""
 
     random = True
+    binary = True
 
     def channels(self, image_channels: int) -> int:
         if image_channels > 1:
@@ -122,3 +140,7 @@ class Bernoulli(Likelihood):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Each pixel is 1 with its probability, else 0."""
         return torch.bernoulli(self.mean(params), generator=generator)
+
+    def of_noisy(self, image: Tensor, log_var: Tensor) -> Tensor:
+        """log N(image; 1) - log N(image; -1), the log-odds that Bayes' rule gives a pixel."""
+        return 2 * torch.exp(-log_var) * image

@@ -90,6 +90,18 @@ class LogisticMixture(Likelihood):
             x[..., channel, :, :] = self.prepare(((drawn + 1) * 127.5).round())
         return x
 
+    def of_noisy(self, image: Tensor, log_var: Tensor) -> Tensor:
+        """Each component is the same logistic around the noisy value, as wide as the noise."""
+        # The variance of a logistic is (pi s)^2 / 3; then what the bound of log-scales makes of it is undone.
+        log_scale = 0.5 * (log_var + math.log(3)) - math.log(math.pi)
+        above = (log_scale - LEAST_LOG_SCALE).clamp(min=1e-3)
+        narrow = (LEAST_LOG_SCALE + above + torch.log(-torch.expm1(-above))).expand_as(image)
+        lead, (channels, height, width) = image.shape[:-3], image.shape[-3:]
+        weight = image.new_zeros(*lead, 1, height, width)
+        factors = image.new_zeros(*lead, math.comb(channels, 2), height, width)
+        component = torch.cat([weight, image, narrow, factors], -3)
+        return component.repeat(*[1] * len(lead), self.components, 1, 1)
+
     def _mixture(self, params: Tensor) -> _Mixture:
         """Cut the decoder's output into its parts."""
         parts = full_precision(params).unflatten(-3, (self.components, -1))

@@ -78,6 +78,8 @@ def image_statistics(
         settings: How much is drawn.
         passes: ``Passes(model)``, if they were made before.
     """
+    if not model.has_weights:
+        return _estimated(model, x, indices, settings)
     passes = passes or Passes(model)
     group = passes.group(x, _image_keys(indices, settings), settings.num_samples)
     features = model.encode(x)
@@ -117,6 +119,27 @@ def image_statistics(
     }
     arrays = {name: value.cpu() for name, value in statistics.items()}
     return ImageStatistics(units=units.statistics(), **arrays)
+
+
+def _estimated(model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Settings) -> ImageStatistics:
+    """The statistics of a model whose draws have no weights: no bound but the ELBO, and no units."""
+    if settings.sample_sizes:
+        raise ValueError(f"{type(model).__name__} has no importance weights here, so that there is no L_K")
+    keys = _image_keys(indices, settings).to(x.device)
+    found = model.estimate(x, keys, settings.draws, max(1, settings.chunk_size // len(x)))
+    mse, ssim = reconstruction_quality(found.reconstruction, model.likelihood.intensities(x))
+    none = torch.zeros(len(x), 0, dtype=torch.float64)
+    return ImageStatistics(
+        log_px=none,
+        draw_var=none,
+        ess=none,
+        khat=torch.full((len(x),), math.nan, dtype=torch.float64),
+        distortion=found.distortion.cpu(),
+        rates=found.rates.T.cpu(),
+        mse=mse.cpu(),
+        ssim=ssim.cpu(),
+        units=None,
+    )
 
 
 def _image_keys(indices: Sequence[int], settings: Settings) -> Tensor:

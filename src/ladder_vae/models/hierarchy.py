@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian, standard_normal
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
-from ladder_vae.models.inference import Generation, Inference, Level, Terms
+from ladder_vae.models.inference import Density, Estimate, Generation, Inference, Level, Terms
 
 ImageShape = tuple[int, int, int]
-#: Chooses the latent of a level: (level, state from above, prior) to (z, the Gaussian that z is drawn from).
-Pick = Callable[[int, Any, Gaussian], tuple[Tensor, Gaussian]]
+#: Chooses the latent of a level: (level, state from above, prior) to (z, the density that z is drawn from).
+Pick = Callable[[int, Any, Any], tuple[Tensor, Density]]
 
 
 class Rung(nn.Module):
@@ -85,6 +85,10 @@ class Hierarchy(nn.Module, ABC):
 
     #: Whether the rate of every level is a closed-form KL, hence never negative. Otherwise only the top's is.
     closed_form_rates: bool
+    #: Whether :meth:`terms` estimates the rates from a few levels, so that only their means say anything.
+    estimates_rates = False
+    #: Whether draws of all levels have importance weights.
+    has_weights = True
 
     def __init__(
         self, rungs: Sequence[Rung], decoder: nn.Module, likelihood: Likelihood | None = None
@@ -169,10 +173,30 @@ class Hierarchy(nn.Module, ABC):
 
         Args:
             x: Images as the likelihood prepares them, ``(B, C, H, W)``; for Bernoulli in {0, 1}.
-            noise: Standard-normal noise of each level, ``(K, B, *event)``.
+            noise: What :meth:`terms_noise` draws.
             monte_carlo: Whether rates are log q(z) - log p(z) even where a closed form exists.
         """
         return self.infer(x, noise=noise).terms(monte_carlo=monte_carlo)
+
+    def terms_noise(
+        self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """The random numbers of :meth:`terms`, ``(K, B, ...)`` each; here those of :meth:`draw_noise`."""
+        return self.draw_noise(num_samples, batch, like=like, generator=generator)
+
+    def estimate(self, x: Tensor, keys: Tensor, num_samples: int, per_pass: int) -> Estimate:
+        """Distortion and rates of images, averaged over draws, without the latents of all levels at once.
+
+        Args:
+            x: Images as the likelihood prepares them, ``(B, C, H, W)``.
+            keys: Keys of the images' noise, int64, ``(B,)``.
+            num_samples: Draws of each image.
+            per_pass: Draws of each image that are computed at once.
+
+        Raises:
+            TypeError: If the model knows its rates.
+        """
+        raise TypeError(f"{type(self).__name__} does not estimate its rates")
 
     @torch.no_grad()
     def generate(
@@ -189,8 +213,9 @@ class Hierarchy(nn.Module, ABC):
         Args:
             n: Number of images.
             hold: Maps a level to its latent z, ``(n, *event)``. Nothing is drawn on that level.
-            temperature: Maps a level to a factor on its prior's standard deviation (default 1).
-            noise: Maps a level to its innovation (z - mu_p) / sigma_p, ``(n, *event)``.
+            temperature: Maps a level to a factor on its innovations (default 1). For a Gaussian prior it is a
+                factor on its standard deviation.
+            noise: Maps a level to its innovation, ``(n, *event)``: (z - mu_p) / sigma_p for a Gaussian prior.
             generator: Source of all other innovations (default: torch's global generator).
 
         Raises:
@@ -205,11 +230,11 @@ class Hierarchy(nn.Module, ABC):
         like = next(self.parameters())
         fresh = self.draw_noise(1, n, like=like, generator=generator) if missing else []
 
-        def pick(level: int, state: Any, p: Gaussian) -> tuple[Tensor, Gaussian]:
+        def pick(level: int, state: Any, p: Density) -> tuple[Tensor, Density]:
             if level in hold:
                 return hold[level], p
             e = noise[level] if level in noise else fresh[level][0]
-            return p.mean + temperature.get(level, 1.0) * p.std * e, p
+            return p.rsample(temperature.get(level, 1.0) * e), p
 
         params, levels = self.walk(pick)
         return Generation(params, self.likelihood.mean(params), levels)
@@ -237,7 +262,7 @@ class TopDown(Hierarchy):
         """Bottom-up evidence of each level, ``(B, ...)``, z_1 first, from images ``(B, C, H, W)``."""
 
     def picks(self, features: Sequence[Any], noise: Sequence[Tensor]) -> Pick:
-        def pick(level: int, state: Any, p: Gaussian) -> tuple[Tensor, Gaussian]:
+        def pick(level: int, state: Any, p: Gaussian) -> tuple[Tensor, Density]:
             q = self.rung(level).posterior(features[level], state, p)
             return q.rsample(noise[level]), q
 

@@ -12,24 +12,27 @@ import torch
 from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
+from ladder_vae.maths.two_gaussians import TwoGaussians
 from ladder_vae.system.naming import level_groups
+
+Density = Gaussian | TwoGaussians
 
 
 @dataclass(frozen=True)
 class Level:
-    """One latent level: the latent, and the two Gaussians that give it a density.
+    """One latent level: the latent, and the two densities under which it stands.
 
     Args:
         z: The latent, ``(K, B, *event)`` in inference, ``(n, *event)`` in generation.
-        q: The Gaussian that ``z`` was drawn from: the posterior in inference, ``p`` itself in generation.
+        q: The density that ``z`` was drawn from: the posterior in inference, ``p`` itself in generation.
         p: The prior of ``z``, given the levels above. Parameters of ``q`` and ``p`` broadcast to ``z``.
         closed_form: Whether ``p`` was fixed before ``z`` was drawn. Only then is KL(q || p) the rate of
             the level: a ``p`` that reads levels drawn from ``z`` changes with ``z``.
     """
 
     z: Tensor
-    q: Gaussian
-    p: Gaussian
+    q: Density
+    p: Density
     closed_form: bool = True
 
     def rate(self, *, monte_carlo: bool = False) -> Tensor:
@@ -42,14 +45,22 @@ class Level:
             monte_carlo: Whether to take the log-ratio even where the closed form exists.
         """
         if self.closed_form and not monte_carlo:
-            return self.q.kl(self.p)
+            return self._gaussians[0].kl(self._gaussians[1])
         return self.q.log_prob(self.z) - self.p.log_prob(self.z)
 
     def unit_rate(self) -> Tensor:
         """The rate of each unit, nats, ``(K, B, *event)``. The units of a level add up to :meth:`rate`."""
         if self.closed_form:
-            return self.q.unit_kl(self.p).expand_as(self.z)
+            q, p = self._gaussians
+            return q.unit_kl(p).expand_as(self.z)
         return self.q.unit_log_prob(self.z) - self.p.unit_log_prob(self.z)
+
+    @property
+    def _gaussians(self) -> tuple[Gaussian, Gaussian]:
+        """Posterior and prior, which have a divergence in closed form."""
+        assert isinstance(self.q, Gaussian)
+        assert isinstance(self.p, Gaussian)
+        return self.q, self.p
 
 
 class Terms(NamedTuple):
@@ -89,6 +100,20 @@ class Terms(NamedTuple):
         groups = level_groups(len(self.rates), most)
         named |= {f"rate/{name}": self.rates[levels].sum(0) for name, levels in groups.items()}
         return {f"{stage}/{name}": value for name, value in named.items()}
+
+
+class Estimate(NamedTuple):
+    """What some draws of a model that estimates its rates say of each image.
+
+    Args:
+        distortion: Mean over draws, nats, ``(B,)``, float64.
+        rates: Mean over draws, nats, ``(L, B)``, float64. Of a single image they are rough.
+        reconstruction: E[x | z] of one draw, ``(B, C, H, W)`` in [0, 1].
+    """
+
+    distortion: Tensor
+    rates: Tensor
+    reconstruction: Tensor
 
 
 @dataclass(frozen=True)
@@ -140,6 +165,6 @@ class Generation:
         return tuple(level.z for level in self.levels)
 
     @property
-    def p(self) -> tuple[Gaussian, ...]:
+    def p(self) -> tuple[Density, ...]:
         """Prior of each level, given the levels above."""
         return tuple(level.p for level in self.levels)

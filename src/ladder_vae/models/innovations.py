@@ -30,7 +30,7 @@ def innovations(inference: Inference) -> Code:
 
     The innovation of a unit is N(0, 1) if its latent is drawn from the prior.
     """
-    return [((level.z - level.p.mean) / level.p.std).flatten(0, 1) for level in inference.levels]
+    return [level.p.innovation(level.z).flatten(0, 1) for level in inference.levels]
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ class ImageStatistics:
         rates: Mean over draws of log q - log p, nats, ``(M, L)``.
         mse: Of the decoder's mean for the first draw, ``(M,)``.
         ssim: The same, ``(M,)``.
-        units: From the first block of draws of each image.
+        units: From the first block of draws of each image; None if they are not looked at.
     """
 
     log_px: Tensor
@@ -78,13 +78,14 @@ class ImageStatistics:
     rates: Tensor
     mse: Tensor
     ssim: Tensor
-    units: UnitStatistics
+    units: UnitStatistics | None
 
     @staticmethod
     def concatenate(parts: Sequence[ImageStatistics]) -> ImageStatistics:
         """All images of the parts, in order."""
         arrays = {name: torch.cat([getattr(part, name) for part in parts]) for name in IMAGE_FIELDS}
-        return ImageStatistics(units=UnitStatistics.merge([part.units for part in parts]), **arrays)
+        known = [part.units for part in parts if part.units is not None]
+        return ImageStatistics(units=UnitStatistics.merge(known) if known else None, **arrays)
 
     @staticmethod
     def mean(binarizations: Sequence[ImageStatistics]) -> ImageStatistics:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ladder_vae.models.evaluator import Settings
 from ladder_vae.models.inference import Terms
-from ladder_vae.models.statistics import ImageStatistics
+from ladder_vae.models.statistics import ImageStatistics, UnitStatistics
 from ladder_vae.system.naming import z_name
 
 ACTIVE_KL = 0.01  # nats (Sønderby et al. 2016)
@@ -62,16 +62,24 @@ def summarize(
         metrics |= {
             f"{tail}/above_{limit:g}": (statistics.khat > limit).double().mean() for limit in KHAT_LIMITS
         }
-    active = {"active_units": statistics.units.rate > ACTIVE_KL}
-    if images > 1:
-        active["active_units_var"] = statistics.units.variance() > ACTIVE_VARIANCE
+    if statistics.units is not None:
+        metrics |= _of_units(statistics.units, units, split)
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _of_units(statistics: UnitStatistics, units: Sequence[int], split: str) -> dict[str, Tensor]:
+    """How many units are active, and how much narrower posteriors are than priors, by level."""
+    metrics: dict[str, Tensor] = {}
+    active = {"active_units": statistics.rate > ACTIVE_KL}
+    if statistics.images > 1:
+        active["active_units_var"] = statistics.variance() > ACTIVE_VARIANCE
     for name, which in active.items():
         metrics[f"{split}/{name}"] = which.sum()
         by_level = enumerate(which.split(list(units)))
         metrics |= {f"{split}/{name}/{z_name(level)}": a.sum() for level, a in by_level}
-    ratios = statistics.units.log_ratio.split(list(units))
+    ratios = statistics.log_ratio.split(list(units))
     metrics |= {f"{split}/variance_ratio/{z_name(level)}": r.mean().exp() for level, r in enumerate(ratios)}
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    return metrics
 
 
 def bits_per_dim(metrics: Mapping[str, float], dimensions: int) -> dict[str, float]:

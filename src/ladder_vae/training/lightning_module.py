@@ -80,13 +80,8 @@ class HierarchicalVAE(L.LightningModule):
         skip_factor: float | None = None,
     ) -> None:
         super().__init__()
-        for setting in ("free_bits", "balance_rates"):
-            value = getattr(objective, setting)
-            if value and not model.closed_form_rates:
-                raise UserError(
-                    f"objective.{setting}={value} needs rates that cannot be negative, which "
-                    f"{type(model).__name__} does not have below its top level; set objective.{setting}=0"
-                )
+        if problem := objective.misfit(model):
+            raise UserError(problem)
         self.model = model
         self.objective = objective
         self.make_optimizer = optimizer
@@ -174,7 +169,7 @@ class HierarchicalVAE(L.LightningModule):
             values = self._whole(x, beta)
         else:
             # The noise is drawn outside, so that the compiled step sees the same as the plain one.
-            noise = self.model.draw_noise(self.objective.importance_samples, len(x), like=x)
+            noise = self.model.terms_noise(self.objective.importance_samples, len(x), like=x)
             values = self._values(x, x.new_full((), beta), *noise)
         self._recent.append(StepValues(values.loss.detach(), values.distortion, values.rates))
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
@@ -248,15 +243,16 @@ class HierarchicalVAE(L.LightningModule):
 
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
         with torch.autocast(x.device.type, enabled=False):  # half precision flatters
-            inference = self.model.infer(x, self.objective.importance_samples)
-        terms = inference.terms().mean()
+            samples = self.objective.importance_samples
+            noise = self.model.terms_noise(samples, len(x), like=x)
+            # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
+            weighted = samples > 1
+            terms = self.model.terms(x, noise).mean()
+            bound = mean_bound(self.model.infer(x, noise=noise).log_weights()) if weighted else terms.elbo
         if not (terms.distortion.isfinite() & terms.rates.isfinite().all()):
             raise _diverged(f"in validation after step {self.global_step}", terms)
         self.log_dict(terms.named("val", CURVES), batch_size=len(x))
         self.log("val_elbo", terms.elbo, batch_size=len(x), prog_bar=True, logger=False)
-        # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
-        weighted = self.objective.importance_samples > 1
-        bound = mean_bound(inference.log_weights()) if weighted else terms.elbo
         self.log("val/bound", bound, batch_size=len(x), logger=weighted)
 
     def on_train_epoch_end(self) -> None:

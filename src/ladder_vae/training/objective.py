@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ladder_vae.maths.bounds import mean_bound
+from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.inference import Terms
 
 # Nats added to each rate before balancing, as in NVAE, so that an unused level has a weight, too.
@@ -69,6 +70,29 @@ class Objective:
             raise ValueError(
                 f"balance_rates=True and free_bits={self.free_bits} both keep levels in use; set one to 0"
             )
+
+    def misfit(self, model: Hierarchy) -> str:
+        """Why this model cannot be trained like that; empty if it can."""
+        kind = type(model).__name__
+        if model.estimates_rates:
+            for name, plain in (
+                ("free_bits", 0),
+                ("balance_rates", False),
+                ("monte_carlo_rates", False),
+                ("importance_samples", 1),
+            ):
+                if getattr(self, name) != plain:
+                    return (
+                        f"objective.{name}={getattr(self, name)} needs all levels of each image, of which "
+                        f"{kind} trains a few; set objective.{name}={str(plain).lower()}"
+                    )
+        for name in ("free_bits", "balance_rates"):
+            if getattr(self, name) and not model.closed_form_rates:
+                return (
+                    f"objective.{name}={getattr(self, name)} needs rates that cannot be negative, which "
+                    f"{kind} does not have below its top level; set objective.{name}=0"
+                )
+        return ""
 
     def beta(self, epochs_done: float) -> float:
         """Weight of the rates after ``epochs_done`` epochs, which may be a fraction."""

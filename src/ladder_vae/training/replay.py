@@ -127,7 +127,7 @@ class WholeStep:
 
     def _step(self, x: Tensor) -> None:
         self.optimizer.zero_grad()
-        noise = self.model.draw_noise(self.samples, len(x), like=x)
+        noise = self.model.terms_noise(self.samples, len(x), like=x)
         loss, *terms = self.values(x, self._beta, *noise)
         with torch.autocast(self._device.type, enabled=False):
             loss.backward()

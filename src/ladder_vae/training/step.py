@@ -31,7 +31,7 @@ class StepValues(NamedTuple):
 def batch_values(model: Hierarchy, objective: Objective) -> Callable[..., StepValues]:
     """Make the training step as a function that can be compiled.
 
-    It maps images ``(B, C, H, W)``, beta ``()`` and the noise of each level, ``(K, B, *event)``, to
+    It maps images ``(B, C, H, W)``, beta ``()`` and what ``model.terms_noise`` draws to
     :class:`StepValues`. The model is on the device where it is trained.
     """
     monte_carlo = objective.monte_carlo_rates or objective.importance_samples > 1
@@ -72,7 +72,7 @@ def training_memory(model: Hierarchy, objective: Objective, batch: tuple[int, ..
         return value
 
     x = torch.empty(batch, device="meta")
-    noise = model.draw_noise(objective.importance_samples, len(x), like=x)
+    noise = model.terms_noise(objective.importance_samples, len(x), like=x)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         batch_values(model, objective)(x, x.new_full((), 1.0), *noise)
     weights = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}

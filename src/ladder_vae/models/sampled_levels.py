@@ -1,0 +1,121 @@
+"""The bound of a diffusion from a few levels of each image: for training, and for thousands of levels.
+
+Each draw has a time, and with it one level, whose rate times the number of steps estimates the sum over
+levels. Times are spread evenly (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ladder_vae.maths.diffusion import added_precision, noised, reverse, step_rate
+from ladder_vae.maths.gaussian import standard_normal
+from ladder_vae.maths.keyed_normals import fold, keyed_normals
+from ladder_vae.models.inference import Estimate, Terms
+
+if TYPE_CHECKING:
+    from ladder_vae.models.diffusion import Diffusion
+
+
+def _draws_below(model: Diffusion) -> bool:
+    """Whether a rate is measured on a draw of the level below the time, as it has no closed form."""
+    return model.transition == "mixture" and not model.continuous
+
+
+def draw_noise(
+    model: Diffusion,
+    num_samples: int,
+    batch: int,
+    *,
+    like: Tensor,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """The random numbers of :func:`terms`.
+
+    Returns:
+        Standard-normal noise, ``(K, B, C, H, W)``; times in [0, 1), ``(K, B)``, spread evenly over the draws
+        with one random shift; and for mixtures noise of the level below the time, ``(K, B, C, H, W)``.
+    """
+    source = generator.device if generator else like.device
+    lead, count = (num_samples, batch), num_samples * batch
+
+    def normal() -> Tensor:
+        return torch.randn((*lead, *model.image), generator=generator, device=source, dtype=like.dtype)
+
+    drawn = [normal()]
+    shift = torch.rand((), generator=generator, device=source, dtype=like.dtype)
+    times = (torch.arange(count, device=source, dtype=like.dtype) / count + shift) % 1
+    drawn += [times.view(lead), *([normal()] if _draws_below(model) else [])]
+    return [each.to(like.device) for each in drawn]
+
+
+def terms(model: Diffusion, x: Tensor, noise: Sequence[Tensor]) -> Terms:
+    """Distortion ``(K, B)`` and rates ``(L, K, B)``, whose means over draws are those of the bound.
+
+    Of the rates of a draw all are 0 but one, which is multiplied by the number of steps, and the top level's,
+    which is known. In the limit of infinitely many steps a draw estimates the integral over all times.
+
+    Args:
+        x: Images as the likelihood prepares them, ``(B, C, H, W)``.
+        noise: From :func:`draw_noise`.
+    """
+    e, t, *e_below = noise
+    image, schedule, steps = model.scaled(x), model.schedule, model.steps
+    level = (t * steps).long().clamp(0, steps - 1)  # (K, B)
+    if model.continuous:
+        gamma, slope = schedule.at(t, shape_fixed=True)
+        z = noised(image, gamma).rsample(e)
+        rate = step_rate(image, model.denoise(z, gamma)[0], slope * torch.exp(-gamma))
+        spread = schedule.spread(t, rate.square())
+        rate = rate + (spread - spread.detach())  # adds 0, and the gradient that lowers the variance
+    else:
+        gammas = model.gammas()
+        gamma, below = gammas[level + 1], gammas[level]
+        z = noised(image, gamma).rsample(e)
+        if _draws_below(model):
+            q, p = reverse(z, image, gamma, below), model.transition_from(z, gamma, below)
+            z_below = q.rsample(e_below[0])
+            rate = steps * (q.log_prob(z_below) - p.log_prob(z_below))
+        else:
+            rate = steps * step_rate(image, model.denoise(z, gamma)[0], added_precision(gamma, below))
+    z_1 = noised(image, schedule.lowest).rsample(e)
+    top = noised(image, schedule.highest()).kl(standard_normal(model.image, like=z_1))
+    rates = rate.new_zeros(steps, *rate.shape).scatter(0, level[None], rate[None])
+    return Terms(
+        -model.likelihood.log_prob(model.decoder(z_1), x),
+        torch.cat([rates, top.expand_as(rate)[None]]),
+    )
+
+
+@torch.inference_mode()
+def estimate(model: Diffusion, x: Tensor, keys: Tensor, num_samples: int, per_pass: int) -> Estimate:
+    """Means over draws whose times are spread evenly, from a start of its own for each image.
+
+    With T steps and a multiple of T draws, each level has equally many draws: the sum goes through all.
+
+    Args:
+        x: Images as the likelihood prepares them, ``(B, C, H, W)``.
+        keys: Keys of the images' noise, int64, ``(B,)``.
+        num_samples: Draws of each image.
+        per_pass: Draws of each image that are computed at once.
+    """
+    events = [model.image] * (2 if _draws_below(model) else 1)
+    start = torch.special.ndtr(keyed_normals(fold(keys, torch.tensor(-1)), [(1,)])[0][:, 0])  # uniform
+    distortion = torch.zeros(len(x), dtype=torch.float64)
+    rates = torch.zeros(model.num_layers, len(x), dtype=torch.float64)
+    reconstruction = x
+    for first in range(0, num_samples, per_pass):
+        draws = torch.arange(first, min(first + per_pass, num_samples), device=keys.device)[:, None]
+        noise = [each.to(x) for each in keyed_normals(fold(keys, draws), events)]
+        times = ((draws / num_samples + start) % 1).to(x)
+        found = terms(model, x, [noise[0], times, *noise[1:]])
+        distortion += found.distortion.double().sum(0).cpu()
+        rates += found.rates.double().sum(1).cpu()
+        if first == 0:
+            z_1 = noised(model.scaled(x), model.schedule.lowest).rsample(noise[0][0])
+            reconstruction = model.likelihood.mean(model.decoder(z_1))
+    return Estimate(distortion / num_samples, rates / num_samples, reconstruction)

@@ -1,0 +1,308 @@
+"""Diffusion as a hierarchy: closed forms of Gaussian data, the sums over levels, the limit."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from contracts import binary_images
+
+from ladder_vae.maths.diffusion import added_precision, by_image, noised, reverse, step_rate
+from ladder_vae.maths.logistic_mixture import LogisticMixture
+from ladder_vae.models import Diffusion
+from ladder_vae.models.noise_schedules import NoiseSchedule
+
+SHAPE = (1, 4, 3)
+MEAN, VARIANCE = 0.3, 0.6  # of Gaussian data, a pixel
+LOWEST, HIGHEST = -3.0, 5.0
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def tiny(num_layers=5, **settings):
+    """A diffusion whose denoiser says something of all pixels."""
+    settings = {"denoiser": "dense", "width": 4, "blocks": 1} | settings
+    torch.manual_seed(3)
+    model = Diffusion(SHAPE, num_layers, **settings)
+    for parameter in model.denoiser.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def best_guess(z, gamma):
+    """E[x | z_t] for x from N(MEAN, VARIANCE)."""
+    gamma = by_image(gamma)
+    precision = 1 / VARIANCE + torch.exp(-gamma)
+    return (MEAN / VARIANCE + torch.sigmoid(-gamma).sqrt() / torch.sigmoid(gamma) * z) / precision
+
+
+def smallest_error(gamma):
+    """E[(x - E[x | z_t])^2] of a pixel."""
+    return 1 / (1 / VARIANCE + torch.exp(-gamma))
+
+
+def closed_bound(steps):
+    """The mean bound of T steps for a pixel of Gaussian data, with exact q(z_T) and p(x | z_0)."""
+    gamma = torch.linspace(LOWEST, HIGHEST, steps + 1)
+    rate = 0.5 * (added_precision(gamma[1:], gamma[:-1]) * smallest_error(gamma[1:])).sum()
+    log_px = -0.5 * torch.log(2 * math.pi * math.e * smallest_error(gamma[0]))
+    top = 0.5 * torch.log1p(VARIANCE * torch.exp(-gamma[-1]))
+    return log_px - top - rate
+
+
+def test_the_bound_of_gaussian_data_rises_to_log_px_as_steps_double():
+    bounds = torch.stack([closed_bound(2**i) for i in range(15)])
+    exact = -0.5 * math.log(2 * math.pi * math.e * VARIANCE)
+    assert (bounds.diff() > 0).all()
+    assert bounds[-1] < exact
+    assert bounds[-1] == pytest.approx(exact, abs=3e-4)
+    gaps = exact - bounds
+    assert gaps[-2] / gaps[-1] == pytest.approx(2, abs=0.01)  # the gap is proportional to 1 / T
+
+
+def test_sampled_rates_have_the_closed_mean():
+    """The KL of a level, on draws of x and z, against the mean that Gaussian data have."""
+    x = MEAN + math.sqrt(VARIANCE) * torch.randn(200_000, 1, 1, 1)
+    t, s = torch.tensor(1.2), torch.tensor(0.4)
+    z = noised(x, t).rsample(torch.randn_like(x))
+    q, p = reverse(z, x, t, s), reverse(z, best_guess(z, t), t, s)
+    rate = q.kl(p)
+    torch.testing.assert_close(rate, step_rate(x, best_guess(z, t), added_precision(t, s)))
+    expected = 0.5 * float(added_precision(t, s) * smallest_error(t))
+    assert float(rate.mean()) == pytest.approx(expected, abs=5 * float(rate.std()) / math.sqrt(len(x)))
+
+
+def test_the_rate_of_a_level_in_noise():
+    """0.5 expm1(gamma_t - gamma_s) |e - e_hat|^2 (Kingma et al. 2021, eq. 14)."""
+    x, guess, e = torch.randn(3, 2, 1, 4, 4)
+    t, s = torch.tensor(1.5), torch.tensor(-0.7)
+    z = noised(x, t).rsample(e)
+    alpha, sigma = torch.sigmoid(-t).sqrt(), torch.sigmoid(t).sqrt()
+    e_hat = (z - alpha * guess) / sigma
+    expected = 0.5 * torch.expm1(t - s) * (e - e_hat).square().sum((1, 2, 3))
+    torch.testing.assert_close(step_rate(x, guess, added_precision(t, s)), expected)
+
+
+def test_a_step_down_from_a_noised_image_is_a_less_noised_image():
+    """q(z_t | x) and q(z_s | z_t, x) together have q(z_s | x) as a margin."""
+    x = torch.randn(1, 1, 1, 1).expand(400_000, 1, 1, 1)
+    t, s = torch.tensor(0.9), torch.tensor(-0.3)
+    z_t = noised(x, t).rsample(torch.randn(x.shape))
+    z_s = reverse(z_t, x, t, s).rsample(torch.randn(x.shape))
+    wanted = noised(x[:1], s)
+    assert float(z_s.mean()) == pytest.approx(float(wanted.mean), abs=0.01)
+    assert float(z_s.std()) == pytest.approx(float(wanted.std), abs=0.01)
+    # Their covariance is that of the Markov chain, alpha_t / alpha_s sigma_s^2.
+    alpha = torch.sigmoid(-torch.stack([t, s])).sqrt()
+    covariance = float(((z_t - z_t.mean()) * (z_s - z_s.mean())).mean())
+    assert covariance == pytest.approx(float(alpha[0] / alpha[1] * torch.sigmoid(s)), abs=0.01)
+
+
+@pytest.mark.parametrize("transition", ["gaussian", "mixture"])
+@pytest.mark.parametrize("times", [None, torch.tensor([0.0, 0.1, 0.5, 1.0])])
+def test_the_levels_of_an_inference_sum_to_the_loss_of_all_steps(transition, times):
+    """What is sampled a level at a time estimates, without bias, what ``infer`` measures at all levels."""
+    model, x = tiny().with_steps(3, transition, times), binary_images(3, SHAPE).double()
+    with torch.no_grad():
+        exact = model.infer(x, 20_000).terms()
+        sampled = model.terms(x, model.terms_noise(20_001, 3, like=x))
+    for one, other in ((exact.rates, sampled.rates), (exact.distortion[None], sampled.distortion[None])):
+        difference = one.mean(1) - other.mean(1)
+        error = ((one.var(1) / one.shape[1]) + (other.var(1) / other.shape[1])).sqrt()
+        assert (difference.abs() < 5 * error + 1e-9).all()
+
+
+def test_estimates_go_through_all_levels():
+    """Every level has as many draws as any other, so that a level that has no rate is never over-counted."""
+    model, x = tiny().with_steps(6), binary_images(2, SHAPE).double()
+    seen = []
+    denoise = model.denoise
+    object.__setattr__(model, "denoise", lambda z, gamma: (seen.append(gamma), denoise(z, gamma))[1])
+    found = model.estimate(x, torch.tensor([5, 6]), 12, per_pass=5)
+    gammas = torch.cat(seen)  # (12, 2)
+    for image in range(2):
+        assert [int((gammas[:, image] == gamma).sum()) for gamma in model.gammas()[1:]] == [2] * 6
+    again = model.estimate(x, torch.tensor([5, 6]), 12, per_pass=12)
+    torch.testing.assert_close(found.rates, again.rates)
+    other = model.estimate(x[1:], torch.tensor([6]), 12, per_pass=12)
+    torch.testing.assert_close(other.rates, again.rates[:, 1:])  # the noise is the image's own
+
+
+@pytest.mark.parametrize("transition", ["gaussian", "mixture"])
+def test_many_steps_approach_the_limit(transition):
+    model, x = tiny(continuous=True), binary_images(4, SHAPE).double()
+    keys = torch.arange(4)
+    bounds = []
+    for limited in (*(model.with_steps(steps, transition) for steps in (1, 8, 64, 512)), model):
+        found = limited.estimate(x, keys, 4_096, per_pass=4_096)
+        bounds.append(-float((found.distortion + found.rates.sum(0)).mean()))
+    *finite, limit = bounds
+    gaps = [abs(limit - bound) for bound in finite]
+    assert gaps[1] > 4 * gaps[2] - 0.03
+    assert gaps[3] < 0.15
+    if transition == "gaussian":
+        assert finite[0] < finite[1] < finite[2] < finite[3] + 0.03
+
+
+def test_a_mixture_is_better_than_a_gaussian_where_steps_are_few():
+    model, x = tiny(), binary_images(4, SHAPE).double()
+    elbos = [
+        model.with_steps(2, kind).infer(x, 2_000).terms().mean().elbo for kind in ("gaussian", "mixture")
+    ]
+    assert elbos[1] > elbos[0] + 0.5
+
+
+@pytest.mark.parametrize("transition", ["gaussian", "mixture"])
+def test_the_probabilities_of_all_images_sum_to_one(transition):
+    """By importance weights: a wrong density, prior, or level counted twice would show."""
+    torch.manual_seed(5)
+    shape = (1, 2, 1)
+    # One Gaussian for two values of a pixel needs small steps, or hardly any draw lies where it is.
+    kinds = {"gaussian": (17, -0.5, 1.5), "mixture": (3, -3.0, 8.0)}
+    levels, lowest, highest = kinds[transition]
+    ends = {"gamma_min": lowest, "gamma_max": highest}
+    model = Diffusion(shape, levels, False, transition, denoiser="dense", width=4, blocks=1, **ends).eval()
+    images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 2).view(-1, *shape)
+    with torch.no_grad():
+        weights = model.infer(images, 30_000).log_weights().exp()
+    error = float((weights.var(0) / len(weights)).sum().sqrt())
+    assert float(weights.mean(0).sum()) == pytest.approx(1, abs=5 * error)
+    assert error < 0.02
+
+
+def test_generated_images_have_the_probabilities_that_inference_gives():
+    torch.manual_seed(5)
+    shape = (1, 2, 1)
+    model = Diffusion(shape, 4, False, "mixture", denoiser="dense", width=4, blocks=1).eval()
+    images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 2).view(-1, *shape)
+    with torch.no_grad():
+        probability = model.infer(images, 60_000).log_weights().exp().mean(0)
+        drawn = model.likelihood.sample(model.generate(60_000).params).flatten(1)
+    index = (drawn * torch.tensor([2.0, 1.0])).sum(1).long()
+    share = torch.bincount(index, minlength=4) / len(drawn)
+    torch.testing.assert_close(share, probability, atol=0.015, rtol=0)
+
+
+def test_the_ends_of_the_schedule_are_held_whatever_is_learned_between():
+    schedule = NoiseSchedule(-3, 8, pieces=16)
+    with torch.no_grad():
+        schedule.shape.normal_(std=4)
+    t = torch.linspace(0, 1, 1001)
+    gamma, slope = schedule.at(t)
+    assert gamma[0].item() == -3
+    assert gamma[-1].item() == pytest.approx(8, abs=1e-12)
+    assert (gamma.diff() > 0).all()
+    inside = (t + 1e-7)[:-1]
+    numeric = (schedule(inside + 1e-9) - schedule(inside)) / 1e-9
+    torch.testing.assert_close(slope[:-1], numeric, rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_of_the_limit_depends_on_the_ends_alone_and_its_variance_on_the_rest():
+    t = (torch.arange(400_000) + 0.5) / 400_000
+    moments = []
+    for shape in (torch.zeros(16), torch.randn(16)):
+        schedule = NoiseSchedule(LOWEST, HIGHEST, pieces=16)
+        schedule.shape.data = shape
+        gamma, slope = schedule.at(t)
+        loss = 0.5 * slope * torch.exp(-gamma) * smallest_error(gamma)
+        moments.append((float(loss.mean()), float(loss.var())))
+    assert moments[0][0] == pytest.approx(moments[1][0], rel=1e-4)
+    # of the closed integral, too
+    exact = 0.5 * math.log((1 + VARIANCE * math.exp(-LOWEST)) / (1 + VARIANCE * math.exp(-HIGHEST)))
+    assert moments[0][0] == pytest.approx(exact, rel=1e-4)
+    assert abs(moments[0][1] / moments[1][1] - 1) > 0.2
+
+
+def test_the_shape_that_is_learned_is_the_one_of_the_least_variance():
+    """Shares of the time that are proportional to the root of the mean squared loss of each piece."""
+    schedule = NoiseSchedule(LOWEST, HIGHEST, pieces=8)
+    optimizer = torch.optim.Adam([schedule.shape], lr=0.05)
+
+    def density(gamma):
+        return torch.exp(-gamma) * smallest_error(gamma)
+
+    for _ in range(400):
+        t = (torch.arange(512) + torch.rand(())) / 512
+        gamma, slope = schedule.at(t, shape_fixed=True)
+        spread = schedule.spread(t, (slope * density(gamma)) ** 2)
+        assert float(spread) == pytest.approx(1)
+        optimizer.zero_grad()
+        spread.backward()
+        optimizer.step()
+    edges = torch.linspace(LOWEST, HIGHEST, 9)
+    fine = torch.stack([torch.linspace(float(a), float(b), 100) for a, b in pairwise(edges)])
+    best = density(fine).square().mean(1).sqrt()
+    torch.testing.assert_close(schedule.shares(), best / best.sum(), atol=0.012, rtol=0)
+
+
+def test_training_lowers_the_variance_and_keeps_the_gradient_of_the_bound():
+    model, x = tiny(schedule="learned"), binary_images(6, SHAPE).double()
+    noise = model.terms_noise(1, 6, like=x)
+    model.terms(x, noise).mean().elbo.backward()
+    assert model.schedule.shape.grad.abs().sum() > 0
+    gradient = model.schedule.lowest.grad.clone()
+    model.zero_grad()
+    fixed = tiny()  # the same, but for its shape
+    fixed.terms(x, noise).mean().elbo.backward()
+    torch.testing.assert_close(gradient, fixed.schedule.lowest.grad)
+
+
+def test_eight_bits_and_colour():
+    likelihood = LogisticMixture(2)
+    model = Diffusion((3, 5, 4), 4, False, denoiser="unet", width=8, blocks=1, likelihood=likelihood)
+    x = likelihood.prepare(torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)).double()
+    terms = model.infer(x, 2).terms()
+    assert terms.rates.shape == (4, 2, 2)
+    assert torch.isfinite(terms.elbo).all()
+    assert float(terms.distortion.detach().mean()) < 5 * x[0].numel()  # nats: z_1 tells most of each value
+    assert model.generate(2).mean.shape == (2, 3, 5, 4)
+
+
+def test_what_a_noisy_value_tells_of_256_values():
+    """It is the logistic around the value, as wide as the noise."""
+    likelihood = LogisticMixture(3)
+    values = likelihood.prepare(torch.arange(256, dtype=torch.uint8)).double()[:, None, None, None]
+    noisy = torch.full((1, 1, 1, 1, 1), 0.2)
+    params = likelihood.of_noisy(noisy, torch.tensor(-5.0))
+    p = likelihood.log_prob(params.expand(1, 256, -1, 1, 1), values)[0].exp()
+    assert float(p.sum()) == pytest.approx(1)
+    values = values.flatten()
+    mean = float((p * values).sum())
+    assert mean == pytest.approx(0.2, abs=1e-3)
+    assert float((p * (values - mean) ** 2).sum()) == pytest.approx(math.exp(-5), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_layers": 1}, "num_layers=1 must be between 2"),
+        ({"gamma_min": 9.0}, "gamma_min=9 to gamma_max=8"),
+        ({"transition": "cubic"}, "transition=cubic is unknown"),
+        ({"schedule": "cosine"}, "schedule=cosine is unknown"),
+        ({"denoiser": "tree"}, "denoiser=tree is unknown"),
+        ({"width": 0}, "width=0"),
+        ({"transition": "mixture", "likelihood": LogisticMixture()}, "transition=mixture is for binary"),
+    ],
+)
+def test_what_makes_no_diffusion_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Diffusion(SHAPE, **settings)
+
+
+def test_questions_without_an_answer_are_refused():
+    model, x = tiny(), binary_images(2, SHAPE).double()
+    with pytest.raises(ValueError, match="no log q - log p"):
+        model.terms(x, model.terms_noise(1, 2, like=x), monte_carlo=True)
+    with pytest.raises(ValueError, match="rising numbers"):
+        model.with_steps(2, times=torch.tensor([0.0, 1.0, 0.5]))
+    with pytest.raises(ValueError, match="num_layers=1 "):
+        model.with_steps(0)
+    assert not model.has_weights
+    assert model.with_steps(4).has_weights
+    assert not model.with_steps(500).has_weights
