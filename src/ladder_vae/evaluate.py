@@ -36,7 +36,12 @@ def run(cfg: DictConfig) -> None:
     choose("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
 
     def check(subject: Subject) -> None:
-        data = subject.data
+        data, model = subject.data, subject.run.model
+        if not model.has_weights:
+            raise UserError(
+                f"{subject.run.path} is a {type(model).__name__} whose draws have no importance weights, as "
+                "its levels are too many or without number; python -m ladder_vae.limit measures its bound"
+            )
         if settings.binarizations > 1 and not (data.likelihood.random and data.binarization == "dynamic"):
             raise UserError(
                 f"binarizations={settings.binarizations} draws pixels anew, and those of {subject.run.path} "

@@ -59,7 +59,13 @@ class Analysis:
 
 def check(subject: Subject, settings: Settings) -> None:
     """Raises UserError if the settings name a level or an image that the run does not have."""
-    depth, total = subject.run.model.num_layers, len(subject.data.split("test"))
+    model = subject.run.model
+    if model.estimates_rates:
+        raise UserError(
+            f"{subject.run.path} is a {type(model).__name__}, whose levels are the image with more and more "
+            "noise and encode nothing else; python -m ladder_vae.limit shows what its levels do"
+        )
+    depth, total = model.num_layers, len(subject.data.split("test"))
     for level in settings.levels or ():
         if not 0 <= level < depth:
             has = "one level, z1" if depth == 1 else f"the levels 1 to {depth}"

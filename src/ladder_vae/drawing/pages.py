@@ -142,7 +142,13 @@ def write_html(path: Path, title: str, sections: Sequence[Section], pictures: Pa
     """
     template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["embedded"] = lambda file: base64.b64encode((pictures / file).read_bytes()).decode()
+    environment.filters["embedded"] = lambda file: _embedded(pictures / file)
     write_text(
         path, printable(environment.from_string(template).render(title=title, sections=sections), "\n")
     )
+
+
+def _embedded(picture: Path) -> str:
+    """The address of a picture that is within the page, PNG or GIF."""
+    kind = picture.suffix.removeprefix(".")
+    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"

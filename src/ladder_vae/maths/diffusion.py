@@ -15,6 +15,7 @@ from torch import Tensor
 from ladder_vae.maths.gaussian import Gaussian
 
 AXES = 3  # of an image
+MODERATE = 20.0  # exponent
 
 
 def signal(gamma: Tensor) -> Tensor:
@@ -80,3 +81,24 @@ def pixel_evidence(z: Tensor, gamma: Tensor) -> Tensor:
     r"""$\log q(z_i \mid x_i = 1) - \log q(z_i \mid x_i = -1) = 2 \alpha z_i / \sigma^2$ of each pixel."""
     gamma = by_image(gamma)
     return 2 * torch.exp(0.5 * F.logsigmoid(-gamma) - F.logsigmoid(gamma)) * z
+
+
+def mixture_rate(own_logit: Tensor, precision: Tensor, e: Tensor) -> Tensor:
+    r"""$\log q(z_s \mid z_t, x) - \log p(z_s \mid z_t)$ of binary pixels on a draw, nats, for each pixel.
+
+    p is $\sum_{x_i} \hat p(x_i)\, q(z_{s,i} \mid z_{t,i}, x_i)$, and z_s is drawn from q with the noise e.
+    With $\delta$ for the precision that the step adds and a for the logit of the value that the pixel has,
+    the log-ratio is $-\log(s(a) + s(-a)\,e^r)$ where s is the sigmoid and
+    $r = -2 \delta - 2 \sqrt\delta\,e$. It is written so that float32 keeps its digits if it is small.
+
+    Args:
+        own_logit: a, the logit of the pixel's own value.
+        precision: $\delta$, broadcastable (:func:`added_precision`).
+        e: Standard-normal noise, positive away from the other value; broadcastable.
+    """
+    r = -2 * precision - 2 * precision.sqrt() * e
+    # Each expression is taken where it is exact, and clamped so that it is finite elsewhere.
+    likely = -torch.log1p(torch.sigmoid(-own_logit.clamp(min=0)) * torch.expm1(r))
+    doubtful = -r - torch.log1p(torch.sigmoid(own_logit.clamp(max=0)) * torch.expm1(-r.clamp(min=-MODERATE)))
+    far = F.softplus(-own_logit) - F.softplus(r - own_logit)
+    return torch.where(own_logit > 0, likely, torch.where(r > -MODERATE, doubtful, far))

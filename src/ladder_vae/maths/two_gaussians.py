@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ladder_vae.maths.gaussian import LOG_2PI, full_precision
 
-HALVINGS = 40  # of the interval in which a quantile lies
+HALVINGS = 32  # of the interval in which a quantile lies
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def image_statistics(
     if not model.has_weights:
         return _estimated(model, x, indices, settings)
     passes = passes or Passes(model)
-    group = passes.group(x, _image_keys(indices, settings), settings.num_samples)
+    group = passes.group(x, image_keys(indices, settings), settings.num_samples)
     features = model.encode(x)
     per_pass = max(1, settings.chunk_size // len(x))
     units: UnitSums | None = None
@@ -125,7 +125,7 @@ def _estimated(model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Se
     """The statistics of a model whose draws have no weights: no bound but the ELBO, and no units."""
     if settings.sample_sizes:
         raise ValueError(f"{type(model).__name__} has no importance weights here, so that there is no L_K")
-    keys = _image_keys(indices, settings).to(x.device)
+    keys = image_keys(indices, settings).to(x.device)
     found = model.estimate(x, keys, settings.draws, max(1, settings.chunk_size // len(x)))
     mse, ssim = reconstruction_quality(found.reconstruction, model.likelihood.intensities(x))
     none = torch.zeros(len(x), 0, dtype=torch.float64)
@@ -142,7 +142,7 @@ def _estimated(model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Se
     )
 
 
-def _image_keys(indices: Sequence[int], settings: Settings) -> Tensor:
+def image_keys(indices: Sequence[int], settings: Settings) -> Tensor:
     """Keys of the images' noise, int64, ``(B,)``, for one seed and one draw of the pixels."""
     again = (settings.binarization,) if settings.binarization else ()
     seed = torch.tensor(stream_seed(settings.seed, "evaluate", *again))

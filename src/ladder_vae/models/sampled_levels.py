@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ladder_vae.maths.diffusion import added_precision, noised, reverse, step_rate
+from ladder_vae.maths.diffusion import added_precision, by_image, mixture_rate, noised, step_rate
 from ladder_vae.maths.gaussian import standard_normal
 from ladder_vae.maths.keyed_normals import fold, keyed_normals
 from ladder_vae.models.inference import Estimate, Terms
@@ -77,9 +77,10 @@ def terms(model: Diffusion, x: Tensor, noise: Sequence[Tensor]) -> Terms:
         gamma, below = gammas[level + 1], gammas[level]
         z = noised(image, gamma).rsample(e)
         if _draws_below(model):
-            q, p = reverse(z, image, gamma, below), model.transition_from(z, gamma, below)
-            z_below = q.rsample(e_below[0])
-            rate = steps * (q.log_prob(z_below) - p.log_prob(z_below))
+            own, added = image * model.denoise(z, gamma)[1], by_image(added_precision(gamma, below))
+            # The draw of the level below and its mirror image: of many steps this leaves little variance.
+            both = [mixture_rate(own, added, e) for e in (e_below[0], -e_below[0])]
+            rate = steps * torch.stack(both).mean(0).flatten(-3).sum(-1)
         else:
             rate = steps * step_rate(image, model.denoise(z, gamma)[0], added_precision(gamma, below))
     z_1 = noised(image, schedule.lowest).rsample(e)

@@ -1,0 +1,221 @@
+"""What a diffusion becomes as its steps grow in number: sentences, tables, pictures, a page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ladder_vae.analysis.limit import LIMIT, Bound, Settings, diffusion, rows
+from ladder_vae.drawing import image_grids, limit_charts
+from ladder_vae.drawing.image_grids import to_bytes
+from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
+from ladder_vae.maths.diffusion import noised
+from ladder_vae.models.diffusion import Diffusion
+from ladder_vae.runs.opened import Subject
+from ladder_vae.system.files import replacing
+from ladder_vae.system.randomness import stream_seed
+
+FOLDER = Path("limit")
+PAGE = "limit.html"
+SHOWN = 10  # images
+PARTS = 32  # of time, in which the rate of the limit is drawn
+SAMPLED = (1, 4, 16, 64, 256)  # steps of the samples
+FRAMES = 48  # of the animation, there and back
+ANIMATED = 12  # images
+
+
+def write(
+    subject: Subject,
+    found: Sequence[Bound],
+    others: Mapping[str, tuple[int, float]],
+    settings: Settings,
+    on_step: Callable[[str], None],
+) -> Path:
+    """Write ``limit.csv``, pictures, ``limit.md`` and ``limit.html`` into the run directory.
+
+    Args:
+        found: All bounds.
+        others: Number of levels and ELBO of other runs, by name.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        OSError: If the run directory cannot be written.
+    """
+    directory = subject.run.path / FOLDER
+    directory.mkdir(parents=True, exist_ok=True)
+    with replacing(directory / "limit.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows(found)[0])
+        writer.writeheader()
+        writer.writerows(rows(found))
+    on_step("drawing")
+    sections, _ = save_pictures(directory, _sections(subject, found, others, settings))
+    title = "From a hierarchy to a diffusion"
+    write_markdown(subject.run.path / "limit.md", title, sections, FOLDER.as_posix())
+    page = subject.run.path / PAGE
+    write_html(page, title, sections, directory)
+    return page
+
+
+def headline(found: Sequence[Bound]) -> str:
+    """The result in one sentence."""
+    limit = next(b for b in found if b.steps == LIMIT)
+    most = max(b.steps for b in found)
+    best = max((b for b in found if b.steps == most), key=lambda b: b.mean)
+    few = max((b for b in found if 0 < b.steps <= 10), key=lambda b: (b.steps, b.mean), default=None)
+    said = (
+        f"With infinitely many steps the ELBO is {limit.mean:.2f} ± {limit.error:.2f} nats, "
+        f"with {most:,} steps {best.mean:.2f}"
+    )
+    return said + (f", and with {few.steps} at best {few.mean:.2f} ({few.name})." if few else ".")
+
+
+def _sections(
+    subject: Subject, found: Sequence[Bound], others: Mapping[str, tuple[int, float]], settings: Settings
+) -> list[Section]:
+    model = diffusion(subject)
+    limit = next(b for b in found if b.steps == LIMIT)
+    finite = [b for b in found if b.steps != LIMIT]
+    curves = [
+        limit_charts.Curve(
+            name,
+            [b.steps for b in finite if b.name == name],
+            [b.mean for b in finite if b.name == name],
+            [b.error for b in finite if b.name == name],
+            dashed="placed" in name,
+        )
+        for name in dict.fromkeys(b.name for b in finite)
+    ]
+    even = {
+        b.steps: (b.times[:-1].numpy(), b.rates[:-1].numpy())
+        for b in finite
+        if b.transition == "gaussian" and not b.placed and b.steps in (4, 16, 64, 256, 1024)
+    }
+    density = limit.rates[:-1].numpy()
+    parts = min(PARTS, len(density))
+    density = np.array([part.sum() for part in np.array_split(density, parts)]) * parts
+    idle = float((torch.tensor(density) < 0.01 * density.max()).double().mean())
+    lowest, highest = model.schedule.lowest.item(), model.schedule.highest().item()
+    return [
+        Section(
+            "What happens as steps are added",
+            [
+                headline(found),
+                "Every level is as large as the image and inference learns nothing: it adds noise. With more "
+                "steps each level changes less, the sum of all rates falls to a limit, and what is left "
+                "depends on the net that removes the noise alone.",
+                f"In {idle:.0%} of the time the rate is below a hundredth of its peak: most of these levels "
+                "are near the noise, where nothing of the image is left. They have almost no rate by design.",
+            ],
+            pictures=[
+                Picture(
+                    "bounds.png",
+                    "The bound and its distance to the limit",
+                    f"{len(limit.elbo):,} {subject.source} images, at least {settings.draws} draws each (of "
+                    "more steps than draws, a sample of the levels). Bars are errors over images.",
+                    partial(
+                        limit_charts.save_bounds_by_steps,
+                        curves=curves,
+                        limit=limit.mean,
+                        others=others,
+                        title="A diffusion is the limit of a hierarchy of many levels",
+                    ),
+                ),
+                Picture(
+                    "rates.png",
+                    "The rate of each level",
+                    "Left: with twice as many steps, each level has about half the rate. Right: times T, "
+                    f"the rates become one curve. Gamma goes from {lowest:.2f} at t = 0 to {highest:.2f}.",
+                    partial(
+                        limit_charts.save_rates_over_time,
+                        levels=even,
+                        density=density,
+                        title="How each level's change shrinks (gaussian transition, equal steps)",
+                    ),
+                ),
+            ],
+        ),
+        Section("In numbers", table=_table(found)),
+        Section("What it draws", pictures=[_samples(model, settings), _animation(subject, model, settings)]),
+    ]
+
+
+def _table(found: Sequence[Bound]) -> Table:
+    rows = [
+        [
+            "infinity" if b.steps == LIMIT else f"{b.steps:,}",
+            "either" if b.steps == LIMIT else b.transition,
+            "placed" if b.placed else "equal",
+            f"{b.mean:.2f}",
+            f"{b.error:.2f}",
+            f"{b.distortion:.3f}",
+            f"{float(b.rates[-1]):.3f}",
+        ]
+        for b in sorted(found, key=lambda b: (b.steps or 10**9, b.transition, b.placed))
+    ]
+    headings = ["T", "transition", "steps", "ELBO", "±", "distortion", "rate of the top level"]
+    return Table(headings, rows, "Nats per image. ± is the standard error over images, with that of draws.")
+
+
+def _samples(model: Diffusion, settings: Settings) -> Picture:
+    kind = "mixture" if model.likelihood.binary else "gaussian"
+
+    def draw(path: Path) -> None:
+        rows = {}
+        for steps in SAMPLED:
+            generator = torch.Generator().manual_seed(stream_seed(settings.seed, "limit samples"))
+            drawn = model.with_steps(steps, kind).generate(SHOWN, generator=generator)
+            rows[f"T = {steps}"] = to_bytes(drawn.mean)
+        image_grids.save_strips(path, rows, columns=SHOWN, title="Samples by the number of steps")
+
+    return Picture(
+        "samples.png",
+        "Samples by the number of steps",
+        f"Drawn from the top down with the {kind} transition and equal steps. With one step all pixels are "
+        "independent of each other.",
+        draw,
+    )
+
+
+def _animation(subject: Subject, model: Diffusion, settings: Settings) -> Picture:
+    def draw(path: Path) -> None:
+        x = subject.data.observe(subject.source, subject.data.sample(subject.source, ANIMATED), 0)
+        frames = there_and_back(model, x.to(next(model.parameters()).device), settings.seed)
+        limit_charts.save_animation(path, frames, columns=6)
+
+    return Picture(
+        "there_and_back.gif",
+        "An image becomes noise, and noise becomes an image",
+        "First the levels of inference from the image up, then those of generation from the top level of the "
+        "same images down. Nothing but noise is left at the top, so that other images come back.",
+        draw,
+    )
+
+
+@torch.no_grad()
+def there_and_back(model: Diffusion, x: Tensor, seed: int) -> np.ndarray:
+    """Frames of images that become noise and of noise that becomes images, uint8 ``(frames, n, H, W)``.
+
+    Args:
+        model: In eval mode.
+        x: Images as the likelihood prepares them, ``(n, C, H, W)``, on its device.
+        seed: Seed of the draws.
+    """
+    kind = "mixture" if model.likelihood.binary else "gaussian"
+    steps = FRAMES // 2
+    walk = model.with_steps(steps, kind)
+    generator = torch.Generator().manual_seed(seed)
+    # One path of the noise: each level is the one below it with some more.
+    gammas, e = walk.gammas(), torch.randn(x.shape, generator=generator).to(x)
+    up = [noised(walk.scaled(x), gamma).rsample(e) for gamma in gammas]
+    down = walk.generate(len(x), hold={steps: up[-1]}, generator=generator)
+    frames = [walk.scaled(x), *up, *reversed(down.z), 2 * down.mean - 1]
+    frames += [frames[-1]] * (FRAMES // 8)
+    return np.stack([to_bytes(((frame + 1) / 2).clamp(0, 1)) for frame in frames])
