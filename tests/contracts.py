@@ -13,10 +13,18 @@ import yaml
 from torch import Tensor, nn
 
 import ladder_vae.conf
-from ladder_vae.models import NVAE, BottomUpVAE, ConvolutionalVAE, LadderVAE, ResidualVAE, TextbookVAE
+from ladder_vae.models import (
+    NVAE,
+    BottomUpVAE,
+    ConvolutionalVAE,
+    Diffusion,
+    LadderVAE,
+    ResidualVAE,
+    TextbookVAE,
+)
 from ladder_vae.models.hierarchy import Hierarchy, TopDown
 
-MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE, ConvolutionalVAE]
+MODELS = [TextbookVAE, LadderVAE, BottomUpVAE, ResidualVAE, ConvolutionalVAE, Diffusion]
 #: With NVAE, which is a convolutional one with other settings.
 CLASSES = [*MODELS, NVAE]
 
@@ -25,6 +33,8 @@ MARKOV = [cls for cls in MODELS if "hidden_sizes" in inspect.signature(cls).para
 #: Of these, a latent is a vector.
 DENSE = [cls for cls in MODELS if "latent_sizes" in inspect.signature(cls).parameters]
 MANY = {cls: 20_000 if cls in DENSE else 1_000 for cls in MODELS}  # draws of which a mean is looked at
+#: Of these, training sees all levels of each image, and a level says what it learned to say.
+LEARNED = [cls for cls in MODELS if not cls.estimates_rates]
 TOP_DOWN = [cls for cls in MODELS if issubclass(cls, TopDown)]
 SHAPE = (1, 6, 5)
 
@@ -47,6 +57,8 @@ def sizes(cls: type[Hierarchy], latents: list[int], hidden: list[int]) -> dict[s
     if cls in DENSE:
         widths = {"hidden_sizes": hidden} if cls in MARKOV else {"width": hidden[0]}
         return {"latent_sizes": latents, **widths}
+    if cls is Diffusion:
+        return {"width": hidden[0] // 2, "blocks": 1, "denoiser": "dense", "continuous": False}
     return {"scale": 0.05} if cls is NVAE else {"width": hidden[0] // 2, "encoder_blocks": 1}
 
 

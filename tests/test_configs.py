@@ -87,7 +87,8 @@ def test_every_model_optimizer_and_schedule_trains(train, model, optimizer, sche
         f"model={model}", f"optimizer={optimizer}", f"scheduler={scheduler}", "trainer.gradient_clip_val=1"
     )
     metrics = json.loads((run / "metrics.json").read_text())
-    assert -300 < metrics["test/elbo"] < 0
+    least = -3000 if model == "diffusion" else -300  # that has one Gaussian step from noise to the image
+    assert least < metrics["test/elbo"] < 0
     assert {"test/rate/z1", "test/rate/z2"} <= metrics.keys()
 
 

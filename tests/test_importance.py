@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import events, tiny
-from contracts import DENSE, MODELS
+from contracts import DENSE, LEARNED
 from test_hierarchy import build, images
 
 from ladder_vae.comparison.groups import evaluated_split, group_runs
@@ -49,14 +49,14 @@ def step(model, x, noise):
 
 
 @pytest.mark.parametrize("loss", [step, doubly_reparameterized])
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", LEARNED)
 def test_the_loss_is_minus_the_bound(cls, loss):
     model, x = build(cls), images()
     noise = model.draw_noise(K, len(x), like=x)
     torch.testing.assert_close(loss(model, x, noise), plain(model, x, noise), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", LEARNED)
 def test_the_plain_gradient_against_differences(cls):
     model, x = build(cls), images()
     noise = model.draw_noise(K, len(x), like=x)

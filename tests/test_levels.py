@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from contracts import MARKOV, MODELS, small
+from contracts import LEARNED, MARKOV, small
 from test_manipulate import cut
 
 from ladder_vae.analysis import resolutions
@@ -72,7 +72,7 @@ def test_readings_agree_with_the_model(halves):
     assert not torch.equal(other.innovations[0], readings.innovations[0])
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", LEARNED)
 def test_a_level_cut_off_changes_nothing(halves, judges, cls):
     model, index = cut(build(cls), 1), range(20)
     judge = trained_classifier(halves, judges)

@@ -26,8 +26,8 @@ PAGE = "limit.html"
 SHOWN = 10  # images
 PARTS = 32  # of time, in which the rate of the limit is drawn
 SAMPLED = (1, 4, 16, 64, 256)  # steps of the samples
-FRAMES = 48  # of the animation, there and back
-ANIMATED = 12  # images
+FRAMES = 40  # of the animation, there and back
+ANIMATED = 8  # images
 
 
 def write(
@@ -88,7 +88,7 @@ def _sections(
             name,
             [b.steps for b in finite if b.name == name],
             [b.mean for b in finite if b.name == name],
-            [b.error for b in finite if b.name == name],
+            [float(_stderr(b.elbo - limit.elbo)) for b in finite if b.name == name],
             dashed="placed" in name,
         )
         for name in dict.fromkeys(b.name for b in finite)
@@ -119,7 +119,7 @@ def _sections(
                     "bounds.png",
                     "The bound and its distance to the limit",
                     f"{len(limit.elbo):,} {subject.source} images, at least {settings.draws} draws each (of "
-                    "more steps than draws, a sample of the levels). Bars are errors over images.",
+                    "more steps than draws, a sample of the levels). Bars: the error of the distance.",
                     partial(
                         limit_charts.save_bounds_by_steps,
                         curves=curves,
@@ -145,6 +145,10 @@ def _sections(
         Section("In numbers", table=_table(found)),
         Section("What it draws", pictures=[_samples(model, settings), _animation(subject, model, settings)]),
     ]
+
+
+def _stderr(values: Tensor) -> Tensor:
+    return values.std() / len(values) ** 0.5
 
 
 def _table(found: Sequence[Bound]) -> Table:
@@ -188,7 +192,7 @@ def _animation(subject: Subject, model: Diffusion, settings: Settings) -> Pictur
     def draw(path: Path) -> None:
         x = subject.data.observe(subject.source, subject.data.sample(subject.source, ANIMATED), 0)
         frames = there_and_back(model, x.to(next(model.parameters()).device), settings.seed)
-        limit_charts.save_animation(path, frames, columns=6)
+        limit_charts.save_animation(path, frames, columns=8)
 
     return Picture(
         "there_and_back.gif",

@@ -17,6 +17,10 @@ from ladder_vae.drawing.image_grids import DPI, save
 from ladder_vae.system.files import replacing
 
 MOST_LABELS = 12
+GRAYS = 6  # of a channel of an animation: noise is large
+POINTS = 32  # of a curve over time, at most
+LEAST_GAP = 0.01  # nats, that a logarithmic axis shows
+DEEP = 10  # nats below the limit that the plain axis shows, at least
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Curve:
         label: What distinguishes it.
         steps: Ascending.
         elbo: Nats.
-        error: Over images, nats.
+        error: Of the difference to the limit, image by image, nats.
         dashed: Whether the line is dashed.
     """
 
@@ -60,17 +64,20 @@ def save_bounds_by_steps(
             "marker": "o" if not curve.dashed else "s",
             "markersize": 4,
         }
-        near.errorbar(curve.steps, curve.elbo, yerr=curve.error, label=curve.label, capsize=2, **style)
-        gaps = np.array(curve.elbo)
-        gap.plot(curve.steps, np.where(limit - gaps > 0.02, limit - gaps, np.nan), **style)
+        near.plot(curve.steps, curve.elbo, label=curve.label, **style)
+        gaps = limit - np.array(curve.elbo)
+        gap.errorbar(
+            curve.steps, np.where(gaps > LEAST_GAP, gaps, np.nan), yerr=curve.error, capsize=2, **style
+        )
     near.axhline(limit, color="black", linewidth=1, label=f"T = infinity: {limit:.2f}")
     for place, (name, (levels, elbo)) in enumerate(others.items()):
         near.plot(levels, elbo, "*", color=f"C{len(colors) + place}", markersize=11, label=name)
     lowest = min([limit, *(elbo for _, elbo in others.values())])
-    near.set_ylim(lowest - 25, limit + 3)
+    near.set_ylim(lowest - DEEP, max([limit, *(elbo for _, elbo in others.values())]) + 1)
     near.set_ylabel("ELBO (nats per image; up is better)")
     near.set_title("the bound; what is far lower is not shown", fontsize=9)
     gap.set_yscale("log")
+    gap.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     gap.set_ylabel("nats below the limit (down is better)")
     gap.set_title("how far it is from the limit", fontsize=9)
     for ax in (near, gap):
@@ -99,12 +106,14 @@ def save_rates_over_time(
             "color": (0.1 + 0.5 * shade, 0.75 - 0.6 * shade, 0.9 - 0.3 * shade),
             "marker": "o",
         }
-        style |= {"markersize": 3.5 if steps <= 64 else 0, "linewidth": 1.2}
+        style |= {"markersize": 3.5, "linewidth": 1.2}
+        times, rates = (_pooled(values) for values in (times, rates))
         each.plot(times, np.maximum(rates, 1e-6), label=f"T = {steps:,}", **style)
         per_time.plot(times, rates * steps, label=f"T = {steps:,}", **style)
     middle = (np.arange(len(density)) + 0.5) / len(density)
     per_time.plot(middle, density, color="black", linewidth=1.5, label="T = infinity")
     each.set_yscale("log")
+    each.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     each.set_ylim(bottom=max(1e-3, each.get_ylim()[0]))
     each.set_ylabel("rate of a level (nats)")
     per_time.set_ylabel("rate of a level times T (nats per unit of time)")
@@ -134,6 +143,7 @@ def save_animation(
     for images in frames:
         rows = [np.concatenate(list(images[i : i + columns]), 1) for i in range(0, len(images), columns)]
         whole = np.concatenate(rows, 0)
+        whole = (whole.astype(np.uint16) * (GRAYS - 1) // 255 * 255 // (GRAYS - 1)).astype(np.uint8)
         pictures.append(
             Image.fromarray(whole).resize(
                 (whole.shape[1] * scale, whole.shape[0] * scale), Image.Resampling.NEAREST
@@ -150,6 +160,11 @@ def save_animation(
             duration=round(1000 * seconds / len(pictures)),
             loop=0,
         )
+
+
+def _pooled(values: np.ndarray) -> np.ndarray:
+    """Means of neighbors, ``POINTS`` at most: each of many levels has few draws."""
+    return np.array([part.mean() for part in np.array_split(values, min(POINTS, len(values)))])
 
 
 def _steps_axis(ax: Axes, steps: Sequence[int]) -> None:
