@@ -8,7 +8,7 @@ import torch
 from contracts import binary_images
 
 from ladder_vae.analysis import step_placement
-from ladder_vae.analysis.step_placement import Look, best_times, costs, look
+from ladder_vae.analysis.step_placement import Look, best_path, costs, look
 from ladder_vae.models import Diffusion
 
 
@@ -27,8 +27,7 @@ def test_no_other_times_cost_less(steps):
     torch.manual_seed(steps)
     given = seen(torch.rand(9, dtype=torch.float64))
     cost = costs(given, "gaussian")
-    times = best_times(given, steps, "gaussian")
-    path = (times * 8).round().long().tolist()
+    path = best_path(given, steps, "gaussian")
     assert (path[0], path[-1], len(path)) == (0, 8, steps + 1)
 
     def total(levels):
@@ -62,4 +61,4 @@ def test_costs_are_the_rates_that_are_measured(transition):
 
 def test_more_steps_than_times_are_refused():
     with pytest.raises(ValueError, match="between 1 and 8"):
-        best_times(seen(torch.ones(9, dtype=torch.float64)), 9, "gaussian")
+        best_path(seen(torch.ones(9, dtype=torch.float64)), 9, "gaussian")

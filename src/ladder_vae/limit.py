@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -23,6 +24,8 @@ from ladder_vae.system.machine import limit_threads
 def run(cfg: DictConfig) -> None:
     """Check everything, then look at run after run."""
     composition.check_settings(cfg, schema.LimitConfig, {"draws": 1})
+    if cfg.images is not None and cfg.images < 2:
+        raise UserError(f"images={cfg.images} must be at least 2; null takes all")
     if not cfg.steps or not all(1 <= steps <= MOST_STEPS for steps in cfg.steps):
         raise UserError(f"steps={list(cfg.steps)} must be numbers of steps T, each from 1 to {MOST_STEPS:,}")
     if cfg.split not in IMAGES_OF:
@@ -35,6 +38,8 @@ def run(cfg: DictConfig) -> None:
         def on_step(what: str) -> None:
             print(f"{name}: {what}", file=sys.stderr, flush=True)
 
+        if cfg.images is not None and cfg.images < len(subject.indices):
+            subject = replace(subject, images=cfg.images)
         found = bounds(subject, settings, device, on_step)
         try:
             page = write(subject, found, others, settings, on_step)
@@ -45,9 +50,7 @@ def run(cfg: DictConfig) -> None:
         print(headline(found))
         print(printable(str(page)))
 
-    failed = over_runs(
-        own_copy(cfg.run), cfg.checkpoint, cfg.images, work, check, cfg.split, cfg.trust, cfg.data
-    )
+    failed = over_runs(own_copy(cfg.run), cfg.checkpoint, None, work, check, cfg.split, cfg.trust, cfg.data)
     if failed:
         raise UserError(f"{failed} could not be looked at")
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ladder_vae.analysis.step_placement import best_times, look
+from ladder_vae.analysis.step_placement import GRID, best_path, look
+from ladder_vae.maths.diffusion import added_precision, noised, step_rate
+from ladder_vae.maths.keyed_normals import fold, keyed_normals
 from ladder_vae.models.diffusion import Diffusion
 from ladder_vae.models.evaluator import Settings as Draws
 from ladder_vae.models.evaluator import image_keys
+from ladder_vae.models.sampled_levels import ends, mirrored
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.errors import UserError
 
@@ -26,7 +30,7 @@ class Settings:
 
     Args:
         steps: Numbers of steps T, ascending.
-        draws: Draws of each image at each T, at least; rounded up to a multiple of T where T is smaller.
+        draws: Draws of each image, where T steps are not on the grid of times; about so many.
         seed: Seed of all draws.
         chunk_size: Draws per forward pass, all images together.
     """
@@ -37,23 +41,39 @@ class Settings:
     chunk_size: int = 1000
 
 
-@dataclass(frozen=True)
-class Bound:
-    """The bound of a diffusion with so many steps.
+class Kind(NamedTuple):
+    """How a diffusion is made a hierarchy.
 
     Args:
         steps: T; ``LIMIT`` for the limit.
         transition: ``gaussian`` or ``mixture``; in the limit they are the same.
         placed: Whether the times of the steps are those that cost least, and not i / T.
+    """
+
+    steps: int
+    transition: str
+    placed: bool
+
+    @property
+    def name(self) -> str:
+        """How the steps are made, in words."""
+        how = "steps placed where they cost least" if self.placed else "equal steps"
+        return f"{self.transition} transition, {how}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bound of a diffusion with so many steps.
+
+    Args:
+        kind: Of the steps.
         elbo: Of each image, nats, ``(M,)``.
         distortion: Mean over images, nats.
         rates: Mean rate of each level, z_1 first, nats, ``(T + 1,)``; in the limit of parts of equal time.
         times: Time of each level, ascending from 0 to 1, ``(T + 1,)``.
     """
 
-    steps: int
-    transition: str
-    placed: bool
+    kind: Kind
     elbo: Tensor
     distortion: float
     rates: Tensor
@@ -68,12 +88,6 @@ class Bound:
     def error(self) -> float:
         """Its standard error over images, which holds that of the draws, too."""
         return float(self.elbo.std() / max(1, len(self.elbo)) ** 0.5)
-
-    @property
-    def name(self) -> str:
-        """How the steps are made, in words."""
-        how = "steps placed where they cost least" if self.placed else "equal steps"
-        return f"{self.transition} transition, {how}"
 
 
 def check(subject: Subject) -> None:
@@ -97,77 +111,127 @@ def bounds(
 ) -> list[Bound]:
     """Bounds at each number of steps: of each transition, of equal and of placed steps, and in the limit.
 
+    All paths that lie on the grid of :mod:`~.step_placement` are measured together, as the net is the same.
+
     Args:
         on_step: Is told what begins.
     """
     model = diffusion(subject)
     model.to(device)
+    kinds = ["gaussian", "mixture"] if model.likelihood.binary else ["gaussian"]
+    paths: dict[Kind, list[int]] = {}
+    on_step("finding where steps cost least")
+    x = subject.data.observe("train", subject.data.sample("train", LOOKED_AT), 0).to(device)
+    seen = look(model, x, settings.chunk_size, torch.Generator().manual_seed(settings.seed))
+    for kind in kinds:
+        for steps in settings.steps:
+            if (GRID - 1) % steps == 0:
+                paths[Kind(steps, kind, False)] = list(range(0, GRID, (GRID - 1) // steps))
+            if 1 < steps <= PLACED:
+                paths[Kind(steps, kind, True)] = best_path(seen, steps, kind)
+    on_step(f"T = {', '.join(map(str, sorted({kind.steps for kind in paths})))}")
+    found = _on_grid(model, subject, settings, device, paths)
     limit = model.with_steps(max(settings.steps))
     limit.continuous = True
     on_step("T = infinity")
-    found = [_bound(limit, subject, settings, device, LIMIT, placed=False)]
-    kinds = ["gaussian", "mixture"] if model.likelihood.binary else ["gaussian"]
-    few = [steps for steps in settings.steps if 1 < steps <= PLACED]
-    seen = None
-    if few:
-        on_step("finding where steps cost least")
-        x = subject.data.observe("train", subject.data.sample("train", LOOKED_AT), 0).to(device)
-        generator = torch.Generator().manual_seed(settings.seed)
-        seen = look(model, x, settings.chunk_size, generator)
-    for kind in kinds:
+    found.append(_sampled(limit, subject, settings, device, Kind(LIMIT, "gaussian", False)))
+    for transition in kinds:
         for steps in settings.steps:
-            on_step(f"T = {steps:,}, {kind}")
-            found.append(
-                _bound(model.with_steps(steps, kind), subject, settings, device, steps, placed=False)
-            )
-            if seen is not None and steps in few:
-                placed = model.with_steps(steps, kind, best_times(seen, steps, kind))
-                found.append(_bound(placed, subject, settings, device, steps, placed=True))
-    return found
+            kind = Kind(steps, transition, False)
+            if kind not in paths:
+                on_step(f"T = {steps:,}, {transition}")
+                found.append(_sampled(model.with_steps(steps, transition), subject, settings, device, kind))
+    return sorted(found, key=lambda bound: bound.kind)
 
 
 @torch.inference_mode()
-def _bound(
+def _on_grid(
     model: Diffusion,
     subject: Subject,
     settings: Settings,
     device: torch.device,
-    steps: int,
-    *,
-    placed: bool,
+    paths: dict[Kind, list[int]],
+) -> list[Bound]:
+    """Bounds of paths over the grid, with one draw of each image at each time."""
+    gammas = model.schedule(torch.linspace(0, 1, GRID).to(device))
+    parts: dict[Kind, list[Tensor]] = {kind: [] for kind in paths}
+    distortions = []
+    for x, keys in _batches(subject, settings, device, settings.chunk_size):
+        image = model.scaled(x)
+        rates = {kind: torch.zeros(len(path), len(x), dtype=torch.float64) for kind, path in paths.items()}
+        for place in range(GRID):
+            e, e_below = (
+                each.to(x) for each in keyed_normals(fold(keys, torch.tensor(place)), [model.image] * 2)
+            )
+            if place == 0:
+                distortion, top = ends(model, x, e[None])
+                distortions.append(distortion[0].double().cpu())
+                for kind in paths:
+                    rates[kind][-1] = top.double().cpu()
+                continue
+            here = [(kind, path.index(place)) for kind, path in paths.items() if place in path]
+            if not here:
+                continue
+            gamma = gammas[place]
+            guess, logits = model.denoise(noised(image, gamma).rsample(e), gamma.expand(len(x)))
+            for kind, level in here:
+                below = gammas[paths[kind][level - 1]]
+                if kind.transition == "gaussian":
+                    rate = step_rate(image, guess, added_precision(gamma, below))
+                else:
+                    rate = mirrored(image * logits, gamma, below, e_below)
+                rates[kind][level - 1] = rate.double().cpu()
+        for kind, found in rates.items():
+            parts[kind].append(found)
+    whole = torch.cat(distortions)
+    return [
+        _bound(kind, whole, torch.cat(parts[kind], 1), torch.tensor(path) / (GRID - 1))
+        for kind, path in paths.items()
+    ]
+
+
+@torch.inference_mode()
+def _sampled(
+    model: Diffusion, subject: Subject, settings: Settings, device: torch.device, kind: Kind
 ) -> Bound:
-    draws = settings.draws if steps == LIMIT else -(-settings.draws // steps) * steps
-    if steps > settings.draws:
-        draws = settings.draws  # a sample of the levels
-    indices, parts = subject.indices, []
-    keyed = Draws(draws, (), settings.seed)
-    batch = max(1, settings.chunk_size // min(draws, 100))
-    for start in range(0, len(indices), batch):
-        which = indices[start : start + batch]
-        x = subject.data.observe(subject.source, which, 0).to(device)
-        keys = image_keys(which, keyed).to(device)
-        parts.append(model.estimate(x, keys, draws, max(1, settings.chunk_size // len(x))))
-    distortion = torch.cat([part.distortion for part in parts])
+    """The bound of a model, each image at times that are spread evenly."""
+    draws = settings.draws if kind.steps in (LIMIT, settings.draws) else _rounded(settings.draws, kind.steps)
+    parts = [
+        model.estimate(x, keys, draws, max(1, settings.chunk_size // len(x)))
+        for x, keys in _batches(subject, settings, device, max(1, settings.chunk_size // min(draws, 100)))
+    ]
     rates = torch.cat([part.rates for part in parts], 1)  # (L, M)
-    times = torch.linspace(0, 1, model.num_layers) if model.times is None else model.times
-    return Bound(
-        steps,
-        model.transition,
-        placed,
-        -(distortion + rates.sum(0)),
-        float(distortion.mean()),
-        rates.mean(1),
-        times,
-    )
+    distortion = torch.cat([part.distortion for part in parts])
+    return _bound(kind, distortion, rates, torch.linspace(0, 1, model.num_layers))
+
+
+def _rounded(draws: int, steps: int) -> int:
+    """A multiple of the steps, where that is not many more draws."""
+    return draws if steps > draws else -(-draws // steps) * steps
+
+
+def _batches(
+    subject: Subject, settings: Settings, device: torch.device, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images as the likelihood prepares them, ``(B, C, H, W)``, and the keys of their noise, ``(B,)``."""
+    indices, keyed = subject.indices, Draws(settings.draws, (), settings.seed)
+    for start in range(0, len(indices), size):
+        which = indices[start : start + size]
+        x = subject.data.observe(subject.source, which, 0).to(device)
+        yield x, image_keys(which, keyed).to(device)
+
+
+def _bound(kind: Kind, distortion: Tensor, rates: Tensor, times: Tensor) -> Bound:
+    return Bound(kind, -(distortion + rates.sum(0)), float(distortion.mean()), rates.mean(1), times)
 
 
 def rows(found: Sequence[Bound]) -> list[dict[str, object]]:
     """The bounds as rows of ``limit.csv``; in the limit, the number of steps is ``inf``."""
     return [
         {
-            "steps": b.steps or "inf",
-            "transition": b.transition,
-            "placed": b.placed,
+            "steps": b.kind.steps or "inf",
+            "transition": b.kind.transition,
+            "placed": b.kind.placed,
             "elbo": b.mean,
             "elbo_stderr": b.error,
             "rate": float(b.rates.sum()),

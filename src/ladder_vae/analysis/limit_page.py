@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ladder_vae.analysis.limit import LIMIT, Bound, Settings, diffusion, rows
+from ladder_vae.analysis.step_placement import GRID
 from ladder_vae.drawing import image_grids, limit_charts
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
@@ -66,37 +67,39 @@ def write(
 
 def headline(found: Sequence[Bound]) -> str:
     """The result in one sentence."""
-    limit = next(b for b in found if b.steps == LIMIT)
-    most = max(b.steps for b in found)
-    best = max((b for b in found if b.steps == most), key=lambda b: b.mean)
-    few = max((b for b in found if 0 < b.steps <= 10), key=lambda b: (b.steps, b.mean), default=None)
+    limit = next(b for b in found if b.kind.steps == LIMIT)
+    most = max(b.kind.steps for b in found)
+    best = max((b for b in found if b.kind.steps == most), key=lambda b: b.mean)
+    few = max(
+        (b for b in found if 0 < b.kind.steps <= 10), key=lambda b: (b.kind.steps, b.mean), default=None
+    )
     said = (
         f"With infinitely many steps the ELBO is {limit.mean:.2f} ± {limit.error:.2f} nats, "
         f"with {most:,} steps {best.mean:.2f}"
     )
-    return said + (f", and with {few.steps} at best {few.mean:.2f} ({few.name})." if few else ".")
+    return said + (f", and with {few.kind.steps} at best {few.mean:.2f} ({few.kind.name})." if few else ".")
 
 
 def _sections(
     subject: Subject, found: Sequence[Bound], others: Mapping[str, tuple[int, float]], settings: Settings
 ) -> list[Section]:
     model = diffusion(subject)
-    limit = next(b for b in found if b.steps == LIMIT)
-    finite = [b for b in found if b.steps != LIMIT]
+    limit = next(b for b in found if b.kind.steps == LIMIT)
+    finite = [b for b in found if b.kind.steps != LIMIT]
     curves = [
         limit_charts.Curve(
             name,
-            [b.steps for b in finite if b.name == name],
-            [b.mean for b in finite if b.name == name],
-            [float(_stderr(b.elbo - limit.elbo)) for b in finite if b.name == name],
+            [b.kind.steps for b in finite if b.kind.name == name],
+            [b.mean for b in finite if b.kind.name == name],
+            [float(_stderr(b.elbo - limit.elbo)) for b in finite if b.kind.name == name],
             dashed="placed" in name,
         )
-        for name in dict.fromkeys(b.name for b in finite)
+        for name in dict.fromkeys(b.kind.name for b in finite)
     ]
     even = {
-        b.steps: (b.times[:-1].numpy(), b.rates[:-1].numpy())
+        b.kind.steps: (b.times[:-1].numpy(), b.rates[:-1].numpy())
         for b in finite
-        if b.transition == "gaussian" and not b.placed and b.steps in (4, 16, 64, 256, 1024)
+        if b.kind.transition == "gaussian" and not b.kind.placed and b.kind.steps in (4, 16, 64, 256, 1024)
     }
     density = limit.rates[:-1].numpy()
     parts = min(PARTS, len(density))
@@ -118,8 +121,9 @@ def _sections(
                 Picture(
                     "bounds.png",
                     "The bound and its distance to the limit",
-                    f"{len(limit.elbo):,} {subject.source} images, at least {settings.draws} draws each (of "
-                    "more steps than draws, a sample of the levels). Bars: the error of the distance.",
+                    f"{len(limit.elbo):,} {subject.source} images. Up to T = {GRID - 1} every level is "
+                    f"measured; of more steps, a sample of {settings.draws} of each image. Bars: the error of "
+                    "the distance.",
                     partial(
                         limit_charts.save_bounds_by_steps,
                         curves=curves,
@@ -154,15 +158,15 @@ def _stderr(values: Tensor) -> Tensor:
 def _table(found: Sequence[Bound]) -> Table:
     rows = [
         [
-            "infinity" if b.steps == LIMIT else f"{b.steps:,}",
-            "either" if b.steps == LIMIT else b.transition,
-            "placed" if b.placed else "equal",
+            "infinity" if b.kind.steps == LIMIT else f"{b.kind.steps:,}",
+            "either" if b.kind.steps == LIMIT else b.kind.transition,
+            "placed" if b.kind.placed else "equal",
             f"{b.mean:.2f}",
             f"{b.error:.2f}",
             f"{b.distortion:.3f}",
             f"{float(b.rates[-1]):.3f}",
         ]
-        for b in sorted(found, key=lambda b: (b.steps or 10**9, b.transition, b.placed))
+        for b in sorted(found, key=lambda b: (b.kind.steps or 10**9, b.kind.transition, b.kind.placed))
     ]
     headings = ["T", "transition", "steps", "ELBO", "±", "distortion", "rate of the top level"]
     return Table(headings, rows, "Nats per image. ± is the standard error over images, with that of draws.")

@@ -91,8 +91,8 @@ def _mixture_costs(pixels: Tensor, added: Tensor) -> Tensor:
     return pixels[used] @ rate
 
 
-def best_times(seen: Look, steps: int, transition: str) -> Tensor:
-    """The times of the T + 1 levels whose steps cost least, ascending from 0 to 1, ``(T + 1,)``.
+def best_path(seen: Look, steps: int, transition: str) -> list[int]:
+    """The places on the grid of the T + 1 levels whose steps cost least, from 0 to the last.
 
     Raises:
         ValueError: If the grid has no room for so many steps.
@@ -100,7 +100,7 @@ def best_times(seen: Look, steps: int, transition: str) -> Tensor:
     if not 1 <= steps < GRID:
         raise ValueError(f"steps={steps} must be between 1 and {GRID - 1}")
     cost = costs(seen, transition)
-    # least[k, i]: the cheapest way from the top to time i in k steps
+    # the cost of the cheapest way from the top to each time, in so many steps as were made
     least = torch.full((GRID,), math.inf, dtype=torch.float64)
     least[-1] = 0
     came = []
@@ -110,4 +110,4 @@ def best_times(seen: Look, steps: int, transition: str) -> Tensor:
     path = [0]
     for origin in reversed(came):
         path.append(int(origin[path[-1]]))
-    return torch.tensor(path, dtype=torch.float32) / (GRID - 1)
+    return path

@@ -77,19 +77,41 @@ def terms(model: Diffusion, x: Tensor, noise: Sequence[Tensor]) -> Terms:
         gamma, below = gammas[level + 1], gammas[level]
         z = noised(image, gamma).rsample(e)
         if _draws_below(model):
-            own, added = image * model.denoise(z, gamma)[1], by_image(added_precision(gamma, below))
-            # The draw of the level below and its mirror image: of many steps this leaves little variance.
-            both = [mixture_rate(own, added, e) for e in (e_below[0], -e_below[0])]
-            rate = steps * torch.stack(both).mean(0).flatten(-3).sum(-1)
+            rate = steps * mirrored(image * model.denoise(z, gamma)[1], gamma, below, e_below[0])
         else:
             rate = steps * step_rate(image, model.denoise(z, gamma)[0], added_precision(gamma, below))
+    distortion, top = ends(model, x, e)
+    rates = rate.new_zeros(steps, *rate.shape).scatter(0, level[None], rate[None])
+    return Terms(distortion, torch.cat([rates, top.expand_as(rate)[None]]))
+
+
+def ends(model: Diffusion, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """What no step has a part in: the distortion, ``(K, B)``, and the rate of the top level, ``(B,)``.
+
+    Args:
+        x: Images as the likelihood prepares them, ``(B, C, H, W)``.
+        e: Noise of z_1, ``(K, B, C, H, W)``.
+    """
+    image, schedule = model.scaled(x), model.schedule
     z_1 = noised(image, schedule.lowest).rsample(e)
     top = noised(image, schedule.highest()).kl(standard_normal(model.image, like=z_1))
-    rates = rate.new_zeros(steps, *rate.shape).scatter(0, level[None], rate[None])
-    return Terms(
-        -model.likelihood.log_prob(model.decoder(z_1), x),
-        torch.cat([rates, top.expand_as(rate)[None]]),
-    )
+    return -model.likelihood.log_prob(model.decoder(z_1), x), top
+
+
+def mirrored(own_logit: Tensor, gamma: Tensor, below: Tensor, e: Tensor) -> Tensor:
+    """The rate of a step to a mixture, on a draw of the level below and its mirror image, nats, ``(*lead)``.
+
+    The part of the rate that is linear in the noise cancels: of many steps that leaves little variance.
+
+    Args:
+        own_logit: Logit of the value that each pixel has, ``(*lead, C, H, W)``.
+        gamma: Of the level above, ``(*lead)`` or a scalar.
+        below: Of the level below, likewise.
+        e: Noise, ``(*lead, C, H, W)``.
+    """
+    added = by_image(added_precision(gamma, below))
+    both = mixture_rate(own_logit, added, e) + mixture_rate(own_logit, added, -e)
+    return 0.5 * both.flatten(-3).sum(-1)
 
 
 @torch.inference_mode()

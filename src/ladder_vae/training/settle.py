@@ -265,10 +265,12 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
 
 
 def check_memory(settled: Settled) -> None:
-    """Raises UserError if a training step cannot fit into the memory of the device."""
+    """Raises UserError if the objective is not one of the model, or a step does not fit into memory."""
     config, data = settled.config, settled.data
     with torch.device("meta"):  # nothing is stored there
         model = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
+    if problem := settled.objective.misfit(model):
+        raise UserError(problem)
     width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
 
     def memory(images: int) -> int:

@@ -1,0 +1,79 @@
+"""`python -m ladder_vae.limit`: what it leaves, and what it refuses."""
+
+import csv
+import math
+
+import pytest
+from PIL import Image
+
+SETTINGS = ("draws=4", "images=6", "steps=[1,2,4]", "device=cpu")
+
+
+@pytest.fixture
+def diffusion(trained):
+    return trained("model=diffusion", "model.denoiser=dense", "model.width=4", "model.continuous=true",
+                   "model.num_layers=3", run_dir="diffusion")  # fmt: skip
+
+
+def test_what_a_look_at_the_limit_leaves(diffusion, trained, command):
+    other = trained("model=ladder", run_dir="ladder")
+    code, out, err = command("limit", f"run={diffusion}", *SETTINGS, f"beside=[{other}]")
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(diffusion / "limit.html")
+    assert out.startswith("With infinitely many steps the ELBO is -")
+    with open(diffusion / "limit" / "limit.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = [(row["steps"], row["transition"], row["placed"]) for row in rows]
+    assert kinds[0] == ("inf", "gaussian", "False")
+    for transition in ("gaussian", "mixture"):
+        for steps in "124":
+            assert (steps, transition, "False") in kinds
+            assert ((steps, transition, "True") in kinds) == (steps != "1")
+    for row in rows:
+        elbo, rate, distortion = (float(row[name]) for name in ("elbo", "rate", "distortion"))
+        assert math.isclose(elbo, -(rate + distortion), rel_tol=1e-6)
+        assert 0 <= float(row["prior"]) < rate
+    by_kind = {kind: float(row["elbo"]) for kind, row in zip(kinds, rows, strict=True)}
+    assert by_kind["1", "gaussian", "False"] < by_kind["4", "gaussian", "False"]
+    page = (diffusion / "limit.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/gif;base64,") == 1
+    assert "LadderVAE" in (diffusion / "limit.md").read_text() or (diffusion / "limit/bounds.png").exists()
+    with Image.open(diffusion / "limit" / "there_and_back.gif") as animation:
+        assert animation.n_frames > 10
+
+
+def test_what_has_no_limit_is_refused(diffusion, trained, command):
+    ladder = trained("model=ladder", run_dir="ladder")
+    for arguments, message in (
+        ((f"run={ladder}",), "ladder is a LadderVAE"),
+        ((f"run={diffusion}", "steps=[0]"), "steps=[0] must be numbers of steps T"),
+        ((f"run={diffusion}", "steps=[]"), "steps=[] must be numbers of steps T"),
+        ((f"run={diffusion}", "images=1"), "images=1 must be at least 2"),
+        ((f"run={diffusion}", "draws=0"), "draws=0 must be at least 1"),
+        ((f"run={diffusion}", "split=tset"), "split=tset is unknown"),
+        ((f"run={diffusion}", "beside=[nowhere]"), "nowhere"),
+        (("run=nowhere",), "nowhere"),
+        ((), "run=<dir> is missing"),
+    ):
+        code, _, err = command("limit", *arguments)
+        assert code != 0
+        assert message in err
+        assert err.splitlines()[-1].startswith("error:")
+
+
+def test_commands_of_learned_levels_refuse_a_diffusion(diffusion, command):
+    code, _, err = command("evaluate", f"run={diffusion}", "num_samples=10")
+    assert code != 0
+    assert "Diffusion whose draws have no importance weights" in err
+    code, _, err = command("analyze", f"run={diffusion}")
+    assert code != 0
+    assert "python -m ladder_vae.limit shows what its levels do" in err
+
+
+@pytest.mark.parametrize("setting", ["objective.free_bits=1", "objective.balance_rates=true",
+                                     "objective.monte_carlo_rates=true"])  # fmt: skip
+def test_objectives_that_need_all_levels_are_refused(train, command, npz, setting):
+    code, _, err = command("train", "model=diffusion", "data=npz", f"data.path={npz}", setting)
+    assert code != 0
+    assert "needs all levels of each image" in err
