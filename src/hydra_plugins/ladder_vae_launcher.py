@@ -13,13 +13,10 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +41,10 @@ from ladder_vae.settings.paths import shown
 from ladder_vae.system.console import lasting_output
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.locks import TRAINING, locked
+from ladder_vae.system.processes import fresh_processes
 from ladder_vae.system.signals import gentle_stops, interrupts_held, release_interrupts
 
 log = logging.getLogger(__name__)
-LONGEST_SOCKET = 100  # bytes of the path of a Unix socket; systems take 104 to 108
 
 
 class ParallelLauncher(BasicLauncher):
@@ -110,10 +107,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
     Raises:
         KeyboardInterrupt: After Ctrl-C, once every running job has stopped. The message has all their hints.
     """
-    # On Linux, jobs are forked from a process that has only imported. Elsewhere each job imports for itself.
-    fork = sys.platform == "linux" and _room_for_a_socket()
-    context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
-    context.set_forkserver_preload(["ladder_vae.training.job", "ladder_vae.training.preflight"])
+    context = fresh_processes("ladder_vae.training.job", "ladder_vae.training.preflight")
     results: dict[int, JobReturn] = {}
     running: dict[Connection, tuple[int, BaseProcess]] = {}
     hints: list[str] = []
@@ -163,21 +157,6 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
             raise
         raise KeyboardInterrupt("\n".join(hint for hint in hints if hint)) from None
     return [results[number] for number in range(len(configs))]
-
-
-def _room_for_a_socket() -> bool:
-    """Have multiprocessing make its temporary directory where the path of a socket is not too long."""
-    name = len("/pymp-12345678/listener-12345678")
-    before = tempfile.tempdir
-    for directory in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
-        if len(os.fsencode(directory)) + name > LONGEST_SOCKET or not os.access(directory, os.W_OK):
-            continue
-        tempfile.tempdir = directory
-        try:
-            return len(os.fsencode(get_temp_dir())) < LONGEST_SOCKET  # made now, once for this process
-        finally:
-            tempfile.tempdir = before
-    return False
 
 
 def _died(config: DictConfig, code: int | None) -> JobReturn:

@@ -135,12 +135,11 @@ def bounds(
     limit.continuous = True
     on_step("T = infinity")
     found.append(_sampled(limit, subject, settings, device, Kind(LIMIT, "gaussian", False)))
-    for transition in kinds:
-        for steps in settings.steps:
-            kind = Kind(steps, transition, False)
-            if kind not in paths:
-                on_step(f"T = {steps:,}, {transition}")
-                found.append(_sampled(model.with_steps(steps, transition), subject, settings, device, kind))
+    for even in (Kind(steps, transition, False) for transition in kinds for steps in settings.steps):
+        if even not in paths:
+            on_step(f"T = {even.steps:,}, {even.transition}")
+            hierarchy = model.with_steps(even.steps, even.transition)
+            found.append(_sampled(hierarchy, subject, settings, device, even))
     return sorted(found, key=lambda bound: bound.kind)
 
 

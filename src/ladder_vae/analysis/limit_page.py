@@ -122,8 +122,8 @@ def _sections(
                     "bounds.png",
                     "The bound and its distance to the limit",
                     f"{len(limit.elbo):,} {subject.source} images. Up to T = {GRID - 1} every level is "
-                    f"measured; of more steps, a sample of {settings.draws} of each image. Bars: the error of "
-                    "the distance.",
+                    f"measured; of more steps, a sample of {settings.draws} of each image. Bars: the error "
+                    "of the distance.",
                     partial(
                         limit_charts.save_bounds_by_steps,
                         curves=curves,

@@ -50,6 +50,11 @@ def importance_bound(log_weights: Tensor, k: int) -> Bound:
     return Bound(values.mean(0), draw_var, ess.mean(0))
 
 
+def image_bounds(log_weights: Tensor) -> Tensor:
+    """L_K of each image from its K log-weights ``(K, B)``, in their precision: nats, ``(B,)``."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
 def mean_bound(log_weights: Tensor) -> Tensor:
     """L_K from K log-weights of each of B images, ``(K, B)``: the mean over images, nats, shape ``()``."""
-    return (log_weights.logsumexp(0) - math.log(len(log_weights))).mean()
+    return image_bounds(log_weights).mean()

@@ -20,6 +20,7 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.passes import Passes
 from ladder_vae.models.statistics import ImageStatistics, UnitSums
 from ladder_vae.system.randomness import stream_seed
+from ladder_vae.system.ranks import gathered, share
 
 UNIT_DRAWS = 100  # of each image, the first ones, tell what its units carry
 MIN_UNIT_DRAWS = 10  # they average out what a unit inherits from the random draws of other levels
@@ -140,6 +141,19 @@ def _estimated(model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Se
         ssim=ssim.cpu(),
         units=None,
     )
+
+
+def shared_statistics(
+    model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Settings
+) -> ImageStatistics:
+    """:func:`image_statistics` of images of which each process computes its share; each gets those of all.
+
+    Args:
+        x: All images, the same in every process.
+    """
+    mine = share(len(x))
+    own = image_statistics(model, x[mine], indices[mine], settings) if len(x[mine]) else None
+    return ImageStatistics.concatenate([part for part in gathered(own) if part is not None])
 
 
 def image_keys(indices: Sequence[int], settings: Settings) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.two_gaussians import TwoGaussians
 from ladder_vae.system.naming import level_groups
+from ladder_vae.system.ranks import batch_mean
 
 Density = Gaussian | TwoGaussians
 
@@ -85,8 +86,12 @@ class Terms(NamedTuple):
         return -(self.rate + self.distortion)
 
     def mean(self) -> Terms:
-        """Both parts averaged over draws and images, ``()`` and ``(L,)``."""
-        return Terms(self.distortion.mean(), self.rates.mean((1, 2)))
+        """Both parts averaged over draws and images, ``()`` and ``(L,)``.
+
+        Where processes share a batch, these are means over its images in all of them
+        (:mod:`ladder_vae.system.ranks`).
+        """
+        return Terms(batch_mean(self.distortion), batch_mean(self.rates, (1, 2)))
 
     def named(self, stage: str, most: int | None = None) -> dict[str, Tensor]:
         """``STAGE/elbo``, ``/rate``, ``/distortion``, ``/rate/z1``, ...: the names of ``metrics.json``.

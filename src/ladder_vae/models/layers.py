@@ -9,16 +9,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian, bounded_log_var, full_precision
+from ladder_vae.system.ranks import stacked, world_size
 
 # A floor under softplus variances: in float32, exp underflows below about -88, and log(0) would follow.
 MIN_VARIANCE = 1e-6
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalization over all leading axes at once: ``(*, features)``."""
+    """Batch normalization over all leading axes at once: ``(*, features)``.
+
+    Where processes share the images of a batch, the moments are those of the whole batch. (Lightning's
+    ``sync_batchnorm`` would put a class in place of this one that takes the leading axes for features, and
+    refuses tensors on the CPU.)
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.flatten(0, -2)).view_as(input)
+        rows = input.flatten(0, -2)
+        shared = self.training and world_size() > 1
+        return (self._shared(rows) if shared else super().forward(rows)).view_as(input)
+
+    def _shared(self, rows: Tensor) -> Tensor:
+        """Normalize rows ``(n, features)`` by the moments of all processes' rows. Some may have none."""
+        x = full_precision(rows)
+        count = x.new_tensor([len(x)])
+        mean = x.sum(0) / count.clamp(min=1)
+        squares = ((x - mean) ** 2).sum(0)
+        # of each process, (processes, .), merged as in Chan, Golub and LeVeque 1983
+        counts, means, parts = stacked(torch.cat([count, mean, squares])).tensor_split([1, 1 + len(mean)], 1)
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        var = (parts + counts * (means - mean) ** 2).sum(0) / total
+        assert self.momentum is not None
+        with torch.no_grad():
+            unbiased = var * total / (total - 1).clamp(min=1)
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        return ((x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(rows.dtype)
 
 
 class MLP(nn.Sequential):

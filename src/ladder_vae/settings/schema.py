@@ -26,6 +26,7 @@ class TrainerConfig:
     max_epochs: int = MISSING
     accelerator: str = MISSING
     devices: int = MISSING
+    strategy: str = "auto"
     precision: str = MISSING
     compile: Any = False  # true, false or auto; runs from before this setting count as false
     cuda_graph: Any = False  # true, false or auto, as above

@@ -23,8 +23,9 @@ from ladder_vae.runs.record import read_config
 from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.randomness import stream_seed
+from ladder_vae.system.ranks import rank
 from ladder_vae.training.callbacks import Totals
-from ladder_vae.training.cluster import OneProcess
+from ladder_vae.training.cluster import Processes, SharedBatches, check_layers
 from ladder_vae.training.epoch_checkpoints import DirectCheckpointIO, EpochCheckpoints
 from ladder_vae.training.interruption import Interruption
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -69,6 +70,7 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
     config, data, objective = settled.config, settled.data, settled.objective
     torch.manual_seed(stream_seed(config["seed"], "weights"))
     model: Hierarchy = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
+    check_layers(model, config["trainer"]["devices"])
     if config["init_from"] is not None and resume_from is None:
         _begin_from(model, config, data)
     if objective.importance_samples > 1:
@@ -102,16 +104,25 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
 def _make_trainer(
     config: Mapping[str, Any], run_dir: str | Path, callbacks: list[Callback], resume_from: Path | None
 ) -> L.Trainer:
-    """The Trainer of the ``trainer`` group. A profiler leaves ``fit-profile.txt`` in the run directory."""
+    """The Trainer of the ``trainer`` group. A profiler leaves ``fit-profile.txt`` in the run directory.
+
+    Of several processes the first alone profiles, logs and shows progress.
+    """
     settings = {
         key: value for key, value in config["trainer"].items() if value is not None and key not in OF_THE_STEP
     }
+    strategy = settings.pop("strategy", "auto")
+    if settings["devices"] > 1:
+        settings["strategy"] = SharedBatches(strategy)
+    if rank() > 0:
+        settings.pop("profiler", None)
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     if "profiler" in settings:
         settings["profiler"] = PROFILERS[settings["profiler"]](dirpath=run_dir, filename="profile")
     if config["data"]["val_size"] == 0:
         settings["limit_val_batches"] = 0
     logger: Any = False
-    if config["logger"]:
+    if config["logger"] and rank() == 0:
         given: dict[str, Any] = {"save_dir": str(run_dir)}
         if any(Path(run_dir).glob("events.out.tfevents.*")) and config["logger"]["_target_"] == TENSORBOARD:
             # the curves of an epoch that was broken off are hidden, or they would run backwards
@@ -119,7 +130,7 @@ def _make_trainer(
         logger = construct("logger", config["logger"], Logger, **given)
     return L.Trainer(
         **settings,
-        plugins=[DirectCheckpointIO(), OneProcess()],
+        plugins=[DirectCheckpointIO(), Processes()],
         default_root_dir=run_dir,  # under SLURM, Lightning would load an hpc_ckpt_*.ckpt that lies there
         callbacks=callbacks,
         logger=logger,

@@ -33,6 +33,8 @@ class EpochCheckpoints(Checkpoint):
     Both are written at the end of an epoch, the only point from which resuming is exact. Without validation
     ``best.ckpt`` is the last epoch. A run that ends in its first epoch has neither; it begins again.
 
+    Of several processes the first one writes.
+
     Lightning's ModelCheckpoint would not do: it writes its "last" only when the best improves, and it
     forgets the best score when a run directory is moved.
 
@@ -51,15 +53,26 @@ class EpochCheckpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         best = self.directory / "best.ckpt"
-        if self.last.exists() and not best.exists():  # killed between the two, after its first epoch
+        if (
+            trainer.is_global_zero and self.last.exists() and not best.exists()
+        ):  # killed between the two, after its first epoch
             _copy(self.last, best)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         remove_parts(self.directory)  # left by a killed run
         for stale in ("last.part", "best.part"):  # or by one of an earlier version
             (self.directory / stale).unlink(missing_ok=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._write(trainer)
+        else:
+            trainer.save_checkpoint(self.last)  # in which every rank has a part, and the first one writes
+        trainer.strategy.barrier()  # then both files are there for all
+
+    def _write(self, trainer: L.Trainer) -> None:
         best = self.directory / "best.ckpt"
         score = float(trainer.callback_metrics.get("val/bound", "-inf"))
         # Some epochs, or all epochs of a run, may have no validation (trainer.check_val_every_n_epoch).

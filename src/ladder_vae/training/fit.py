@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ladder_vae.drawing import image_grids
 from ladder_vae.drawing.image_grids import to_bytes
-from ladder_vae.models.evaluator import image_statistics
+from ladder_vae.models.evaluator import shared_statistics
 from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.models.summary import bits_per_dim
 from ladder_vae.runs.checkpoints import read_checkpoint
@@ -23,11 +24,14 @@ from ladder_vae.runs.record import (
     write_config,
     write_metrics,
 )
+from ladder_vae.system.devices import choose_device_type
 from ladder_vae.system.errors import UserError, attempt, warn
-from ladder_vae.training.build import Assembly
+from ladder_vae.training.build import Assembly, build
 from ladder_vae.training.data_module import ImageDataModule
 from ladder_vae.training.interruption import interruptible
 from ladder_vae.training.lightning_module import TESTED
+from ladder_vae.training.processes import together
+from ladder_vae.training.settle import settled_before
 from ladder_vae.training.tensorboard import draw_pictures
 
 TRAINING_IMAGES = 10_000  # evenly spaced, on which train_eval/elbo is measured
@@ -50,19 +54,13 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
         warn(said)
     with recording(path, torch.get_num_threads(), assembly.data.fingerprint):
         write_config(path, assembly.config)  # after the status: a process killed in between leaves no run
-        module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
-        try:
-            interruptible(
-                trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True
-            )
-        finally:
-            module.release()
-        best = read_checkpoint(checkpoint_path(path, "best"))
-        module.load_state_dict(best["state_dict"])
-        (tested,) = interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
+        module, trainer, asked = assembly.module, assembly.trainer, assembly.config["trainer"]
+        device = choose_device_type(asked["accelerator"])
+        with together(asked["devices"], device, _join, assembly.config, path, resume_from):
+            tested, like_for_like = train_and_test(assembly, path, resume_from)
         metrics = {
-            **{name: float(value) for name, value in tested.items()},
-            **_like_for_like(assembly, trainer.strategy.root_device),
+            **tested,
+            **like_for_like,
             "test/draws": TESTED.num_samples,
             "test/draws_seed": TESTED.seed,
             "test/binarizations": TESTED.binarizations,
@@ -86,6 +84,31 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
     return metrics
 
 
+def train_and_test(
+    assembly: Assembly, path: Path, resume_from: Path | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Train, and test what ``best.ckpt`` holds, together with other processes if there are any.
+
+    Returns:
+        What was measured on test images, and the same on training images, by name.
+    """
+    module, data, trainer = assembly.module, ImageDataModule(assembly.data), assembly.trainer
+    try:
+        interruptible(trainer, trainer.fit, module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    finally:
+        module.release()
+    best = read_checkpoint(checkpoint_path(path, "best"))
+    module.load_state_dict(best["state_dict"])
+    (tested,) = interruptible(trainer, trainer.test, module, datamodule=data, verbose=False)
+    tested = {name: float(value) for name, value in tested.items()}
+    return tested, _like_for_like(assembly, trainer.strategy.root_device)
+
+
+def _join(config: dict[str, Any], path: Path, resume_from: Path | None) -> None:
+    """What the other processes of a training do: the same, and nothing of the record."""
+    train_and_test(build(settled_before(config), path, resume_from), path, resume_from)
+
+
 def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]:
     """Measure ``train_eval/elbo`` and its parts on training images exactly as test images are measured.
 
@@ -98,7 +121,7 @@ def _like_for_like(assembly: Assembly, device: torch.device) -> dict[str, float]
     index = data.sample("train", count)
     cuts = [index[at : at + data.eval_batch_size] for at in range(0, len(index), data.eval_batch_size)]
     found = [
-        image_statistics(module.model, data.observe("train", cut).to(device), cut, TESTED) for cut in cuts
+        shared_statistics(module.model, data.observe("train", cut).to(device), cut, TESTED) for cut in cuts
     ]
     metrics = module.summary(ImageStatistics.concatenate(found), "train_eval")
     module.cpu()  # where Lightning left it

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from inspect import Parameter, signature
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ladder_vae.data.sources import FINGERPRINT
-from ladder_vae.maths.bounds import mean_bound
-from ladder_vae.models.evaluator import MIN_UNIT_DRAWS, Settings, image_statistics, unit_counts
+from ladder_vae.maths.bounds import image_bounds
+from ladder_vae.models.evaluator import MIN_UNIT_DRAWS, Settings, shared_statistics, unit_counts
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.inference import Terms
 from ladder_vae.models.statistics import ImageStatistics
@@ -26,22 +23,16 @@ from ladder_vae.system.compilation import compiled
 from ladder_vae.system.errors import UserError, warn
 from ladder_vae.system.naming import CURVES, z_name
 from ladder_vae.system.randomness import stream_seed
+from ladder_vae.system.ranks import batch_mean, rank, share, world_size
 from ladder_vae.system.recording import RECORDERS
 from ladder_vae.system.self_check import step_doubt
 from ladder_vae.training.objective import Objective
-from ladder_vae.training.replay import WholeStep
+from ladder_vae.training.replay import WholeStep, why_not_recorded
 from ladder_vae.training.skipping import GradientSkip
 from ladder_vae.training.spectral import SpectralNorms, penalized
 from ladder_vae.training.step import StepValues, batch_values, clip
 
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val"
-# Hooks in which a callback finds gradients, or may change them; a recorded step has no place for them.
-AROUND_THE_UPDATE = (
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_before_zero_grad",
-)
 STEPS_PER_READING = 50  # how often the loop reads numbers back from the device, at the latest
 BESIDE = "beside_the_weights"  # in a checkpoint: what training steps keep, by name
 TESTED = Settings(num_samples=MIN_UNIT_DRAWS, sample_sizes=())  # what ends a training; bounds take more draws
@@ -56,7 +47,8 @@ class HierarchicalVAE(L.LightningModule):
         optimizer: Called with the parameters.
         scheduler: Called with ``(optimizer, total_steps=N)`` and stepped every step; None: constant.
         seed: Seed of the latent noise. Every epoch reseeds from (seed, epoch), so that a run resumed
-            at an epoch boundary is the run that was never stopped.
+            at an epoch boundary is the run that was never stopped. Processes that share the images of
+            each batch draw the noise of the whole batch and take their images' part.
         compile: Whether to compile the step.
         record: Whether to record the whole step and replay it where the device can
             (:class:`~ladder_vae.training.replay.WholeStep`).
@@ -92,6 +84,7 @@ class HierarchicalVAE(L.LightningModule):
         self.skip_factor = skip_factor
         self._skip: GradientSkip | None = None
         self._norms: SpectralNorms | None = None
+        self._source: torch.Generator | None = None  # of noise; None: torch's own, as of a single process
         self._resumed: dict[str, dict[str, Tensor]] = {}  # what an earlier part of the run kept
         self._values = self._plain_values(model)
         self._whole: WholeStep | None = None  # None: Lightning goes through the parts of a step
@@ -114,7 +107,9 @@ class HierarchicalVAE(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self._values = self._plain_values(self.model)  # anew: the model is on its device now
-        if self.compile_step:
+        if self.compile_step and self.trainer.world_size > 1:
+            warn("going on without compilation (trainer.compile), for several processes share each batch")
+        elif self.compile_step:
             self._values = compiled(self._values, step_doubt(self.model, self._plain_values))
         if self.objective.spectral > 0:
             self._norms = SpectralNorms(self.model)
@@ -134,23 +129,11 @@ class HierarchicalVAE(L.LightningModule):
 
     def _recordable_step(self) -> WholeStep | None:
         """The step as a recording; None, after a warning, where Lightning has to do more than count steps."""
-        trainer, device = self.trainer, self.device.type
-        optimizer = trainer.optimizers[0]
-        reason = "" if device in RECORDERS else f"this run trains on {device}"
-        if trainer.accumulate_grad_batches != 1:
-            reason = "trainer.accumulate_grad_batches adds up gradients"
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            sees = any(is_overridden(hook, callback, L.Callback) for hook in AROUND_THE_UPDATE)
-            if sees or isinstance(callback, GradientAccumulationScheduler):
-                reason = f"{type(callback).__name__} has to do with the gradients of each step"
-        closure = signature(type(optimizer).step).parameters.get("closure")
-        if closure is not None and closure.default is Parameter.empty:
-            reason = f"{type(optimizer).__name__} computes a step several times"
-        if reason:
+        if reason := why_not_recorded(self.trainer, self.device.type):
             warn(f"going on without a CUDA graph (trainer.cuda_graph), for {reason}")
             return None
-        samples, largest = self.objective.importance_samples, trainer.gradient_clip_val
-        recorder = RECORDERS[device]()
+        samples, largest = self.objective.importance_samples, self.trainer.gradient_clip_val
+        optimizer, recorder = self.trainer.optimizers[0], RECORDERS[self.device.type]()
         return WholeStep(self.model, self._values, optimizer, samples, largest, recorder, self._skip)
 
     def release(self) -> None:
@@ -158,7 +141,11 @@ class HierarchicalVAE(L.LightningModule):
         self._whole = None
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch))
+        seed = stream_seed(self.seed, "train", self.current_epoch)
+        torch.manual_seed(seed)
+        if world_size() > 1:  # all draw the same noise, but dropout of their own
+            self._source = torch.Generator(self.device).manual_seed(seed)
+            torch.manual_seed(stream_seed(self.seed, "train", self.current_epoch, "rank", rank()))
         if self.objective.importance_samples > 1:
             self.model.eval()  # a log-weight is a function of one sample, not of the batch
 
@@ -169,12 +156,17 @@ class HierarchicalVAE(L.LightningModule):
             values = self._whole(x, beta)
         else:
             # The noise is drawn outside, so that the compiled step sees the same as the plain one.
-            noise = self.model.terms_noise(self.objective.importance_samples, len(x), like=x)
-            values = self._values(x, x.new_full((), beta), *noise)
+            noise = self._noise(x, self._source)
+            values = self._values(x[share(len(x))], x.new_full((), beta), *noise)
         self._recent.append(StepValues(values.loss.detach(), values.distortion, values.rates))
         if len(self._recent) == STEPS_PER_READING or batch_idx + 1 == steps:
             self._read_recent(beta)
         return values.loss
+
+    def _noise(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """The noise of this process's images of the batch, ``(K, B, *event)`` each, cut from that of all."""
+        noise = self.model.terms_noise(self.objective.importance_samples, len(x), like=x, generator=generator)
+        return noise if world_size() == 1 else [level[:, share(len(x))].clone() for level in noise]
 
     def _read_recent(self, beta: float) -> None:
         """Bring the values of the last steps to the host: check that they are finite, log their means."""
@@ -243,12 +235,13 @@ class HierarchicalVAE(L.LightningModule):
 
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
         with torch.autocast(x.device.type, enabled=False):  # half precision flatters
-            samples = self.objective.importance_samples
-            noise = self.model.terms_noise(samples, len(x), like=x)
+            mine, noise = x[share(len(x))], self._noise(x)
             # What is trained on says which epoch is best. L_K may rise while the ELBO falls.
-            weighted = samples > 1
-            terms = self.model.terms(x, noise).mean()
-            bound = mean_bound(self.model.infer(x, noise=noise).log_weights()) if weighted else terms.elbo
+            weighted = self.objective.importance_samples > 1
+            terms = self.model.terms(mine, noise).mean()
+            bound = terms.elbo
+            if weighted:
+                bound = batch_mean(image_bounds(self.model.infer(mine, noise=noise).log_weights()))
         if not (terms.distortion.isfinite() & terms.rates.isfinite().all()):
             raise _diverged(f"in validation after step {self.global_step}", terms)
         self.log_dict(terms.named("val", CURVES), batch_size=len(x))
@@ -277,7 +270,7 @@ class HierarchicalVAE(L.LightningModule):
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         start = sum(len(batch.elbo) for batch in self._tested)
         with torch.autocast(x.device.type, enabled=False):
-            self._tested.append(image_statistics(self.model, x, range(start, start + len(x)), TESTED))
+            self._tested.append(shared_statistics(self.model, x, range(start, start + len(x)), TESTED))
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(self.summary(ImageStatistics.concatenate(self._tested), "test"))

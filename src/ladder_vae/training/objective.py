@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ladder_vae.maths.bounds import mean_bound
+from ladder_vae.maths.bounds import image_bounds
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.inference import Terms
+from ladder_vae.system.ranks import batch_mean
 
 # Nats added to each rate before balancing, as in NVAE, so that an unused level has a weight, too.
 UNUSED = 0.01
@@ -21,6 +22,7 @@ class Objective:
 
     D is the batch mean of the distortion, and R_l is the batch mean of the rate of level l. With beta = 1 and
     lambda = 0 the loss is minus the ELBO. (Lambda = 0 means no clamping: a Monte Carlo rate may be negative.)
+    Processes that share a batch have the same means, those of the whole batch, and the same loss.
 
     Args:
         beta_warmup_epochs: Epochs over which beta grows linearly from 0 to 1; with 0, beta is always 1.
@@ -109,7 +111,7 @@ class Objective:
             units: Number of units of each level, z_1 first, ``(L,)``, which ``balance_rates`` needs.
         """
         if self.importance_samples > 1:
-            return -mean_bound(terms.elbo)
+            return -batch_mean(image_bounds(terms.elbo))
         terms = terms.mean()
         # Without free bits rates are not clamped, since a Monte Carlo rate may be negative.
         rates = terms.rates.clamp(min=self.free_bits) if self.free_bits > 0 else terms.rates

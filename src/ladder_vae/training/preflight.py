@@ -39,8 +39,9 @@ from ladder_vae.settings.schema import Config
 from ladder_vae.system.devices import share_cores
 from ladder_vae.system.errors import Refusal, UserError
 from ladder_vae.training.build import build
+from ladder_vae.training.memory import check_memory
 from ladder_vae.training.places import check_place, check_subdirectories, check_unused, prepare_directory
-from ladder_vae.training.settle import check_memory, settle
+from ladder_vae.training.settle import settle
 from ladder_vae.training.trust import foreign
 
 MOVED = ("data.path=", "data.directory=")  # data may be elsewhere now; that they are the same is checked

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,6 +21,37 @@ from ladder_vae.training.skipping import GradientSkip
 from ladder_vae.training.step import StepValues, clip
 
 MOST_RECORDINGS = 4  # of one shape; a schedule that asks for more would spend its time on them
+
+
+# Hooks in which a callback finds gradients, or may change them; a recorded step has no place for them.
+AROUND_THE_UPDATE = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+
+
+def why_not_recorded(trainer: L.Trainer, device: str) -> str:
+    """Why the step is none of which Lightning only counts that it was done; empty if it is one.
+
+    Args:
+        device: Type of the device that trains.
+    """
+    reason = "" if device in RECORDERS else f"this run trains on {device}"
+    if trainer.accumulate_grad_batches != 1:
+        reason = "trainer.accumulate_grad_batches adds up gradients"
+    if trainer.world_size > 1:
+        reason = "several processes share each batch"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        sees = any(is_overridden(hook, callback, L.Callback) for hook in AROUND_THE_UPDATE)
+        if sees or isinstance(callback, GradientAccumulationScheduler):
+            reason = f"{type(callback).__name__} has to do with the gradients of each step"
+    optimizer = trainer.optimizers[0]
+    closure = signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        reason = f"{type(optimizer).__name__} computes a step several times"
+    return reason
 
 
 class WholeStep:

@@ -31,11 +31,10 @@ from ladder_vae.settings.signatures import checked, parameters
 from ladder_vae.system.compilation import STEPS_THAT_PAY, choose
 from ladder_vae.system.devices import DEVICES, choose_device_type, choose_precision
 from ladder_vae.system.errors import UserError, one_line
-from ladder_vae.system.memory import total_memory
 from ladder_vae.system.randomness import check_seed
 from ladder_vae.system.recording import RECORDERS
+from ladder_vae.training.cluster import check_devices
 from ladder_vae.training.objective import Objective
-from ladder_vae.training.step import training_memory
 
 PUBLIC = {"model": "models", "data": "data", "likelihood": "maths"}  # group: the package that exports ours
 #: Settings of ``trainer`` that are HierarchicalVAE's and not Lightning's, and its names for them.
@@ -91,8 +90,7 @@ def settle(cfg: DictConfig) -> Settled:
             config["data"][key] = _absolute(config["data"][key])
     if config["init_from"] is not None and not is_release(config["init_from"]):
         config["init_from"] = _absolute(config["init_from"])
-    likelihood = construct("likelihood", config["likelihood"], Likelihood)
-    data: ImageData = construct("data", config["data"], ImageData, likelihood=likelihood)
+    data = _make_data(config)
     config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
     for key, seed in (("seed", config["seed"]), ("data.seed", data.seed)):
         check_seed(key, seed)
@@ -106,8 +104,22 @@ def settle(cfg: DictConfig) -> Settled:
             f"{config['data']['_target_']}, which are {shape}; leave it null"
         )
     config["model"]["input_shape"] = shape
-    config["trainer"] = _settle_trainer(config["trainer"], len(data.training_batches()))
+    batches = data.training_batches()
+    config["trainer"] = _settle_trainer(config["trainer"], len(batches), batches.batch_size)
     return Settled(config, data, _make_objective(config["objective"]))
+
+
+def settled_before(config: dict[str, Any]) -> Settled:
+    """What another process of this machine has settled, its data loaded anew."""
+    data = _make_data(config)
+    data.setup()
+    return Settled(config, data, _make_objective(config["objective"]))
+
+
+def _make_data(config: Mapping[str, Any]) -> ImageData:
+    likelihood = construct("likelihood", config["likelihood"], Likelihood)
+    data: ImageData = construct("data", config["data"], ImageData, likelihood=likelihood)
+    return data
 
 
 def _check_numbers(key: str, value: Any) -> None:
@@ -222,7 +234,7 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, Any]:
+def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int, batch_size: int) -> dict[str, Any]:
     """``auto`` becomes what it means on this machine; what the Trainer would not understand is refused."""
     known, _ = parameters(L.Trainer)
     for key in trainer:
@@ -242,8 +254,6 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
             f"trainer.gradient_skip_factor={trainer['gradient_skip_factor']} must be above 1, or null: the "
             "running mean of the norms could not follow a rise"
         )
-    if trainer["devices"] != 1:
-        raise UserError(f"trainer.devices={trainer['devices']} is not supported; runs use one device")
     if trainer["profiler"] not in (None, *PROFILERS):
         raise UserError(f"trainer.profiler={trainer['profiler']} is unknown; choose {', '.join(PROFILERS)}")
     if trainer["accelerator"] not in ("auto", "gpu", *DEVICES):
@@ -255,37 +265,12 @@ def _settle_trainer(trainer: dict[str, Any], steps_per_epoch: int) -> dict[str, 
         raise UserError(
             f"trainer.accelerator={trainer['accelerator']}: there is no NVIDIA GPU to be used here"
         )
+    check_devices(trainer, device, batch_size)
+    alone = trainer["devices"] == 1
     steps = trainer["max_epochs"] * min(steps_per_epoch, trainer["limit_train_batches"] or steps_per_epoch)
     pays = steps >= STEPS_THAT_PAY["cuda" if device == "cuda" else "cpu"]
     return trainer | {
         "precision": choose_precision(trainer["precision"], device),
-        "compile": choose("trainer.compile", trainer["compile"], pays),
-        "cuda_graph": choose("trainer.cuda_graph", trainer["cuda_graph"], device in RECORDERS),
+        "compile": choose("trainer.compile", trainer["compile"], pays and alone),
+        "cuda_graph": choose("trainer.cuda_graph", trainer["cuda_graph"], device in RECORDERS and alone),
     }
-
-
-def check_memory(settled: Settled) -> None:
-    """Raises UserError if the objective is not one of the model, or a step does not fit into memory."""
-    config, data = settled.config, settled.data
-    with torch.device("meta"):  # nothing is stored there
-        model = construct("model", config["model"], Hierarchy, likelihood=data.likelihood)
-    if problem := settled.objective.misfit(model):
-        raise UserError(problem)
-    width = 2 if config["trainer"]["precision"] == "bf16-mixed" else 4
-
-    def memory(images: int) -> int:
-        return training_memory(model, settled.objective, (images, *data.image_shape), width)
-
-    try:
-        needed = memory(data.batch_size)
-    except (NotImplementedError, RuntimeError):  # nothing can be said of a step that reads its own values
-        return
-    there = total_memory(choose_device_type(config["trainer"]["accelerator"]))
-    if needed > there:
-        of_an_image = memory(3) - memory(2)  # batch norm takes no single image
-        fitting = data.batch_size - math.ceil((needed - there) / max(of_an_image, 1))
-        smaller = f"set data.batch_size={fitting} or less, or " if fitting > 1 else ""
-        raise UserError(
-            f"this model needs {needed / 2**30:,.1f} GiB to train and there are {there / 2**30:,.1f}; "
-            f"{smaller}lower model.num_layers or its sizes"
-        )
