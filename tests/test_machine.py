@@ -13,7 +13,6 @@ from conftest import tiny
 
 from ladder_vae.system import environment, machine
 from ladder_vae.system.environment import COMPILED, DRAWING
-from ladder_vae.training import settle
 
 
 def made_up(root: Path, files: dict[str, str]) -> Path:
@@ -125,7 +124,7 @@ def test_threads_jobs_and_the_memory_check_follow(monkeypatch, command, npz, wor
 def test_a_batch_that_fits_is_named(command, npz, monkeypatch):
     """It does fit, and one image more does not."""
     here = 2_000_000
-    monkeypatch.setattr(settle, "total_memory", lambda device: here)
+    monkeypatch.setattr("ladder_vae.training.memory.total_memory", lambda device: here)
 
     def said(images):
         code, _, err = command(
@@ -194,20 +193,20 @@ def test_the_compilers_cache_of_somebody_else(tmp_path, monkeypatch):
 
 def test_a_long_directory_of_temporary_files(tmp_path, monkeypatch):
     """Jobs of a sweep talk through a socket, whose path is limited."""
-    import hydra_plugins.ladder_vae_launcher as launcher
+    from ladder_vae.system import processes
 
     long = tmp_path / ("x" * 120)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
     made = []
     monkeypatch.setattr(
-        launcher, "get_temp_dir", lambda: made.append(launcher.tempfile.gettempdir()) or made[-1]
+        processes, "get_temp_dir", lambda: made.append(processes.tempfile.gettempdir()) or made[-1]
     )
-    assert launcher._room_for_a_socket()
+    assert processes._room_for_a_socket()
     assert made == ["/tmp"]
-    assert launcher.tempfile.gettempdir() == str(long)
-    monkeypatch.setattr(launcher.os, "access", lambda path, mode: False)
-    assert not launcher._room_for_a_socket()
+    assert processes.tempfile.gettempdir() == str(long)
+    monkeypatch.setattr(processes.os, "access", lambda path, mode: False)
+    assert not processes._room_for_a_socket()
 
 
 COMMANDS = ("train", "evaluate", "analyze", "report", "release")

@@ -132,7 +132,7 @@ def test_a_process_without_an_image_takes_part(cls):
 def test_images_are_shared_and_none_twice():
     for images in (0, 1, 2, 7):
         shares = in_two(lambda n: list(range(n))[ranks.share(n)], images, count=3)
-        assert sum(shares, []) == list(range(images))
+        assert [image for each in shares for image in each] == list(range(images))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 

@@ -63,7 +63,8 @@ class ParallelLauncher(BasicLauncher):
         from ladder_vae.system.devices import share_cores
 
         accelerator = OmegaConf.select(self.config, "trainer.accelerator", default="auto")
-        at_once, threads = share_cores(self.jobs, accelerator, len(job_overrides))
+        devices = OmegaConf.select(self.config, "trainer.devices", default=1)
+        at_once, threads = share_cores(self.jobs, accelerator, len(job_overrides), devices)
         sweep = Path(self.config.hydra.sweep.dir)
         sweep.mkdir(parents=True, exist_ok=True)
         try:

@@ -44,16 +44,18 @@ def jobs_at_once(asked: Any, device: str, cores: int) -> int:
     return asked
 
 
-def share_cores(asked: Any, accelerator: str, jobs: int) -> tuple[int, int]:
+def share_cores(asked: Any, accelerator: str, jobs: int, devices: int = 1) -> tuple[int, int]:
     """How many jobs of a sweep run at once, and on how many threads each.
 
     Args:
         asked: See :func:`jobs_at_once`.
         accelerator: Lightning's setting.
         jobs: How many there are.
+        devices: How many each takes; on a CPU each device is a process, and the threads are for all of them.
     """
     cores = torch.get_num_threads()
-    at_once = min(jobs_at_once(asked, choose_device_type(accelerator), cores), jobs)
+    room = max(1, cores // devices)
+    at_once = min(jobs_at_once(asked, choose_device_type(accelerator), room), jobs)
     return at_once, max(1, cores // at_once)
 
 

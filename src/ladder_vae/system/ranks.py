@@ -10,7 +10,7 @@ DistributedDataParallel takes of the gradients, is then the gradient of one copy
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,11 +36,19 @@ def share(images: int) -> slice:
 
 def summed(values: Tensor) -> Tensor:
     """The sum over all processes, with a gradient; every process has to call this."""
-    if world_size() == 1:
-        return values
-    from torch.distributed.nn.functional import all_reduce
+    return values if world_size() == 1 else _Sum.apply(values)
 
-    return all_reduce(values)
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return summed(gradient)  # of every process's copy of the loss
 
 
 def stacked(values: Tensor) -> Tensor:

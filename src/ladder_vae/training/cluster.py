@@ -102,8 +102,8 @@ def check_devices(trainer: Mapping[str, Any], device: str, batch_size: int) -> N
         )
     if devices > batch_size:
         raise UserError(
-            f"trainer.devices={devices} cannot share a batch of {batch_size}: data.batch_size counts the images of "
-            "all devices together"
+            f"trainer.devices={devices} cannot share a batch of {batch_size}: data.batch_size counts the "
+            "images of all devices together"
         )
 
 

@@ -134,6 +134,8 @@ def prepare() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # What is logged was measured on the images of all processes.
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     # Ctrl-C while a step is being compiled: what was interrupted is no error.

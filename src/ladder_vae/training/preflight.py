@@ -108,8 +108,9 @@ def check_sweep(config: DictConfig) -> None:
     sources = config.hydra.runtime.config_sources  # a folder of plug-ins is needed to start a job alone
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     accelerator = OmegaConf.select(config, "trainer.accelerator", default="auto")
+    devices = OmegaConf.select(config, "trainer.devices", default=1)
     _, threads = share_cores(
-        OmegaConf.select(config, "hydra.launcher.jobs", default=1), accelerator, len(jobs)
+        OmegaConf.select(config, "hydra.launcher.jobs", default=1), accelerator, len(jobs), devices
     )
     plan = []
     for number, job in enumerate(jobs):
