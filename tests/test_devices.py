@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -157,15 +158,21 @@ def test_an_error_of_the_first_process_is_its_own(several, command, npz, workdir
     assert multiprocessing.active_children() == []
 
 
-def test_after_an_interrupt_nobody_is_left(several, command, npz, workdir, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_after_a_stop_nobody_is_left(several, command, npz, workdir, monkeypatch, number, expected):
+    step = HierarchicalVAE.training_step
 
-    saved = EpochCheckpoints._write
-    monkeypatch.setattr(EpochCheckpoints, "_write", lambda *a: saved(*a) or interrupt())
+    def training_step(self, x, batch_idx):
+        if self.current_epoch == 1 and ranks.rank() == 0:
+            os.kill(os.getpid(), number)
+        return step(self, x, batch_idx)
+
+    monkeypatch.setattr(HierarchicalVAE, "training_step", training_step)
+    monkeypatch.setattr(processes, "PATIENCE", timedelta(seconds=60))
     code, _, _ = command("train", *tiny(npz), "run_dir=run", *TWO)
-    assert code == 130
+    assert code == expected
     assert read_record(Path("run")).status == "interrupted"
+    assert Path("run/checkpoints/last.ckpt").is_file()
     assert multiprocessing.active_children() == []
     assert torch.get_num_threads() == 1
 

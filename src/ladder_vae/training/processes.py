@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -49,10 +50,12 @@ class _Failure(NamedTuple):
     Args:
         follows: Whether it may have failed only because another did, and was lost to it.
         said: What it said of it.
+        traceback: Where; empty if it was killed.
     """
 
     follows: bool
     said: str
+    traceback: str = ""
 
 
 @contextmanager
@@ -99,8 +102,8 @@ def together(count: int, device: str, work: Callable[..., Any], *arguments: Any)
                 except UserError:  # which all of them have found
                     raise
                 except Exception as error:  # before this process leaves, which the others would call an error
-                    if said := _why(workers):
-                        raise UserError(said) from error
+                    if failure := _first_failure(workers):
+                        raise UserError(failure.said) from RuntimeError(failure.traceback or str(error))
                     raise
             for worker in workers:
                 worker.process.join(PATIENCE.seconds)
@@ -141,8 +144,8 @@ def _await(worker: _Worker, rank: int, count: int) -> None:
     raise UserError(f"process {rank + 1} of {count} could not start (code {worker.process.exitcode})")
 
 
-def _why(workers: list[_Worker]) -> str:
-    """Why one of the processes has failed; empty if none has, so that the error is this process's own."""
+def _first_failure(workers: list[_Worker]) -> _Failure | None:
+    """Why one of the processes has failed; None if none has, so that the error is this process's own."""
     wait([worker.connection for worker in workers], LAST_WORDS)  # of one that has ended, too
     failures = []
     for number, worker in enumerate(workers, start=2):
@@ -150,13 +153,13 @@ def _why(workers: list[_Worker]) -> str:
         if worker.connection.poll():
             try:
                 failure = worker.connection.recv()
-                failures.append(_Failure(failure.follows, f"{name}: {failure.said}"))
+                failures.append(failure._replace(said=f"{name}: {failure.said}"))
             except (EOFError, OSError):
                 worker.process.join()
                 code = worker.process.exitcode
                 killed = ", killed, perhaps for its memory" * (code == -signal.SIGKILL)
                 failures.append(_Failure(False, f"{name} ended with code {code}{killed}"))
-    return min(failures).said if failures else ""
+    return min(failures, default=None)
 
 
 def _be_a_worker(
@@ -175,15 +178,23 @@ def _be_a_worker(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(threads)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the process ends
+    _say_nothing()
     connection.send("ready")
     try:
         with joined(*place):
             work(*arguments)
     except BaseException as error:
         with contextlib.suppress(OSError):  # rank 0 is gone
-            connection.send(_Failure(isinstance(error, RuntimeError), explain(error)))
+            connection.send(_Failure(isinstance(error, RuntimeError), explain(error), traceback.format_exc()))
         sys.exit(1)
+
+
+def _say_nothing() -> None:
+    """Have nowhere to print, whatever prints: libraries hold on to the streams that they find at first."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    sys.stdout = sys.stderr = open(nowhere, "w")  # noqa: SIM115  until the process ends
 
 
 def _end_with_parent() -> None:
