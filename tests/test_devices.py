@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import scalars, tiny, weights
 
+from ladder_vae.comparison.groups import group_runs
 from ladder_vae.maths import Bernoulli
 from ladder_vae.models.layers import BatchNorm
 from ladder_vae.runs.record import read_record
@@ -74,7 +75,9 @@ def test_two_processes_train_as_one(several, train, command, npz, undrawn):
     }
     assert there == {path.relative_to(alone) for path in alone.rglob("*") if "tfevents" not in path.name}
     assert len(list(shared.glob("*tfevents*"))) == len(list(alone.glob("*tfevents*")))
-    assert read_record(shared).finished
+    records = [read_record(run) for run in (alone, shared)]
+    assert all(record.finished for record in records)
+    assert len(group_runs(records)) == 1  # a report finds nothing that sets them apart
 
 
 @pytest.mark.slow

@@ -26,7 +26,9 @@ NOT_A_SETTING = (
     "trainer.accelerator",
     "trainer.compile",
     "trainer.cuda_graph",
+    "trainer.devices",
     "trainer.profiler",
+    "trainer.strategy",
 )
 # Settings that came later, with the value that runs from before them have without saying so.
 LATER = {"objective.balance_rates": False, "objective.spectral": 0.0, "scheduler.final_factor": 0.0}

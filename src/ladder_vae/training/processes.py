@@ -29,6 +29,7 @@ from ladder_vae.system.signals import interrupts_held
 
 PATIENCE = timedelta(minutes=30)  # that a process waits for another: a disk may be slow
 LAST_WORDS = 2.0  # seconds in which a process that has failed says why
+FAREWELL = 60.0  # seconds in which one that is done ends by itself
 BACKENDS = {"cuda": "nccl"}  # by the device that trains; else gloo
 
 
@@ -106,7 +107,7 @@ def together(count: int, device: str, work: Callable[..., Any], *arguments: Any)
                         raise UserError(failure.said) from RuntimeError(failure.traceback or str(error))
                     raise
             for worker in workers:
-                worker.process.join(PATIENCE.seconds)
+                worker.process.join(FAREWELL)
         finally:
             for worker in workers:
                 worker.process.kill()
