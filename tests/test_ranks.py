@@ -131,7 +131,8 @@ def test_a_process_without_an_image_takes_part(cls):
 
 def test_images_are_shared_and_none_twice():
     for images in (0, 1, 2, 7):
-        shares = in_two(lambda n: list(range(n))[ranks.share(n)], images, count=3)
+        shares, *others = in_two(lambda n: ranks.gathered(list(range(n))[ranks.share(n)]), images, count=3)
+        assert others == [shares, shares]
         assert [image for each in shares for image in each] == list(range(images))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
