@@ -194,9 +194,6 @@ def _job(connection: Connection, task: TaskFunction, config: DictConfig, threads
 def _call(task: TaskFunction, config: DictConfig, threads: int) -> JobReturn:
     import torch
 
-    from ladder_vae.system.memory import keep_freed_memory
-
-    keep_freed_memory()
     torch.set_num_threads(threads)
     version.setbase("1.3")
     setup_globals()

@@ -148,7 +148,7 @@ def recording(path: Path, threads: int, data: str = "") -> Iterator[None]:
         write_status(path, "running", **facts, data_fingerprint=data)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter by who puts the job back into a queue
         with suppress(OSError):  # a full disk must not hide what happened
             write_status(path, "interrupted")
         raise

@@ -108,6 +108,7 @@ def _explain(error: BaseException) -> str:
 
 def _explain_hydra(error: BaseException) -> str:
     """One line with what a user needs of Hydra's common messages, which span lines and paragraphs."""
+    from ladder_vae.settings.launchers import extra_of
     from ladder_vae.settings.schema import known_keys
 
     text = str(error)
@@ -117,6 +118,8 @@ def _explain_hydra(error: BaseException) -> str:
         chosen = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
         return no_such_setting(key, known_keys(chosen)) + more
     if missing := re.search(r"Could not (?:find|load) '?([^'\n]+)'?", text):
+        if needed := extra_of(missing.group(1).rstrip(".")):
+            return needed
         options = re.search(r"Available options in '.*':\n((?:\t.*\n?)+)", text)
         choices = f"; choose {', '.join(options.group(1).split())}" if options else ""
         return f"there is no {missing.group(1).rstrip('.')}{choices}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerStatus
 
 
 class Interruption(Callback):
@@ -52,12 +51,15 @@ class Interruption(Callback):
 
 
 def interruptible(trainer: L.Trainer, stage: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a stage of the trainer. After Ctrl-C it raises KeyboardInterrupt, where Lightning exits with 1."""
+    """Call a stage of the trainer. After Ctrl-C it raises KeyboardInterrupt, where Lightning exits with 1.
+
+    An exit that somebody else asks for, as submitit once it has put a job back into the queue, stays one.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         return stage(*args, **kwargs)
-    except SystemExit:
-        if trainer.state.status == TrainerStatus.INTERRUPTED:
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
     finally:

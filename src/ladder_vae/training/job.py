@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS
 from ladder_vae.runs.record import (
     holds_results,
@@ -31,14 +32,17 @@ from ladder_vae.runs.record import (
 )
 from ladder_vae.settings import command_line, schema
 from ladder_vae.settings.hydra_internals import overrides_of
+from ladder_vae.settings.launchers import starts_here
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import Refusal, UserError, printable, warn
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.machine import limit_threads
+from ladder_vae.system.memory import keep_freed_memory
 from ladder_vae.system.naming import z_name
 from ladder_vae.training.build import Assembly, build
 from ladder_vae.training.fit import fit
 from ladder_vae.training.preflight import resumed
+from ladder_vae.training.restart import as_started, started_again, validation_bound
 from ladder_vae.training.settle import plain, settle
 from ladder_vae.training.trust import foreign
 
@@ -53,12 +57,14 @@ def job(cfg: DictConfig) -> float | None:
     prepare()
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
-    with locked(path, TRAINING):
-        if cfg.resume is None and holds_results(path):
-            # whatever Hydra was told, no job writes over a run
-            raise UserError(f"{path} already holds a run; remove it, or choose another run_dir")
+    with as_started(hydra_config.runtime.cwd), locked(path, TRAINING):
         try:
-            assembly, metrics = _train(cfg, path, overrides_of(hydra_config, "task"))
+            overrides = overrides_of(hydra_config, "task")
+            if cfg.resume is None and holds_results(path):
+                cfg, overrides = started_again(cfg, path, hydra_config.mode), []
+                if read_record(path).finished:
+                    return validation_bound(path)
+            assembly, metrics = _train(cfg, path, overrides)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_how_to_go_on(path)) from None
         except Exception as error:
@@ -68,6 +74,8 @@ def job(cfg: DictConfig) -> float | None:
                     write_status(path, "failed", said)
                     write_config(path, plain(cfg))  # after the status, as a run that begins does
             if hydra_config.mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs
+                if not starts_here(hydra_config):  # an exception in words, which travels between processes
+                    raise UserError(f"{path.name}: {said}") from None
                 print(printable(f"error: {path.name}: {said}"), file=sys.stderr)
                 error.reported = True  # type: ignore[attr-defined]
                 raise
@@ -90,8 +98,10 @@ def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly,
                 f"{path} was trained on {threads} threads, more than this machine has, and goes on with them"
             )
         torch.set_num_threads(threads)
-    last = last_checkpoint(path)
-    assembly = build(settle(cfg), path, resume_from=last)
+    settled, last = settle(cfg), last_checkpoint(path)
+    if last:
+        settled.data.check_trained_on(read_checkpoint(last), path)
+    assembly = build(settled, path, resume_from=last)
     return assembly, fit(assembly, path, last)
 
 
@@ -130,6 +140,7 @@ def _print_summary(metrics: dict[str, float], num_layers: int) -> None:
 def prepare() -> None:
     """What a process needs before it builds or trains anything. Harmless to repeat."""
     schema.register()
+    keep_freed_memory()
     limit_threads()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Batches are cut from memory: worker processes, which Lightning recommends, would only slow them.

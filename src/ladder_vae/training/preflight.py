@@ -34,6 +34,7 @@ from ladder_vae.runs.releases import is_release
 from ladder_vae.settings import command_line
 from ladder_vae.settings.composition import directory_of, without_hydra
 from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
+from ladder_vae.settings.launchers import check_launcher, place_for_all, starts_here
 from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.devices import share_cores
@@ -95,6 +96,7 @@ def check_sweep(config: DictConfig) -> None:
         raise UserError(
             "resume= continues one run; leave out --multirun, or name an experiment without a sweep"
         )
+    check_launcher(config.hydra)
     run_dir = check_place(config)
     if str(run_dir) not in CLAIMED and run_dir.exists():
         if any(is_run(path) or holds_results(path) for path in run_dir.iterdir()):
@@ -108,10 +110,11 @@ def check_sweep(config: DictConfig) -> None:
     sources = config.hydra.runtime.config_sources  # a folder of plug-ins is needed to start a job alone
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     accelerator = OmegaConf.select(config, "trainer.accelerator", default="auto")
-    devices = OmegaConf.select(config, "trainer.devices", default=1)
-    _, threads = share_cores(
-        OmegaConf.select(config, "hydra.launcher.jobs", default=1), accelerator, len(jobs), devices
-    )
+    threads = None  # of other launchers, whose machines are not known here
+    if starts_here(config.hydra):
+        at_once = OmegaConf.select(config, "hydra.launcher.jobs", default=1)
+        devices = OmegaConf.select(config, "trainer.devices", default=1)
+        _, threads = share_cores(at_once, accelerator, len(jobs), devices)
     plan = []
     for number, job in enumerate(jobs):
         try:
@@ -125,7 +128,7 @@ def check_sweep(config: DictConfig) -> None:
         except Exception as error:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     check_subdirectories([job.name for job in plan])
-    write_plan(prepare_directory(run_dir), plan)
+    write_plan(_prepare_for_all(config, run_dir), plan)
 
 
 def _in_full(job: Sequence[str], composed: DictConfig, settled: dict[str, Any]) -> list[str]:
@@ -150,7 +153,20 @@ def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
             f"{config.hydra.sweeper._target_} chooses by the bound on validation images, and there is none; "
             "set data.val_size=10000, and leave out trainer.limit_val_batches and check_val_every_n_epoch"
         )
-    prepare_directory(run_dir)
+    if str(OmegaConf.select(config, "hydra.sweeper.direction")).endswith("minimize"):
+        raise UserError(
+            "hydra.sweeper.direction=minimize looks for the worst model, whose bound on validation images is "
+            "lowest; set hydra.sweeper.direction=maximize"
+        )
+    _prepare_for_all(config, run_dir)
+
+
+def _prepare_for_all(config: DictConfig, run_dir: Path) -> Path:
+    """Make the directory of a sweep, where the jobs of any launcher find it, and return its path."""
+    directory = prepare_directory(run_dir)
+    if not starts_here(config.hydra):
+        place_for_all(config, directory)
+    return directory
 
 
 def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
