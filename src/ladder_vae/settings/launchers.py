@@ -22,6 +22,9 @@ EXTRAS = {  # choice of a group: the extra that installs it, and the module that
 }
 OF_SLURM = ("sbatch", "srun")  # commands of SLURM that submitit calls
 PATIENCE = 5.0  # seconds in which a Ray cluster has to take a connection; Ray itself waits for minutes
+# How a client of gRPC begins (RFC 9113, 3.4): it sends these words and a frame of settings, and gets such a frame.
+SETTINGS = b"\x04"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
 PORT_OF_CLIENTS = 10001  # of ray://host
 
 
@@ -56,21 +59,27 @@ def check_launcher(hydra: DictConfig) -> None:
         choice = f"{group}/{hydra.runtime.choices.get(group)}"
         if choice in EXTRAS and find_spec(EXTRAS[choice][1]) is None:
             raise UserError(extra_of(choice))
-    launcher = hydra.launcher
-    if launcher._target_.endswith(".RayLauncher"):
-        asked = OmegaConf.select(launcher, "ray.init.address")
-        _check_address(str(asked or os.environ.get("RAY_ADDRESS") or "local"))
+    if address := _address(hydra):
+        _check_address(address)
     missing = [name for name in OF_SLURM if shutil.which(name) is None]
-    if launcher._target_.endswith(".SlurmLauncher") and missing:
+    if hydra.launcher._target_.endswith(".SlurmLauncher") and missing:
         raise UserError(
             f"hydra/launcher=submitit_slurm: there is no {missing[0]} on this machine; start the sweep where "
             "jobs of SLURM are submitted, or take hydra/launcher=submitit_local"
         )
 
 
+def _address(hydra: DictConfig) -> str | None:
+    """Where the jobs of the Ray launcher go; None if it starts a cluster of its own, or is not chosen."""
+    if not hydra.launcher._target_.endswith(".RayLauncher"):
+        return None
+    asked = OmegaConf.select(hydra, "launcher.ray.init.address") or os.environ.get("RAY_ADDRESS")
+    return None if asked in (None, "", "local") else str(asked)
+
+
 def _check_address(address: str) -> None:
-    """Raises UserError if nothing listens where a Ray cluster is said to be; ``auto`` and ``local`` name none."""
-    if address in ("auto", "local"):
+    """Raises UserError if nothing listens where a Ray cluster is said to be."""
+    if address == "auto":  # Ray looks for one on this machine, and says at once if there is none
         return
     try:
         place = urlsplit(address if "://" in address else f"//{address}")
@@ -83,16 +92,31 @@ def _check_address(address: str) -> None:
             "or ray://host:port, or leave it out for a cluster of this machine alone"
         )
     try:
-        socket.create_connection((host, port), timeout=PATIENCE).close()
+        with socket.create_connection((host, port), timeout=PATIENCE) as connection:
+            said = _greeting(connection)
     except OSError as error:
+        said = f"does not answer ({one_line(error)})"
+    if said:
         raise UserError(
-            f"hydra.launcher.ray.init.address={address} does not answer ({one_line(error)}); start a cluster "
-            "there (ray start --head), or leave the address out for one of this machine alone"
-        ) from None
+            f"hydra.launcher.ray.init.address={address} {said}; start a cluster there (ray start --head), or "
+            "leave the address out for one of this machine alone"
+        )
 
 
-def place_for_all(config: DictConfig, directory: Path) -> None:
+def _greeting(connection: socket.socket) -> str:
+    """What is wrong with the first words of a server; empty for one that speaks gRPC, as all of Ray's do."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return ""  # such a server first wants to see a certificate
+    connection.sendall(PREFACE)
+    with connection.makefile("rb") as answer:
+        return "" if answer.read(9)[3:4] == SETTINGS else "is no address of a Ray cluster"
+
+
+def suit_launcher(config: DictConfig, directory: Path) -> None:
     """Have the jobs of a launcher find the directory of the sweep from wherever it starts them.
+
+    A Ray cluster that is there already is joined as it is. hydra-ray-launcher would ask it for another size
+    of its object store, which Ray refuses.
 
     Args:
         config: As Hydra composed it for the sweep. Hydra composes each job anew, from overrides.
@@ -103,3 +127,5 @@ def place_for_all(config: DictConfig, directory: Path) -> None:
         config.hydra.sweep.dir = place
         others = [o for o in config.hydra.overrides.hydra if not o.startswith("hydra.sweep.dir=")]
         config.hydra.overrides.hydra = [*others, as_override(f"hydra.sweep.dir={place}")]
+        if _address(config.hydra):
+            config.hydra.launcher.ray.init.setdefault("object_store_memory", None)

@@ -34,7 +34,7 @@ from ladder_vae.runs.releases import is_release
 from ladder_vae.settings import command_line
 from ladder_vae.settings.composition import directory_of, without_hydra
 from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
-from ladder_vae.settings.launchers import check_launcher, place_for_all, starts_here
+from ladder_vae.settings.launchers import check_launcher, suit_launcher, starts_here
 from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.devices import share_cores
@@ -165,7 +165,7 @@ def _prepare_for_all(config: DictConfig, run_dir: Path) -> Path:
     """Make the directory of a sweep, where the jobs of any launcher find it, and return its path."""
     directory = prepare_directory(run_dir)
     if not starts_here(config.hydra):
-        place_for_all(config, directory)
+        suit_launcher(config, directory)
     return directory
 
 
