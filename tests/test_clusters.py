@@ -98,15 +98,16 @@ def test_a_sweep_on_a_ray_cluster_of_two_workers(npz, workdir, whole, monkeypatc
     """Its nodes run in another directory, and one of them loses the process of a job."""
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs ladder-vae[ray]")
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs ladder-vae[ray]")
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.2"}  # Ray takes 127.0.0.1 for the machine's own address
+    node = {
+        "num_cpus": 1,
+        "node_ip_address": "127.0.0.2",
+    }  # Ray takes 127.0.0.1 for the machine's own address
     (workdir / "elsewhere").mkdir()
     os.chdir("elsewhere")
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     before = signal.getsignal(signal.SIGTERM)
-    cluster = cluster_utils.Cluster(
-        initialize_head=True, head_node_args={**node, "include_dashboard": False}
-    )
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     cluster.add_node(**node)
     os.chdir(workdir)
     few = [*tiny(npz), "seed=1,2", *held(workdir), "run_dir=sweep", "hydra/launcher=ray"]
@@ -150,7 +151,10 @@ def test_a_sweep_by_submitit_whose_job_is_preempted(npz, workdir, whole, submiti
 def test_what_slurm_is_asked_for(command, npz, workdir, submitit, monkeypatch):
     """The script that submitit submits; where that fails, the report lists what never started."""
     (workdir / "bin").mkdir()
-    for name, script in {"srun": "exit 1", "sbatch": 'cp "$1" submitted; echo "no such partition" >&2; exit 1'}.items():
+    for name, script in {
+        "srun": "exit 1",
+        "sbatch": 'cp "$1" submitted; echo "no such partition" >&2; exit 1',
+    }.items():
         (workdir / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
         (workdir / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{workdir / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -191,7 +195,16 @@ def test_optuna_looks_for_the_best_bound(npz, workdir):
     with training("-m", *few, "optimizer.lr=tag(log, interval(1e-4, 1e-2))") as process:
         assert process.wait() == 1
     assert Path("err").read_text().endswith("set hydra.sweeper.direction=maximize\n")
-    optuna = ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1"]
+    optuna = [
+        f"hydra.sweeper.{setting}"
+        for setting in (
+            "direction=maximize",
+            "n_trials=3",
+            "sampler.seed=1",
+            "study_name=a",
+            "storage=sqlite:///a.db",
+        )
+    ]
     with training("-m", *few, *optuna, "optimizer.lr=tag(log, interval(1e-4, 1e-2))") as process:
         assert process.wait() == 0, Path("err").read_text()
     found = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())

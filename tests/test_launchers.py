@@ -103,7 +103,9 @@ def test_a_failure_comes_back_in_words(command, npz, elsewhere, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changed", "mode"), [(["optimizer.lr=0.5"], RunMode.MULTIRUN), ([], RunMode.RUN)], ids=["other", "single"]
+    ("changed", "mode"),
+    [(["optimizer.lr=0.5"], RunMode.MULTIRUN), ([], RunMode.RUN)],
+    ids=["other", "single"],
 )
 def test_only_the_same_job_of_a_sweep_goes_on_with_a_run(trained, npz, changed, mode):
     run = trained()
@@ -175,12 +177,14 @@ def test_an_address_at_which_nobody_answers(scheme, monkeypatch):
 def test_an_address_that_hangs(monkeypatch):
     """It takes connections and says nothing."""
     monkeypatch.setattr(launchers, "PATIENCE", 0.01)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(UserError, match="does not answer .*timed out"):
-            launchers.check_launcher(of_ray(f"127.0.0.1:{silent.getsockname()[1]}"))
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, pytest.raises(UserError, match=r"does not answer .*timed out"):
+        launchers.check_launcher(of_ray(f"127.0.0.1:{silent.getsockname()[1]}"))
 
 
-@pytest.mark.parametrize(("frame", "fits"), [(bytes(3) + b"\x04" + bytes(5), True), (b"HTTP/1.1 400 ", False)])
+@pytest.mark.parametrize(
+    ("frame", "fits"), [(bytes(3) + b"\x04" + bytes(5), True), (b"HTTP/1.1 400 ", False)]
+)
 def test_an_address_of_something_else(frame, fits):
     """Such as Ray's dashboard; servers of gRPC, as all others of Ray's, begin with a frame of settings."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""Launchers and sweepers of other packages: which extra installs them, and whether what they need is there."""
+"""Launchers and sweepers of other packages: which extra installs them, and whether they find what they need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXTRAS = {  # choice of a group: the extra that installs it, and the module that
 }
 OF_SLURM = ("sbatch", "srun")  # commands of SLURM that submitit calls
 PATIENCE = 5.0  # seconds in which a Ray cluster has to take a connection; Ray itself waits for minutes
-# How a client of gRPC begins (RFC 9113, 3.4): it sends these words and a frame of settings, and gets such a frame.
+# How a client of gRPC begins (RFC 9113, 3.4): with these words and a frame of settings; it gets such a frame.
 SETTINGS = b"\x04"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
 PORT_OF_CLIENTS = 10001  # of ray://host
@@ -88,8 +88,8 @@ def _check_address(address: str) -> None:
         host = port = None
     if not host or not port:
         raise UserError(
-            f"hydra.launcher.ray.init.address={address} is no address of a Ray cluster; write it as host:port "
-            "or ray://host:port, or leave it out for a cluster of this machine alone"
+            f"hydra.launcher.ray.init.address={address} is no address of a Ray cluster; write it as "
+            "host:port or ray://host:port, or leave it out for a cluster of this machine alone"
         )
     try:
         with socket.create_connection((host, port), timeout=PATIENCE) as connection:

@@ -34,7 +34,7 @@ from ladder_vae.runs.releases import is_release
 from ladder_vae.settings import command_line
 from ladder_vae.settings.composition import directory_of, without_hydra
 from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
-from ladder_vae.settings.launchers import check_launcher, suit_launcher, starts_here
+from ladder_vae.settings.launchers import check_launcher, starts_here, suit_launcher
 from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.devices import share_cores
