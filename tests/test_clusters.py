@@ -5,9 +5,11 @@ Each needs an extra of its own and is skipped without it.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +95,43 @@ def test_a_run_that_a_scheduler_stops_ends_as_if_it_had_not(npz, workdir, whole,
     assert_same_end(whole, Path("run"))
 
 
+def programs(directory, **scripts):
+    """Commands of a shell, as SLURM has them, and the PATH on which they are found first."""
+    folder = directory / "bin"
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_is_put_back_and_goes_on(npz, workdir, whole):
+    page = (FOLDER.parent / "docs/many_jobs.md").read_text()
+    script = textwrap.dedent(
+        re.search(r"^ *#!/bin/bash\n.*?exit \$code\n", page, re.MULTILINE | re.DOTALL)[0]
+    )
+    for there, here in {
+        "/shared/runs/one": "run",
+        "model=residual": " ".join([*tiny(npz), "seed=1", HELD, f"+callbacks.hold.held={workdir}/held_1"]),
+        "resume=$run": "resume=$run trust=true",
+        "python -m": f"{sys.executable} -m",
+    }.items():
+        assert there in script
+        script = script.replace(there, here)
+    Path("job.sh").write_text(script)
+    path = programs(workdir, srun='exec "$@"', scontrol='echo "$@" >> asked')
+    settings = {**os.environ, **ENVIRONMENT, "PATH": path, "SLURM_JOB_ID": "7"}
+    with Path("err").open("w") as err:
+        job = subprocess.Popen(["bash", "job.sh"], env=settings, stderr=err)
+    wait_for(workdir / "held_1", job)
+    os.kill(json.loads(Path("run/status.json").read_text())["process"], signal.SIGUSR1)
+    assert job.wait() == 143
+    assert Path("asked").read_text() == "requeue 7\n"
+    assert subprocess.run(["bash", "job.sh"], env=settings).returncode == 0
+    assert_same_end(whole, Path("run"))
+
+
 @pytest.mark.slow
 def test_a_sweep_on_a_ray_cluster_of_two_workers(npz, workdir, whole, monkeypatch):
     """Its nodes run in another directory, and one of them loses the process of a job."""
@@ -150,14 +189,8 @@ def test_a_sweep_by_submitit_whose_job_is_preempted(npz, workdir, whole, submiti
 
 def test_what_slurm_is_asked_for(command, npz, workdir, submitit, monkeypatch):
     """The script that submitit submits; where that fails, the report lists what never started."""
-    (workdir / "bin").mkdir()
-    for name, script in {
-        "srun": "exit 1",
-        "sbatch": 'cp "$1" submitted; echo "no such partition" >&2; exit 1',
-    }.items():
-        (workdir / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (workdir / "bin" / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{workdir / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    refuse = 'cp "$1" submitted; echo "no such partition" >&2; exit 1'
+    monkeypatch.setenv("PATH", programs(workdir, srun="exit 1", sbatch=refuse))
     launcher = [
         "hydra/launcher=submitit_slurm",
         "hydra.launcher.timeout_min=240",

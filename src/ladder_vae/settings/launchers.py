@@ -1,4 +1,4 @@
-"""Launchers and sweepers of other packages: which extra installs them, and whether they find what they need."""
+"""Launchers and sweepers of other packages: which extra installs each, and whether what it needs is there."""
 
 from __future__ import annotations
 
