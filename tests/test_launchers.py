@@ -8,6 +8,7 @@ import socket
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 from conftest import Stop, assert_same_weights, crash_after, tiny
 from hydra.core.plugins import Plugins
@@ -213,3 +214,14 @@ def test_slurm_that_is_not_there(monkeypatch, workdir):
     launcher = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}
     with pytest.raises(UserError, match="there is no sbatch on this machine"):
         launchers.check_launcher(OmegaConf.create({"launcher": launcher, "runtime": {"choices": {}}}))
+
+
+def test_a_run_that_was_in_an_object_store(trained, command):
+    """What comes back is whole."""
+    run, store = trained(), fsspec.filesystem("memory")
+    store.put(f"{run}/", "/bucket/run/", recursive=True)
+    store.get("/bucket/run/", "back/", recursive=True)
+    store.rm("/bucket", recursive=True)
+    code, _, err = command("evaluate", "run=back", "num_samples=5")
+    assert code == 0, err
+    assert "checksum" not in err
