@@ -110,7 +110,7 @@ def given(cls, settings, objective, images=5):
     model = small(cls, **settings).double()
     x = binary_images(images).double()
     torch.manual_seed(3)
-    return model, objective, x, model.draw_noise(objective.importance_samples, images, like=x)
+    return model, objective, x, model.terms_noise(objective.importance_samples, images, like=x)
 
 
 @pytest.mark.parametrize("case", OBJECTIVES)
