@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate analyze record train tensorboard test test-all test-torch test-oldest bench bench-gpu lint clean
+.PHONY: help setup sweep-depth evaluate analyze explorers record train tensorboard test test-all test-torch test-oldest bench bench-gpu lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ evaluate: $(READY) ## bounds on log p(x) and active units of the newest sweep, a
 analyze: $(READY) ## see what each level of a 3-level model encodes; trains one if there is none
 	@$(if $(run),$(PY) -m ladder_vae.analyze run=$(run) $(args),$(PY) experiments/level_analysis/newest.py $(runs) $(args))
 
+explorers: $(READY) ## write the page on which one plays with levels, for each model that comes along
+	@$(PY) -m ladder_vae.explore run=$(or $(run),released)
+
 record: $(READY) ## train and evaluate the record model, going on where it was interrupted (hours)
 	@$(PY) experiments/deep_hierarchies/record.py $(args)
 
@@ -73,7 +76,7 @@ tensorboard: $(READY) ## open the dashboards of all runs at http://localhost:600
 	@$(VENV)/bin/tensorboard --logdir $(runs) --port $(port)
 
 test: $(READY) ## run the tests (minutes)
-	@$(PY) -m pytest -n 2 -m "not slow"
+	@$(PY) -m pytest -n 2 -m "not slow and not browser"
 
 test-all: $(READY) ## run all tests, the slow ones too
 	@$(PY) -m pytest -n 2

@@ -116,13 +116,14 @@ def finds_no_mode(args) -> bool:
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
     """Calls ``python -m ladder_vae.NAME args`` in this process: (exit code, stdout, stderr)."""
-    from ladder_vae import analyze, evaluate, limit, release, report, train
+    from ladder_vae import analyze, evaluate, explore, limit, release, report, train
 
     mains = {
         "train": train.main,
         "evaluate": evaluate.main,
         "analyze": analyze.main,
         "limit": limit.main,
+        "explore": explore.main,
         "release": release.main,
         "report": report.main,
     }

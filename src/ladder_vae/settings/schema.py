@@ -154,6 +154,17 @@ class LimitConfig:
     trust: bool = MISSING
 
 
+@dataclass
+class ExploreConfig:
+    """The configuration of ``ladder_vae.explore``."""
+
+    run: str | None = None
+    data: DataPlace = field(default_factory=lambda: DataPlace())
+    checkpoint: str = MISSING
+    seed: int = MISSING
+    trust: bool = MISSING
+
+
 def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
     """Names of all settings of this package, from which an error message suggests the one that was meant.
 
@@ -161,7 +172,8 @@ def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
         chosen: Choices by group, as ``{"model": "nvae"}``; settings of its other choices are left out.
     """
     chosen = chosen or {}
-    keys = {f.name for node in (Config, EvaluateConfig, AnalyzeConfig, LimitConfig) for f in fields(node)}
+    commands = (EvaluateConfig, AnalyzeConfig, LimitConfig, ExploreConfig)
+    keys = {f.name for node in (Config, *commands) for f in fields(node)}
     keys |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
     conf = resources.files("ladder_vae.conf")
     objective = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["objective"]
@@ -201,6 +213,7 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="analyze_schema", node=AnalyzeConfig)
     store.store(name="limit_schema", node=LimitConfig)
+    store.store(name="explore_schema", node=ExploreConfig)
     store.store(group="hydra/launcher", name="ladder_vae", node=Launcher)
     OmegaConf.register_new_resolver("at", _at, replace=True)
     OmegaConf.register_new_resolver("sum", _sum, replace=True)

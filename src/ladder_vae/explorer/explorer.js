@@ -1,0 +1,366 @@
+"use strict";
+// The page: what is chosen on each level, and what is shown of it. Level 0 is z1, next to the image.
+
+const DRAWS = 6;  // of each level
+const FRAME = 12;  // milliseconds of computing before the page is shown again
+const byId = (id) => document.getElementById(id);
+
+/** Uniform numbers that follow from a seed, so that the page begins alike every time. */
+function uniform(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+function normals(count, random) {
+  return Float32Array.from({ length: count }, () =>
+    Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
+}
+
+function element(tag, settings = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), settings);
+  made.append(...children);
+  return made;
+}
+
+/** Intensities (C, H, W) on a canvas of as many pixels. */
+function show(canvas, values, [channels, height, width]) {
+  if (canvas.width !== width) canvas.width = width;
+  if (canvas.height !== height) canvas.height = height;
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height), size = height * width;
+  for (let i = 0; i < size; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = 255 * values[(channels === 3 ? c : 0) * size + i];
+    image.data[4 * i + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+}
+
+class Explorer {
+  constructor(facts, weights) {
+    const constants = constantsOf(bytesOf(weights), facts.programs.constants);
+    const generate = runnable(facts.programs.generate, constants);
+    const infer = runnable(facts.programs.infer, constants);
+    this.facts = facts;
+    this.random = uniform(3);
+    this.noise = this.fresh();
+    this.generate = (code) => generate(...code)[0];
+    /** Rates of all levels, nats, and the code of a picture. */
+    this.infer = (picture) => { const [rates, ...code] = infer(picture, ...this.noise); return { rates, code }; };
+    this.sources = { a: null, b: null };
+    this.levels = facts.levels.map((level) => ({
+      ...level, choice: "a", code: null, temperature: 1, held: false, draws: [], changed: () => {},
+    }));
+    for (const level of this.levels) this.redraw(level);
+    this.take("a", this.observed(0));
+    this.take("b", this.dreamed());
+  }
+
+  fresh() { return this.facts.levels.map((level) => normals(level.size, this.random)); }
+
+  redraw(level) { level.draws = Array.from({ length: DRAWS }, () => normals(level.size, this.random)); }
+
+  /** A test image. */
+  observed(number) {
+    const { name, bytes } = this.facts.pictures[number];
+    return this.read(Float32Array.from(bytesOf(bytes), (byte) => byte / 255), name);
+  }
+
+  /** A picture with intensities from 0 to 1, read by the network. */
+  read(picture, name) { return { name, picture, code: this.infer(picture).code }; }
+
+  /** A draw of the prior. */
+  dreamed() {
+    const code = this.fresh();
+    return { name: "made up by the network", picture: this.generate(code), code };
+  }
+
+  /** Make something image A or B; levels that are taken from it, and are not held, follow. */
+  take(name, source) {
+    this.sources[name] = source;
+    this.levels.forEach((level, number) => {
+      if (level.choice !== name) return;
+      if (level.held) level.choice = "own";
+      else level.code = source.code[number];
+    });
+    this.touch();
+  }
+
+  choose(number, choice, code) {
+    const level = this.levels[number];
+    level.choice = choice;
+    level.code = choice === "own" ? code : this.sources[choice].code[number];
+    this.touch();
+  }
+
+  /** Let the innovations of a unit, or the mean of those of a channel, be a number. */
+  move(number, mover, value) {
+    const level = this.levels[number], code = level.code.slice();
+    const by = value - this.position(number, mover);
+    for (let i = 0; i < level.places; i++) code[mover * level.places + i] += by;
+    this.choose(number, "own", code);
+  }
+
+  position(number, mover) {
+    const { code, places } = this.levels[number];
+    return code.subarray(mover * places, (mover + 1) * places).reduce((total, e) => total + e, 0) / places;
+  }
+
+  anew() {
+    this.levels.forEach((level, number) => {
+      if (!level.held) this.choose(number, "own", normals(level.size, this.random));
+    });
+  }
+
+  reset() {
+    this.levels.forEach((level, number) => {
+      Object.assign(level, { held: false, temperature: 1 });
+      this.choose(number, "a");
+    });
+  }
+
+  /** The innovations of all levels, with another code on one of them if it is given. */
+  code(replaced = -1, replacement = null) {
+    return this.levels.map(({ code, temperature }, number) => {
+      const e = number === replaced ? replacement : code;
+      return temperature === 1 ? e : e.map((value) => value * temperature);
+    });
+  }
+
+  /** The code of a small picture: 0 is from A, 1 from B, the rest are draws. */
+  option(number, place) {
+    const { a, b } = this.sources;
+    return [a && a.code[number], b && b.code[number], ...this.levels[number].draws][place];
+  }
+
+  touch() {
+    this.stale = true;
+    for (const level of this.levels) level.stale = Array(DRAWS + 2).fill(true);
+    this.changed?.();
+  }
+}
+
+/** What is seen of an explorer, and what is done with it. */
+class View {
+  constructor(explorer) {
+    this.explorer = explorer;
+    this.image = explorer.facts.image;
+    this.target = "a";
+    this.waiting = [];
+    this.rates = explorer.levels.map((level) => this.rateRow(level));
+    byId("rates").append(...this.rates.map((row) => row.row).reverse());
+    this.cards = explorer.levels.map((level, number) => this.card(level, number));
+    byId("levels").append(...this.cards.map((card) => card.card).reverse());
+    this.connect();
+    explorer.changed = () => this.wake();
+    this.wake();
+  }
+
+  rateRow(level) {
+    const widest = this.widest ??= 2.2 * Math.max(...this.explorer.levels.map((each) => each.rate));
+    const bar = element("span", { className: "bar" }), value = element("span", { className: "value" });
+    const tick = element("span", { className: "tick", title: `an average test image: ${level.rate.toFixed(1)}` });
+    tick.style.left = `${100 * Math.max(0, level.rate) / widest}%`;
+    const row = element("li", {}, element("b", { textContent: level.name }),
+      element("span", { className: "track" }, bar, tick), value);
+    return { row, bar, value, widest };
+  }
+
+  card(level, number) {
+    const depth = this.explorer.levels.length;
+    const role = depth === 1 ? "" : number === depth - 1 ? "decided first" : number === 0 ? "decided last" : "";
+    const effect = element("span", { className: "effect" });
+    const held = element("input", { type: "checkbox" });
+    held.addEventListener("change", () => { level.held = held.checked; this.wake(); });
+    const hold = element("label", { className: "hold", title: "Keep this level when others are drawn anew, " +
+      "or image A or B is changed" }, held, " hold");
+    const names = ["A", "B", ...Array(DRAWS).fill("")];
+    const cells = names.map((name, place) => {
+      const canvas = element("canvas");
+      const what = place < 2 ? `${level.name} from image ${name}` : `${level.name} drawn anew, number ${place - 1}`;
+      const button = element("button", { className: "cell", title: what, ariaLabel: what },
+        canvas, element("span", { textContent: name || "new" }));
+      button.addEventListener("click", () =>
+        this.explorer.choose(number, ["a", "b"][place] ?? "own", this.explorer.option(number, place)));
+      return { button, canvas };
+    });
+    const more = element("button", { className: "more", textContent: "↻", title: "Other draws",
+      ariaLabel: `Other draws of ${level.name}` });
+    more.addEventListener("click", () => { this.explorer.redraw(level); this.explorer.touch(); });
+    const warm = element("input", { type: "range", min: 0, max: 2, step: 0.05,
+      ariaLabel: `Temperature of ${level.name}` });
+    const degrees = element("output");
+    warm.addEventListener("input", () => { level.temperature = Number(warm.value); this.explorer.touch(); });
+    const sliders = level.movers.map((mover) => this.slider(level, number, mover));
+    const kind = level.places > 1 ? "channel" : "unit";
+    const many = (count) => `${count} ${kind}${count === 1 ? "" : "s"}`;
+    const rows = element("details", { className: "movers", open: number === depth - 1 },
+      element("summary", { textContent: level.movers.length
+        ? `${many(level.movers.length)} awake of ${level.size / level.places}: move one`
+        : "asleep: none of its units tells anything" }),
+      ...sliders.map((slider) => slider.row));
+    const card = element("article", { className: "level" },
+      element("header", {}, element("h2", { textContent: level.name }),
+        element("span", { className: "role", textContent: role }), effect, hold),
+      element("div", { className: "strip" }, ...cells.map((cell) => cell.button), more),
+      element("label", { className: "warm" }, "temperature ", warm, degrees), rows);
+    return { card, cells, held, warm, degrees, sliders, effect };
+  }
+
+  slider(level, number, mover) {
+    const name = `${level.places > 1 ? "channel" : "unit"} ${mover.number + 1}`;
+    const range = element("input", { type: "range", min: -3, max: 3, step: 0.05,
+      ariaLabel: `${name} of ${level.name}` });
+    const value = element("output");
+    range.addEventListener("input", () => this.explorer.move(number, mover.number, Number(range.value)));
+    const row = element("label", { className: "mover" }, element("span", { textContent: name }), range, value,
+      element("span", { className: "note", textContent: `${mover.rate.toFixed(2)} nats` }));
+    return { row, range, value, mover };
+  }
+
+  connect() {
+    const { explorer } = this;
+    byId("anew").addEventListener("click", () => explorer.anew());
+    byId("reset").addEventListener("click", () => explorer.reset());
+    byId("dream").addEventListener("click", () => explorer.take(this.target, explorer.dreamed()));
+    byId("gallery").append(...explorer.facts.pictures.map(({ name, bytes }, number) => {
+      const canvas = element("canvas");
+      show(canvas, Float32Array.from(bytesOf(bytes), (byte) => byte / 255), this.image);
+      const button = element("button", { className: "thumb", title: name, ariaLabel: name }, canvas);
+      button.addEventListener("click", () => explorer.take(this.target, explorer.observed(number)));
+      return button;
+    }));
+    this.tiles = [...document.querySelectorAll(".source")];
+    for (const tile of this.tiles) {
+      tile.addEventListener("click", () => { this.target = tile.dataset.source; this.wake(); });
+    }
+    if (!byId("pad")) return;
+    const sheet = paper(byId("paper"), (ink, side) => {
+      const drawn = centered(ink, side, this.image[1], this.image[2]);
+      explorer.take(this.target, explorer.read(drawn, "drawn by you"));
+      show(byId("scaled"), drawn.map((value) => (value > 0.5 ? 1 : 0)), this.image);
+    });
+    const open = (isOpen) => {
+      byId("pad").hidden = !isOpen;
+      byId("open-pad").ariaExpanded = String(isOpen);
+      if (isOpen) byId("pad").scrollIntoView({ block: "nearest" });
+    };
+    show(byId("scaled"), new Float32Array(this.image[1] * this.image[2]), this.image);
+    byId("open-pad").addEventListener("click", () => open(byId("pad").hidden));
+    byId("close-pad").addEventListener("click", () => open(false));
+    byId("clear").addEventListener("click", () => sheet.clear());
+  }
+
+  wake() {
+    this.moved = true;
+    this.planned ??= requestAnimationFrame(() => this.frame());
+  }
+
+  /** Show the picture and its rates at once, and small pictures as time allows. */
+  frame() {
+    const { explorer } = this, begin = performance.now();
+    this.planned = null;
+    if (explorer.stale) {
+      explorer.stale = false;
+      this.picture = explorer.generate(explorer.code());
+      this.told = explorer.infer(this.picture).rates;
+      show(byId("picture"), this.picture, this.image);
+      this.showRates();
+    }
+    if (this.moved) {
+      this.moved = false;
+      this.showState();
+    }
+    const waits = [];
+    explorer.levels.forEach((level, number) => level.stale.forEach((stale, place) => {
+      if (stale) waits.push([number, place]);
+    }));
+    // Beginning after the last one shown, so that each has its turn while something moves all the time.
+    this.turn = waits.findIndex(([n, p]) => n * 100 + p > (this.last ?? -1));
+    const order = this.turn < 0 ? waits : [...waits.slice(this.turn), ...waits.slice(0, this.turn)];
+    for (const [number, place] of order) {
+      if (performance.now() - begin > FRAME) break;
+      this.showOption(number, place);
+      this.last = number * 100 + place;
+    }
+    if (order.some(([number, place]) => explorer.levels[number].stale[place]) || explorer.stale) this.wake();
+    else for (const resolve of this.waiting.splice(0)) resolve();
+  }
+
+  showOption(number, place) {
+    const { explorer } = this, level = explorer.levels[number], card = this.cards[number];
+    level.stale[place] = false;
+    const picture = explorer.generate(explorer.code(number, explorer.option(number, place)));
+    show(card.cells[place].canvas, picture, this.image);
+    if (place < 2) return;
+    let apart = 0, both = 0;
+    for (let i = 0; i < picture.length; i++) {
+      apart += Math.abs(picture[i] - this.picture[i]);
+      both += picture[i] + this.picture[i];
+    }
+    (card.shares ??= [])[place - 2] = both ? apart / both : 0;
+    const mean = card.shares.reduce((total, share) => total + share, 0) / card.shares.length;
+    card.effect.textContent = `a new draw changes ${Math.round(100 * mean)} % of the picture`;
+  }
+
+  showRates() {
+    this.rates.forEach(({ bar, value, widest }, number) => {
+      const rate = this.told[number];
+      bar.style.width = `${Math.min(100, 100 * Math.max(0, rate) / widest)}%`;
+      value.textContent = rate.toFixed(1);
+    });
+    const total = this.told.reduce((sum, rate) => sum + rate, 0);
+    const usual = this.explorer.levels.reduce((sum, level) => sum + level.rate, 0);
+    byId("total").textContent =
+      `Together ${total.toFixed(1)} nats; ticks mark an average test image, together ${usual.toFixed(1)}.`;
+  }
+
+  showState() {
+    const { explorer } = this;
+    explorer.levels.forEach((level, number) => {
+      const card = this.cards[number];
+      card.held.checked = level.held;
+      card.card.classList.toggle("held", level.held);
+      card.warm.value = level.temperature;
+      card.degrees.textContent = level.temperature.toFixed(2);
+      card.cells.forEach(({ button }, place) => {
+        const used = place < 2 ? level.choice === ["a", "b"][place]
+          : level.choice === "own" && level.code === level.draws[place - 2];
+        button.ariaPressed = String(used);
+      });
+      for (const { range, value, mover } of card.sliders) {
+        const position = explorer.position(number, mover.number);
+        if (document.activeElement !== range || Math.abs(range.value - position) > 0.03) range.value = position;
+        value.textContent = position.toFixed(1);
+      }
+    });
+    for (const tile of this.tiles) {
+      const source = explorer.sources[tile.dataset.source];
+      tile.ariaPressed = String(tile.dataset.source === this.target);
+      tile.querySelector(".name").textContent = source.name;
+      show(tile.querySelector("canvas"), source.picture, this.image);
+    }
+    byId("target").textContent = this.target.toUpperCase();
+  }
+
+  /** Resolves once everything is shown as it is. */
+  settled() { return new Promise((resolve) => { this.waiting.push(resolve); this.wake(); }); }
+}
+
+/** What the page has to show instead of itself, if the browser lacks something. */
+function problem(text) {
+  byId("problem").textContent = `${text} A current Firefox, Chrome, Edge or Safari can.`;
+  byId("problem").hidden = false;
+}
+
+try {
+  const explorer = new Explorer(JSON.parse(byId("facts").textContent), byId("weights").textContent);
+  byId("main").hidden = false;
+  /** For the console: explorer.view.settled().then(() => explorer.view.picture) */
+  window.explorer = Object.assign(explorer, { view: new View(explorer) });
+} catch (error) {
+  byId("main").hidden = true;
+  problem(`This browser cannot run the network (${error.message}).`);
+}

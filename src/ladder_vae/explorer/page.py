@@ -1,0 +1,146 @@
+"""Write the page of a run: the model as a program, pictures to begin with, units that are awake, one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+from ladder_vae.data.data_sets import ImageData
+from ladder_vae.explorer.translation import Untranslatable
+from ladder_vae.explorer.walks import in_half_precision, programs
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.summary import ACTIVE_KL
+from ladder_vae.runs.checkpoints import Run
+from ladder_vae.runs.opened import Subject
+from ladder_vae.system.errors import UserError, printable
+from ladder_vae.system.files import write_text
+from ladder_vae.system.naming import z_name
+from ladder_vae.system.randomness import stream_seed
+
+FILE = "explorer.html"
+LARGEST = 25_000_000  # bytes of a page: what can still be sent by mail, and what a browser opens in seconds
+SHOWN = 10  # test images
+AVERAGED = 1_000  # test images that rates are averaged over
+SCRIPTS = ("interpreter.js", "drawn_digit.js", "explorer.js")
+
+
+def write(subject: Subject, seed: int = 0) -> Path:
+    """Write ``explorer.html`` into the run directory.
+
+    Args:
+        subject: The run and its data.
+        seed: Seed of the draws that rates are averaged over.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If the model is too large for a page, or uses an operation that a page cannot compute.
+        OSError: If the run directory cannot be written.
+    """
+    path, data = subject.run.path, subject.data
+    check(subject.run)
+    model = in_half_precision(subject.run.model)
+    try:
+        computed = programs(model, data.image_shape)
+    except Untranslatable as error:
+        raise UserError(f"{path} has no page to play with: {error}") from None
+    page = _rendered(model, data, computed, seed)
+    _check_size(path, len(page))
+    write_text(path / FILE, page)
+    return path / FILE
+
+
+def check(run: Run) -> None:
+    """Raises UserError if the model is too large for a page."""
+    weights = sum(value.numel() for value in run.model.state_dict().values())
+    _check_size(run.path, weights * 2 * 4 / 3)  # half precision, in base64
+
+
+def _check_size(path: Path, size: float) -> None:
+    if size > LARGEST:
+        raise UserError(
+            f"{path} is too large to play with: its page would have {size / 1e6:.0f} MB, and a page has at most "
+            f"{LARGEST / 1e6:.0f} MB, which {LARGEST * 3 / 8 / 1e6:.0f} million weights fill; choose a smaller "
+            "model (python -m ladder_vae.explore run=three_levels shows one)"
+        )
+
+
+def _rendered(model: Hierarchy, data: ImageData, computed: dict[str, Any], seed: int) -> str:
+    depth, kind = model.num_layers, type(model).__name__
+    levels = f"{depth} levels" if depth > 1 else "one level"
+    facts = {
+        "image": list(data.image_shape),
+        "levels": _levels(model, data, seed),
+        "pictures": _pictures(model, data),
+        "programs": {name: part for name, part in computed.items() if name != "weights"},
+    }
+    parameters = sum(value.numel() for value in model.parameters())
+    files = resources.files(__package__)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string((files / "page.html").read_text(encoding="utf-8")).render(
+        title=f"Play with the {levels} of a {kind}",
+        depth=depth,
+        top=z_name(depth - 1),
+        noun=data.noun,
+        drawable=data.image_shape[0] == 1,
+        markov=[z_name(level) for level in reversed(range(depth))],
+        parameters=parameters,
+        averaged=len(data.sample("test", AVERAGED)),
+        style=(files / "explorer.css").read_text(encoding="utf-8"),
+        scripts=[(files / name).read_text(encoding="utf-8") for name in SCRIPTS],
+        facts=facts,
+        weights=computed["weights"],
+    )
+    return printable(page, "\n")
+
+
+@torch.inference_mode()
+def _levels(model: Hierarchy, data: ImageData, seed: int) -> list[dict[str, Any]]:
+    """Of each level, z_1 first: its name, its shape, its rate, and what there is to move, highest rates first.
+
+    What is moved is a unit, or, where latents are images, a channel at all its places.
+    """
+    rates = [torch.zeros(event, dtype=torch.float64) for event in model.event_shapes]
+    source = torch.Generator().manual_seed(stream_seed(seed, "explorer"))
+    index = data.sample("test", AVERAGED)
+    for x in data.observe("test", index).split(100):
+        noise = model.draw_noise(1, len(x), like=x, generator=source)
+        for total, level in zip(rates, model.infer(x, noise=noise).levels, strict=True):
+            total += level.unit_rate()[0].double().sum(0) / len(index)
+    levels = []
+    for number, level_rates in enumerate(rates):
+        places = math.prod(level_rates.shape[1:])
+        of_movers = level_rates.reshape(len(level_rates), -1).sum(1)
+        awake = (of_movers.abs() > ACTIVE_KL).nonzero()[:, 0]  # far below zero, possible bottom-up, is awake
+        order = awake[of_movers[awake].argsort(descending=True)].tolist()
+        levels.append(
+            {
+                "name": z_name(number),
+                "size": level_rates.numel(),
+                "places": places,
+                "rate": float(level_rates.sum()),
+                "movers": [{"number": each, "rate": float(of_movers[each])} for each in order],
+            }
+        )
+    return levels
+
+
+def _pictures(model: Hierarchy, data: ImageData) -> list[dict[str, str]]:
+    """Test images as the model sees them, bytes ``(C, H, W)`` in base64, and what they are called."""
+    index, labels = data.gallery(SHOWN), data.labels("test")
+    seen = model.likelihood.intensities(data.observe("test", index))
+    content = seen.mul(255).round().byte().numpy()
+    return [
+        {
+            "name": f"test image {each}" + ("" if labels is None else f", {data.noun} {int(labels[each])}"),
+            "bytes": base64.b64encode(image.tobytes()).decode(),
+        }
+        for each, image in zip(index, content, strict=True)
+    ]

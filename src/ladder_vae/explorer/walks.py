@@ -1,0 +1,78 @@
+"""What a page computes of a model: two functions without random numbers, and the model that it computes with."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladder_vae.explorer.program import Constants
+from ladder_vae.explorer.translation import translate
+from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.innovations import innovations
+
+
+def in_half_precision(model: Hierarchy) -> Hierarchy:
+    """A copy of a model on the CPU, whose weights are rounded to half precision and kept in float32.
+
+    A weight that half precision cannot hold stays as it is.
+    """
+    rounded = copy.deepcopy(model).cpu().float()
+    state = rounded.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            half = value.half().float()
+            state[name] = torch.where(half.isfinite(), half, value)
+    rounded.load_state_dict(state)
+    return rounded.eval()
+
+
+def generator(model: Hierarchy) -> Callable[..., tuple[Tensor, ...]]:
+    """Innovations of each level, ``(1, *event)``, z_1 first, to the mean of p(x | z), ``(1, C, H, W)``."""
+    return lambda *code: (model.generate(1, noise=dict(enumerate(code))).mean,)
+
+
+def inference(model: Hierarchy) -> Callable[..., tuple[Tensor, ...]]:
+    """A picture and noise to the rates of all levels and the code.
+
+    The picture has intensities in [0, 1], ``(1, C, H, W)``. A model of pixels that are drawn from gray levels
+    sees each pixel as whichever value is likelier. Noise is standard normal, ``(1, 1, *event)`` for each
+    level. The rates, ``(L,)``, are in nats; the code is the innovations of each level, ``(1, *event)``.
+    """
+    likelihood = model.likelihood
+
+    def infer(picture: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        gray = picture.gt(0.5).float() * 255 if likelihood.random else picture * 255
+        found = model.infer(likelihood.prepare(gray), noise=noise)
+        return (found.rates()[:, 0, 0], *innovations(found))
+
+    return infer
+
+
+def programs(model: Hierarchy, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Both functions as programs, and the constants that they share, as JSON holds them.
+
+    Args:
+        model: As :func:`in_half_precision` gives it.
+        image_shape: C, H and W.
+
+    Raises:
+        Untranslatable: If the model uses an operation that a page cannot compute.
+    """
+    constants = Constants()
+    code = [torch.zeros(1, *event) for event in model.event_shapes]
+    noise = [torch.zeros(1, 1, *event) for event in model.event_shapes]
+    picture = torch.zeros(1, *image_shape)
+    written = {
+        "generate": translate(generator(model), code, constants).written(),
+        "infer": translate(inference(model), [picture, *noise], constants).written(),
+    }
+    return {
+        **written,
+        "constants": constants.table,
+        "weights": base64.b64encode(constants.content).decode(),
+    }
