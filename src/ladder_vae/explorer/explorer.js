@@ -54,7 +54,7 @@ class Explorer {
       ...level, choice: "a", code: null, temperature: 1, held: false, draws: [], changed: () => {},
     }));
     for (const level of this.levels) this.redraw(level);
-    this.take("a", this.observed(0));
+    this.take("a", this.observed(Math.min(2, facts.pictures.length - 1)));
     this.take("b", this.dreamed());
   }
 
@@ -170,7 +170,6 @@ class View {
 
   card(level, number) {
     const depth = this.explorer.levels.length;
-    const role = depth === 1 ? "" : number === depth - 1 ? "decided first" : number === 0 ? "decided last" : "";
     const effect = element("span", { className: "effect" });
     const held = element("input", { type: "checkbox" });
     held.addEventListener("change", () => { level.held = held.checked; this.wake(); });
@@ -198,14 +197,15 @@ class View {
     const many = (count) => `${count} ${kind}${count === 1 ? "" : "s"}`;
     const rows = element("details", { className: "movers", open: number === depth - 1 },
       element("summary", { textContent: level.movers.length
-        ? `${many(level.movers.length)} awake of ${level.size / level.places}: move one`
+        ? `${many(level.movers.length)} of ${level.size / level.places} awake: move one`
         : "asleep: none of its units tells anything" }),
       ...sliders.map((slider) => slider.row));
     const card = element("article", { className: "level" },
       element("header", {}, element("h2", { textContent: level.name }),
-        element("span", { className: "role", textContent: role }), effect, hold),
+        element("span", { className: "role", textContent: depth > 1 ? `step ${depth - number} of ${depth}` : "" }), effect, hold),
       element("div", { className: "strip" }, ...cells.map((cell) => cell.button), more),
-      element("label", { className: "warm" }, "temperature ", warm, degrees), rows);
+      element("label", { className: "mover warm" }, element("span", { textContent: "temperature" }), warm, degrees,
+        element("span", { className: "note word", textContent: "0: as expected" })), rows);
     return { card, cells, held, warm, degrees, sliders, effect };
   }
 
@@ -216,7 +216,8 @@ class View {
     const value = element("output");
     range.addEventListener("input", () => this.explorer.move(number, mover.number, Number(range.value)));
     const row = element("label", { className: "mover" }, element("span", { textContent: name }), range, value,
-      element("span", { className: "note", textContent: `${mover.rate.toFixed(2)} nats` }));
+      element("span", { className: "note" }, element("span", { className: "word", textContent: "tells " }),
+        `${mover.rate.toFixed(2)} nats`));
     return { row, range, value, mover };
   }
 
@@ -309,12 +310,12 @@ class View {
     this.rates.forEach(({ bar, value, widest }, number) => {
       const rate = this.told[number];
       bar.style.width = `${Math.min(100, 100 * Math.max(0, rate) / widest)}%`;
-      value.textContent = rate.toFixed(1);
+      value.textContent = rate.toFixed(1).replace("-", "−");
     });
     const total = this.told.reduce((sum, rate) => sum + rate, 0);
     const usual = this.explorer.levels.reduce((sum, level) => sum + level.rate, 0);
     byId("total").textContent =
-      `Together ${total.toFixed(1)} nats; ticks mark an average test image, together ${usual.toFixed(1)}.`;
+      `Together ${total.toFixed(1)} nats. Ticks: an average test image, ${usual.toFixed(1)}.`;
   }
 
   showState() {
@@ -333,7 +334,7 @@ class View {
       for (const { range, value, mover } of card.sliders) {
         const position = explorer.position(number, mover.number);
         if (document.activeElement !== range || Math.abs(range.value - position) > 0.03) range.value = position;
-        value.textContent = position.toFixed(1);
+        value.textContent = position.toFixed(1).replace("-", "−");
       }
     });
     for (const tile of this.tiles) {
@@ -342,6 +343,10 @@ class View {
       tile.querySelector(".name").textContent = source.name;
       show(tile.querySelector("canvas"), source.picture, this.image);
     }
+    const from = { a: "from A", b: "from B", own: "new" };
+    const few = explorer.levels.length <= 4;
+    byId("made-of").textContent = few ? explorer.levels.map((level) =>
+      `${level.name} ${from[level.choice]}`).reverse().join(" · ") : "";
     byId("target").textContent = this.target.toUpperCase();
   }
 

@@ -34,6 +34,20 @@ function constantsOf(bytes, table) {
   });
 }
 
+/** The inner product of `count` numbers. Four sums at once: one would wait for itself. */
+function product(x, at, y, from, count) {
+  let a = 0, b = 0, c = 0, d = 0;
+  const end = at + count, even = end - (count % 4);
+  for (; at < even; at += 4, from += 4) {
+    a += x[at] * y[from];
+    b += x[at + 1] * y[from + 1];
+    c += x[at + 2] * y[from + 2];
+    d += x[at + 3] * y[from + 3];
+  }
+  for (; at < end; at++, from++) a += x[at] * y[from];
+  return a + b + c + d;
+}
+
 const unary = (f) => (out, [x]) => { for (let i = 0; i < out.length; i++) out[i] = f(x[i]); };
 
 /** Arrays of one element stand for as many as there are. */
@@ -135,42 +149,31 @@ const OPERATIONS = {
     for (let i = 0; i < out.length; i++) out[i] = all[index[i]];
   },
 
-  /** Rows of x times the rows of a matrix. Four sums at once: one would wait for itself. */
+  /** Rows of x times the rows of a matrix. */
   linear(out, [x, matrix, bias], { inputs, outputs }) {
-    const even = inputs - (inputs % 4);
-    for (let row = 0, at = 0, i = 0; i < out.length; row += inputs, at = 0) {
-      for (let o = 0; o < outputs; o++) {
-        let a = bias ? bias[o] : 0, b = 0, c = 0, d = 0, k = 0;
-        for (; k < even; k += 4, at += 4) {
-          a += x[row + k] * matrix[at];
-          b += x[row + k + 1] * matrix[at + 1];
-          c += x[row + k + 2] * matrix[at + 2];
-          d += x[row + k + 3] * matrix[at + 3];
-        }
-        for (; k < inputs; k++, at++) a += x[row + k] * matrix[at];
-        out[i++] = a + b + c + d;
-      }
+    for (let row = 0, i = 0; i < out.length; row += inputs) {
+      for (let o = 0; o < outputs; o++) out[i++] = (bias ? bias[o] : 0) + product(x, row, matrix, o * inputs, inputs);
     }
   },
   convolution(out, [x, weight, bias], { images, channels: [from, to], size: [height, width],
     result: [rows, columns], kernel: [tall, wide], padding: [above, left], groups }) {
-    const read = from / groups, written = to / groups;
-    for (let image = 0, at = 0; image < images; image++) {
-      for (let o = 0; o < to; o++, at += rows * columns) {
-        out.fill(bias[o], at, at + rows * columns);
-        const first = Math.floor(o / written) * read;
-        for (let c = 0; c < read; c++) {
-          const plane = (image * from + first + c) * height * width;
-          for (let ky = 0; ky < tall; ky++) {
-            for (let kx = 0; kx < wide; kx++) {
-              const w = weight[((o * read + c) * tall + ky) * wide + kx], dy = ky - above, dx = kx - left;
-              const top = Math.max(0, -dy), bottom = Math.min(rows, height - dy);
-              const start = Math.max(0, -dx), end = Math.min(columns, width - dx);
-              for (let y = top; y < bottom; y++) {
-                const line = at + y * columns, source = plane + (y + dy) * width + dx;
-                for (let column = start; column < end; column++) out[line + column] += w * x[source + column];
+    const read = from / groups, written = to / groups, count = read * tall * wide, places = rows * columns;
+    const patch = new Float32Array(count);
+    for (let image = 0; image < images; image++) {
+      for (let group = 0; group < groups; group++) {
+        for (let place = 0; place < places; place++) {
+          const row = Math.floor(place / columns) - above, column = (place % columns) - left;
+          for (let c = 0, k = 0; c < read; c++) {
+            const plane = (image * from + group * read + c) * height;
+            for (let y = row; y < row + tall; y++) {
+              const line = (plane + y) * width, inside = y >= 0 && y < height;
+              for (let at = column; at < column + wide; at++) {
+                patch[k++] = inside && at >= 0 && at < width ? x[line + at] : 0;
               }
             }
+          }
+          for (let o = group * written; o < (group + 1) * written; o++) {
+            out[(image * to + o) * places + place] = bias[o] + product(patch, 0, weight, o * count, count);
           }
         }
       }

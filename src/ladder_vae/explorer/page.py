@@ -87,10 +87,9 @@ def _rendered(model: Hierarchy, data: ImageData, computed: dict[str, Any], seed:
     page = environment.from_string((files / "page.html").read_text(encoding="utf-8")).render(
         title=f"Play with the {levels} of a {kind}",
         depth=depth,
-        top=z_name(depth - 1),
         noun=data.noun,
         drawable=data.image_shape[0] == 1,
-        markov=[z_name(level) for level in reversed(range(depth))],
+        names=[z_name(level) for level in reversed(range(depth))],
         parameters=parameters,
         averaged=len(data.sample("test", AVERAGED)),
         style=(files / "explorer.css").read_text(encoding="utf-8"),

@@ -29,11 +29,6 @@ class Value:
     key: int
     shape: tuple[int, ...]
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
 
 Operand = Value | Tensor
 
@@ -102,11 +97,9 @@ class Program:
 
     def moved(self, value: Operand, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Operand:
         """``value`` read with strides, as ``torch.as_strided`` reads it. Nothing is copied where none moves."""
-        if isinstance(value, Tensor):
-            return value.contiguous().as_strided(tuple(shape), tuple(strides), offset).contiguous()
         sizes, steps = _merged(shape, strides)
-        if offset == 0 and math.prod(shape) == value.size and steps in ([], [1]):
-            return Value(value.key, tuple(shape))
+        if offset == 0 and math.prod(shape) == math.prod(value.shape) and steps in ([], [1]):
+            return value.reshape(*shape) if isinstance(value, Tensor) else Value(value.key, tuple(shape))
         return self.step("strided", shape, [value], sizes=sizes, strides=steps, offset=offset)
 
     def broadcast(self, value: Operand, shape: Sequence[int]) -> Operand:

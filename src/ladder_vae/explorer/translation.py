@@ -160,6 +160,10 @@ def _copy(program: Program, x: Any, source: Operand, **settings: Any) -> Operand
     return program.moved(source, x.shape, strides)
 
 
+def _filled(program: Program, x: Value, value: float, **settings: Any) -> Tensor:
+    return torch.full(x.shape, float(value))
+
+
 def _converted(program: Program, x: Value, **settings: Any) -> Value:
     """Truth is 0 or 1 here, so that no number changes."""
     if settings.get("dtype") not in (None, torch.float32):
@@ -309,6 +313,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "pow": _power,
     "clamp": _clamp,
     "copy": _copy,
+    "full_like": _filled,
     "_to_copy": _converted,
     "leaky_relu": lambda program, x, slope=0.01: _unary("leaky_relu", program, x, slope=slope),
     "sum": partial(_reduced, "sum"),
