@@ -64,7 +64,9 @@ analyze: $(READY) ## see what each level of a 3-level model encodes; trains one 
 	@$(if $(run),$(PY) -m ladder_vae.analyze run=$(run) $(args),$(PY) experiments/level_analysis/newest.py $(runs) $(args))
 
 explorers: $(READY) ## write the page on which one plays with levels, for each model that comes along
-	@$(PY) -m ladder_vae.explore run=$(or $(run),released)
+	@for name in $$($(PY) -c 'from ladder_vae.runs.releases import released; print(*released())'); do \
+		$(PY) -m ladder_vae.explore run=$$name || exit; \
+	done
 
 record: $(READY) ## train and evaluate the record model, going on where it was interrupted (hours)
 	@$(PY) experiments/deep_hierarchies/record.py $(args)

@@ -17,8 +17,10 @@ from omegaconf import omegaconf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ladder_vae.analysis import classifier
+from ladder_vae.explorer import page
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.system import devices
+from ladder_vae.system.errors import UserError
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 
 os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -76,8 +78,16 @@ def save_a_pixel(figure: Figure, path: Path, **settings) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Figures are put together, but a pixel is saved in their place: where no test looks at them."""
+    """Figures are put together, but a pixel is saved in their place: where no test looks at them.
+
+    The page to play with is not written either.
+    """
     monkeypatch.setattr(Figure, "savefig", save_a_pixel)
+
+    def refuse(subject):
+        raise UserError("this test does not play")
+
+    monkeypatch.setattr(page, "write", refuse)
 
 
 @pytest.fixture

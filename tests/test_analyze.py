@@ -43,6 +43,9 @@ def test_the_whole_journey(trained, analyze, request):
         assert f"(figures/levels/{picture}.png)" in text
     assert page.count("data:image/png;base64,") == len(pictures)
     assert "24 images of the test split" in text
+    assert (run / "explorer.html").exists()
+    assert page.count("<iframe") == 1
+    assert "[explorer.html](explorer.html)" in text
 
     metrics = json.loads((run / "metrics.json").read_text())
     assert {k: v for k, v in metrics.items() if "/levels/" not in k} == before
@@ -117,7 +120,9 @@ def test_one_level(trained, analyze):
     run = trained("model.num_layers=1", "model.latent_sizes=[4]", "model.hidden_sizes=[16]", "logger=none")
     code, _, err = analyze(f"run={run}")
     assert code == 0, err
-    assert "With a single level" in (run / "analysis.md").read_text()
+    text = (run / "analysis.md").read_text()
+    assert "With a single level" in text
+    assert "There is no page to play with: this test does not play." in text
 
 
 @SKETCHED

@@ -3,7 +3,10 @@ import os
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import pytest
+
 from ladder_vae.analysis import page
+from ladder_vae.drawing import pages
 from ladder_vae.drawing.pages import Picture, Section, Table, write_html, write_markdown
 
 SECTIONS = [
@@ -52,6 +55,21 @@ def test_html_needs_no_other_file(tmp_path):
     assert "T &lt;1&gt;" in text
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_another_page_is_linked_and_embedded_if_it_is_small(tmp_path, monkeypatch, embedded):
+    (tmp_path / "other.html").write_text('<p class="other">"playing"</p>')
+    if not embedded:
+        monkeypatch.setattr(pages, "EMBEDDED", 10)
+    sections = [Section("Play", page=tmp_path / "other.html")]
+    write_html(tmp_path / "page.html", "T", sections, tmp_path)
+    tags = Tags((tmp_path / "page.html").read_text()).found
+    assert {"href": "other.html"} in [attrs for tag, attrs in tags if tag == "a"]
+    frames = [attrs["srcdoc"] for tag, attrs in tags if tag == "iframe"]
+    assert frames == ['<p class="other">"playing"</p>'] * embedded
+    write_markdown(tmp_path / "page.md", "T", sections, "figures")
+    assert "[other.html](other.html)" in (tmp_path / "page.md").read_text()
+
+
 def test_pictures_of_two_analyses_at_once(tmp_path, monkeypatch):
     """One writes a picture while the other removes those of other levels, which the first has removed."""
     directory = tmp_path / page.PICTURES
@@ -73,7 +91,7 @@ def test_pictures_of_two_analyses_at_once(tmp_path, monkeypatch):
     model = SimpleNamespace(num_layers=1)
     subject = SimpleNamespace(run=SimpleNamespace(path=tmp_path, model=model))
     settings = SimpleNamespace(levels=[0])
-    page.write(subject, SimpleNamespace(readings=None), settings, lambda step: None)
+    page.write(subject, SimpleNamespace(readings=None), settings, lambda step: None, "it is too large")
     assert [path.name for path in directory.iterdir()] == [".part-0123456789ab-new.png"]
 
 

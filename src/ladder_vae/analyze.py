@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from ladder_vae.analysis.findings import print_table, record, show_in_tensorboard
 from ladder_vae.analysis.measure import Settings, analyze, check
 from ladder_vae.analysis.page import MAX_SHOWN, write
+from ladder_vae.explorer import page as explorer
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, composition, schema
@@ -49,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         try:
             analysis = analyze(subject, settings, device, on_step)
             entered = record(subject, analysis, settings)
-            drawn = write(subject, analysis, settings, on_step)
+            drawn = write(subject, analysis, settings, on_step, _explorer(subject, on_step))
             print_table(subject, analysis)
             if entered and subject.run.config.get("logger"):
                 on_step("writing to TensorBoard")
@@ -67,6 +69,15 @@ def run(cfg: DictConfig) -> None:
     )
     if failed:
         raise UserError(f"{failed} could not be analyzed")
+
+
+def _explorer(subject: Subject, on_step: Callable[[str], None]) -> Path | str:
+    """The page on which one plays with the levels, or why there is none."""
+    on_step("writing the page to play with")
+    try:
+        return explorer.write(subject)
+    except UserError as error:
+        return str(error)
 
 
 def main() -> None:

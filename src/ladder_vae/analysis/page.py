@@ -27,9 +27,20 @@ PICTURES = Path("figures") / "levels"
 
 
 def write(
-    subject: Subject, analysis: Analysis, settings: Settings, on_step: Callable[[str], None]
+    subject: Subject,
+    analysis: Analysis,
+    settings: Settings,
+    on_step: Callable[[str], None],
+    explorer: Path | str,
 ) -> list[Path]:
     """Draw, and write ``analysis.html`` and ``analysis.md`` into the run directory.
+
+    Args:
+        subject: The run and its images.
+        analysis: What was measured.
+        settings: How it was measured.
+        on_step: Called with a message before each step.
+        explorer: The page on which one plays with the levels, in the same directory, or why there is none.
 
     Returns:
         The files of the pictures.
@@ -40,7 +51,9 @@ def write(
     run, directory = subject.run, subject.run.path / PICTURES
     levels = _chosen_levels(analysis.readings, settings.levels)
     on_step("drawing pictures")
-    sections, drawn = save_pictures(directory, _sections(subject, analysis, settings, levels, on_step))
+    described = _sections(subject, analysis, settings, levels, on_step)
+    described.insert(1, _explorer(explorer))  # after the glance
+    sections, drawn = save_pictures(directory, described)
     depth = run.model.num_layers
     each, kind = "each" if depth > 1 else "the", type(run.model).__name__
     title = f"What {each} level of a {depth}-level {kind} encodes"
@@ -49,6 +62,18 @@ def write(
     for earlier in set(directory.glob("[!.]*.png")) - set(drawn):  # of other levels, maybe
         earlier.unlink(missing_ok=True)  # by another analysis, perhaps
     return drawn
+
+
+def _explorer(explorer: Path | str) -> Section:
+    """The page on which one plays with the levels."""
+    title = "Play with the levels"
+    if isinstance(explorer, str):
+        return Section(title, [f"There is no page to play with: {explorer}."])
+    what = (
+        "Draw a level anew, hold it, take it from another image, move its units, or draw an image yourself, and "
+        "watch what all levels make of it. The page needs nothing but a browser."
+    )
+    return Section(title, [what], page=explorer)
 
 
 def _chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:

@@ -15,6 +15,8 @@ import jinja2
 from ladder_vae.system.errors import one_line, printable, warn
 from ladder_vae.system.files import write_text
 
+EMBEDDED = 8_000_000  # bytes of a page that another one holds, at most
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -74,12 +76,14 @@ class Section:
         paragraphs: Plain text.
         table: Or none.
         pictures: With their captions.
+        page: Another page, in the directory of this one. It is linked, and a small one is embedded, too.
     """
 
     title: str
     paragraphs: Sequence[str] = ()
     table: Table | None = None
     pictures: Sequence[Picture] = field(default_factory=list)
+    page: Path | None = None
 
     @property
     def anchor(self) -> str:
@@ -126,6 +130,8 @@ def write_markdown(path: Path, title: str, sections: Sequence[Section], pictures
     parts = [f"# {_plain(title)}"]
     for section in sections:
         parts += [f"## {_plain(section.title)}", *map(_plain, section.paragraphs)]
+        if section.page:
+            parts.append(f"[{section.page.name}]({section.page.name})")
         if section.table:
             parts += [part for part in (section.table.markdown(), _plain(section.table.note)) if part]
         for picture in section.pictures:
@@ -143,6 +149,9 @@ def write_html(path: Path, title: str, sections: Sequence[Section], pictures: Pa
     template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["embedded"] = lambda file: _embedded(pictures / file)
+    environment.filters["content"] = lambda page: (
+        page.read_text(encoding="utf-8") if page.stat().st_size <= EMBEDDED else ""
+    )
     write_text(
         path, printable(environment.from_string(template).render(title=title, sections=sections), "\n")
     )

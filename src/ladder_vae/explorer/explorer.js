@@ -354,18 +354,15 @@ class View {
   settled() { return new Promise((resolve) => { this.waiting.push(resolve); this.wake(); }); }
 }
 
-/** What the page has to show instead of itself, if the browser lacks something. */
-function problem(text) {
-  byId("problem").textContent = `${text} A current Firefox, Chrome, Edge or Safari can.`;
-  byId("problem").hidden = false;
-}
-
 try {
   const explorer = new Explorer(JSON.parse(byId("facts").textContent), byId("weights").textContent);
   byId("main").hidden = false;
-  /** For the console: explorer.view.settled().then(() => explorer.view.picture) */
-  window.explorer = Object.assign(explorer, { view: new View(explorer) });
+  explorer.view = new View(explorer);
+  byId("problem").hidden = true;
+  window.explorer = explorer;  // for the console
 } catch (error) {
   byId("main").hidden = true;
-  problem(`This browser cannot run the network (${error.message}).`);
+  byId("problem").textContent = `This browser cannot run the network (${error.message}); a current Firefox, ` +
+    "Chrome, Edge or Safari can.";
+  throw error;
 }

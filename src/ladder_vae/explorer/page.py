@@ -66,9 +66,8 @@ def check(run: Run) -> None:
 def _check_size(path: Path, size: float) -> None:
     if size > LARGEST:
         raise UserError(
-            f"{path} is too large to play with: its page would have {size / 1e6:.0f} MB, and a page has at most "
-            f"{LARGEST / 1e6:.0f} MB, which {LARGEST * 3 / 8 / 1e6:.0f} million weights fill; choose a smaller "
-            "model (python -m ladder_vae.explore run=three_levels shows one)"
+            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB; choose a run whose "
+            f"page has at most {LARGEST / 1e6:.0f} MB, that is some {LARGEST * 3 / 8 / 1e6:.0f} million weights"
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ladder_vae.explorer.program import Constants, Operand, Program, Value
+from ladder_vae.system.errors import one_line
 
 
 class Untranslatable(ValueError):
@@ -36,10 +37,13 @@ def translate(
         constants: Where it keeps its weights.
 
     Raises:
-        Untranslatable: If the function uses an operation that no step computes.
+        Untranslatable: If the function uses an operation that no step computes, or cannot be traced.
     """
     core = dict(torch.export.default_decompositions())
-    graph = make_fx(torch.func.functionalize(function), decomposition_table=core)(*inputs)
+    try:
+        graph = make_fx(torch.func.functionalize(function), decomposition_table=core)(*inputs)
+    except Exception as error:  # a plug-in may do anything, such as look at numbers to choose what to compute
+        raise Untranslatable(f"it cannot be traced ({type(error).__name__}: {one_line(error)[:200]})") from error
     graph.graph.eliminate_dead_code()
     program, examples = Program(constants), iter(inputs)
     known: dict[fx.Node, Any] = {}
@@ -87,15 +91,18 @@ def _operands(arguments: Any, kind: type | tuple[type, ...]) -> list[Any]:
 
 MOVES = {
     "alias", "cat", "clone", "constant_pad_nd", "detach", "expand", "flip", "index_select", "lift_fresh_copy",
-    "permute", "select", "select_scatter", "slice", "slice_scatter", "split", "split_with_sizes", "squeeze",
+    "permute", "repeat", "select", "select_scatter", "slice", "slice_scatter", "split", "split_with_sizes", "squeeze",
     "t", "transpose", "unsqueeze", "view", "_unsafe_view",
 }  # fmt: skip
+JOINS = {"cat", "select_scatter", "slice_scatter"}  # of several arrays
 
 
 def _moved(program: Program, target: Any, args: list[Any], keywords: dict[str, Any]) -> Any:
     """Apply the operation to the positions of all elements, counted from 1; what it fills in is 0."""
-    operands = _operands(args, (Value, Tensor))
-    if target.overloadpacket.__name__ == "constant_pad_nd" and any(args[2:]):
+    name = target.overloadpacket.__name__
+    kinds = (Value, Tensor) if name in JOINS else (Value,)  # else a tensor says where
+    operands = _operands(args, kinds)
+    if name == "constant_pad_nd" and any(args[2:]):
         raise Untranslatable(f"a page cannot compute {target} with {args[2]:g}")
     positions, start = [], 1
     for each in operands:
@@ -107,7 +114,7 @@ def _moved(program: Program, target: Any, args: list[Any], keywords: dict[str, A
     def placed(arguments: Sequence[Any]) -> list[Any]:
         return [
             next(remaining)
-            if isinstance(each, Value | Tensor)
+            if isinstance(each, kinds)
             else placed(each)
             if isinstance(each, list | tuple)
             else each
@@ -310,6 +317,8 @@ STEPS: dict[str, Callable[..., Any]] = {
     **{name: partial(_together, name) for name in TOGETHER},
     "add": partial(_sum_of_two, "add"),
     "sub": partial(_sum_of_two, "sub"),
+    "bitwise_and": partial(_together, "logical_and"),
+    "bitwise_not": partial(_unary, "logical_not"),
     "pow": _power,
     "clamp": _clamp,
     "copy": _copy,
