@@ -43,7 +43,15 @@ class Page:
         flags = ["--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run", sandbox]
         flags += ["--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"]  # no network
         self._process = subprocess.Popen(
-            ["bash", "-c", script, str(FOUND), *filter(None, flags), f"--user-data-dir={profile}", "about:blank"],
+            [
+                "bash",
+                "-c",
+                script,
+                str(FOUND),
+                *filter(None, flags),
+                f"--user-data-dir={profile}",
+                "about:blank",
+            ],
             pass_fds=(commands, answers),
             stderr=subprocess.DEVNULL,
         )
@@ -54,7 +62,8 @@ class Page:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setTouchEmulationEnabled", enabled=width < 600)
         self._call("Emulation.setDeviceMetricsOverride", **metrics)
         self._call("Page.navigate", url=file.resolve().as_uri())
         self._wait("Page.loadEventFired")
@@ -85,6 +94,13 @@ class Page:
 
     def _mouse(self, kind: str, x: float, y: float) -> None:
         self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def finger(self, *points: tuple[float, float]) -> None:
+        """The same with a finger."""
+        for number, (x, y) in enumerate(points):
+            kind = "touchMove" if number else "touchStart"
+            self._call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def screenshot(self, file: Path, *, whole: bool = False) -> None:
         """Save what is seen, or the whole page, as PNG."""

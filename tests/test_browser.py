@@ -1,4 +1,4 @@
-"""The explorer in a real browser: what it shows is what Python computes, in a wide window and a narrow one."""
+"""The explorer in a real browser shows what Python computes, in a wide window and in a narrow one."""
 
 import base64
 import json
@@ -134,7 +134,8 @@ def test_a_drawn_digit_is_read_as_python_reads_it(opened, model, width):
     click(shown, "#open-pad")
     left, top, side, _ = box(shown, "#paper")
     seven = [(0.3, 0.2), (0.5, 0.2), (0.7, 0.2), (0.6, 0.5), (0.45, 0.85)]
-    shown.stroke(*((left + x * side, top + y * side) for x, y in seven))
+    hand = shown.stroke if width > 600 else shown.finger
+    hand(*((left + x * side, top + y * side) for x, y in seven))
     shown.run("explorer.view.settled()")
     drawn = numbers(shown, "explorer.sources.a.picture").view(28, 28)
     rows, columns = (drawn.sum(axis).nonzero()[:, 0] for axis in (1, 0))
@@ -177,7 +178,9 @@ def test_draw_hold_swap_and_heat(opened, model):
     assert [torch.equal(a, b) for a, b in zip(drawn, anew, strict=True)] == [False, True, True]
     small_picture = f"document.querySelector('{bottom} .cell:nth-of-type(5) canvas')"
     for canvas in (small_picture, "document.getElementById('picture')"):  # the small one became the big one
-        pixels = numbers(shown, f"{canvas}.getContext('2d').getImageData(0, 0, 28, 28).data").view(-1, 4)[:, 0]
+        pixels = numbers(shown, f"{canvas}.getContext('2d').getImageData(0, 0, 28, 28).data").view(-1, 4)[
+            :, 0
+        ]
         assert (pixels / 255 - python_picture(shown, model)).abs().max() < 0.6 / 255
     shown.run(f"""(() => {{
         const warm = document.querySelector("{bottom} .warm input");
@@ -187,7 +190,9 @@ def test_draw_hold_swap_and_heat(opened, model):
     assert_shown_as_computed(shown, model)
     torch.testing.assert_close(code(shown, model)[0], anew[0] / 2)
     click(shown, "#reset")
-    assert shown.run("explorer.levels.every((each) => each.choice === 'a' && !each.held && each.temperature === 1)")
+    assert shown.run(
+        "explorer.levels.every((each) => each.choice === 'a' && !each.held && each.temperature === 1)"
+    )
     for level, e in enumerate(code(shown, model)):
         assert torch.equal(e[0], numbers(shown, f"explorer.sources.a.code[{level}]"))
 
@@ -247,15 +252,58 @@ def test_every_kind_of_model(interpreter, cls, settings):
 X = torch.tensor([[-2.0, -0.5, 0.0], [0.25, 1.0, 3.0]])
 CONVOLUTION = torch.nn.Conv2d(4, 6, 3, padding=1, groups=2).requires_grad_(False)
 FUNCTIONS = {
-    "elements": lambda x: (x.abs(), x.exp(), x.expm1(), -x, x.relu(), x.sigmoid(), x.sign(), x.tanh(), x**3, x**2),
+    "elements": lambda x: (
+        x.abs(),
+        x.exp(),
+        x.expm1(),
+        -x,
+        x.relu(),
+        x.sigmoid(),
+        x.sign(),
+        x.tanh(),
+        x**3,
+        x**2,
+    ),
     "roots": lambda x: ((x + 3).log(), (x + 3).log1p(), (x + 3).sqrt(), (x + 3).rsqrt(), 1 / (x + 3)),
     "comparisons": lambda x: (x < 1, x <= 1, x > 1, x >= 1, x == 1, x != 1, ~(x > 0), (x > 0) & (x < 2)),
-    "broadcasting": lambda x: (x + x[:1], x[:, :1] * x, torch.where(x > 0, x[1:], 7.0), 2 - x, x.sub(x, alpha=3)),
-    "reductions": lambda x: (x.sum(), x.sum(0), x.mean(1, keepdim=True), x.amax(0), x.softmax(0), x.logsumexp(1)),
-    "moves": lambda x: (x.T.flatten(), x.flip(1), torch.cat([x, x[:1]]), torch.nn.functional.pad(x, (1, 2, 0, 1))),
-    "more moves": lambda x: (x.repeat(2, 1), x[:, 1], torch.stack([x, -x], 1), *x.split([1, 2], 1), x.roll(1, 1)),
-    "norms": lambda x: (torch.nn.functional.layer_norm(x, (3,)), torch.nn.functional.leaky_relu(x), x.clamp(-1, 1)),
-    "products": lambda x: (x @ torch.ones(3, 5), torch.nn.functional.silu(x), torch.nn.functional.softplus(x)),
+    "broadcasting": lambda x: (
+        x + x[:1],
+        x[:, :1] * x,
+        torch.where(x > 0, x[1:], 7.0),
+        2 - x,
+        x.sub(x, alpha=3),
+    ),
+    "reductions": lambda x: (
+        x.sum(),
+        x.sum(0),
+        x.mean(1, keepdim=True),
+        x.amax(0),
+        x.softmax(0),
+        x.logsumexp(1),
+    ),
+    "moves": lambda x: (
+        x.T.flatten(),
+        x.flip(1),
+        torch.cat([x, x[:1]]),
+        torch.nn.functional.pad(x, (1, 2, 0, 1)),
+    ),
+    "more moves": lambda x: (
+        x.repeat(2, 1),
+        x[:, 1],
+        torch.stack([x, -x], 1),
+        *x.split([1, 2], 1),
+        x.roll(1, 1),
+    ),
+    "norms": lambda x: (
+        torch.nn.functional.layer_norm(x, (3,)),
+        torch.nn.functional.leaky_relu(x),
+        x.clamp(-1, 1),
+    ),
+    "products": lambda x: (
+        x @ torch.ones(3, 5),
+        torch.nn.functional.silu(x),
+        torch.nn.functional.softplus(x),
+    ),
     "in place": lambda x: (x.clone().mul_(2), x.select_scatter(torch.tensor([5.0, 6.0]), 1, 1)),
 }
 

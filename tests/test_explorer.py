@@ -1,4 +1,4 @@
-"""``python -m ladder_vae.explore`` and the programs of its page; what a browser makes of them: test_browser.py."""
+"""``python -m ladder_vae.explore`` and the programs of its page, without a browser."""
 
 import re
 from importlib import resources
@@ -12,7 +12,8 @@ from test_page import Tags
 
 from ladder_vae.explorer import page
 from ladder_vae.explorer.program import Constants, Program
-from ladder_vae.explorer.translation import Untranslatable, translate
+from ladder_vae.explorer.steps import Untranslatable
+from ladder_vae.explorer.translation import translate
 from ladder_vae.explorer.walks import in_half_precision, programs
 from ladder_vae.maths import Bernoulli
 from ladder_vae.models import ConvolutionalVAE, LadderVAE
@@ -122,9 +123,9 @@ def test_an_output_that_depends_on_nothing_is_a_copy():
         (lambda x: (torch.fft.rfft(x).abs(),), "a page cannot compute aten._fft_r2c"),
         (lambda x: (x @ x.T,), "neither is a weight"),
         (lambda x: (torch.nn.functional.pad(x, (1, 1), value=2.0),), "with 2"),
-        (lambda x: (torch.nn.BatchNorm1d(3)(x),), "eval mode"),
+        (lambda x: (torch.nn.BatchNorm1d(3)(x),), "batch_norm|over a batch"),
         (lambda x: (x.int() + 1,), "torch.int32"),
-        (lambda x: (x if x.sum() > 0 else -x,), "cannot be traced"),
+        (lambda x: (x if x.sum() > 0 else -x,), "looks at numbers"),
     ],
 )
 def test_what_no_step_computes_is_refused(function, said):

@@ -70,8 +70,8 @@ def _explorer(explorer: Path | str) -> Section:
     if isinstance(explorer, str):
         return Section(title, [f"There is no page to play with: {explorer}."])
     what = (
-        "Draw a level anew, hold it, take it from another image, move its units, or draw an image yourself, and "
-        "watch what all levels make of it. The page needs nothing but a browser."
+        "Draw a level anew, hold it, take it from another image, move its units, or draw an image yourself, "
+        "and watch what all levels make of it. The page needs nothing but a browser."
     )
     return Section(title, [what], page=explorer)
 

@@ -1,1 +1,1 @@
-"""A page on which one plays with the levels of a trained model: the model as a small program, and the page."""
+"""A page on which one plays with the levels of a trained model, which runs in it as a small program."""

@@ -1,4 +1,4 @@
-"""Write the page of a run: the model as a program, pictures to begin with, units that are awake, one HTML file."""
+"""Write the page of a run, one HTML file: the model as a program, test images, units that are awake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jinja2
 import torch
 
 from ladder_vae.data.data_sets import ImageData
-from ladder_vae.explorer.translation import Untranslatable
+from ladder_vae.explorer.steps import Untranslatable
 from ladder_vae.explorer.walks import in_half_precision, programs
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.summary import ACTIVE_KL
@@ -27,7 +27,7 @@ FILE = "explorer.html"
 LARGEST = 25_000_000  # bytes of a page: what can still be sent by mail, and what a browser opens in seconds
 SHOWN = 10  # test images
 AVERAGED = 1_000  # test images that rates are averaged over
-SCRIPTS = ("interpreter.js", "drawn_digit.js", "explorer.js")
+SCRIPTS = ("interpreter.js", "drawn_digit.js", "explorer.js", "view.js")
 
 
 def write(subject: Subject, seed: int = 0) -> Path:
@@ -65,9 +65,10 @@ def check(run: Run) -> None:
 
 def _check_size(path: Path, size: float) -> None:
     if size > LARGEST:
+        most = LARGEST * 3 / 8 / 1e6
         raise UserError(
-            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB; choose a run whose "
-            f"page has at most {LARGEST / 1e6:.0f} MB, that is some {LARGEST * 3 / 8 / 1e6:.0f} million weights"
+            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB; choose a run of "
+            f"up to {most:.0f} million weights, whose page has {LARGEST / 1e6:.0f} MB"
         )
 
 
@@ -101,7 +102,7 @@ def _rendered(model: Hierarchy, data: ImageData, computed: dict[str, Any], seed:
 
 @torch.inference_mode()
 def _levels(model: Hierarchy, data: ImageData, seed: int) -> list[dict[str, Any]]:
-    """Of each level, z_1 first: its name, its shape, its rate, and what there is to move, highest rates first.
+    """Of each level, z_1 first: name, shape, rate, and what there is to move, the highest rates first.
 
     What is moved is a unit, or, where latents are images, a channel at all its places.
     """

@@ -1,7 +1,7 @@
 """A small program of a few operations on arrays, which plain JavaScript can run: how it is put together.
 
-Every array is a row of numbers in C order. Its place is called a *slot*. Slots of constants come first. Shapes
-are known here and turned into lengths and strides, so that the one who runs the program needs none.
+Every array is a row of numbers in C order. Shapes are known here and turned into lengths and strides, so that
+the one who runs the program needs none.
 ``interpreter.js`` runs it and lists what each operation does.
 """
 
@@ -51,7 +51,9 @@ class Constants:
         if name not in self._places:
             self._places[name] = len(self.table)
             self.table.append((sum(map(len, self._parts)), flat.numel(), exact))
-            self._parts.append(content + bytes(-len(content) % 4))  # four bytes of a float begin at a multiple
+            self._parts.append(
+                content + bytes(-len(content) % 4)
+            )  # four bytes of a float begin at a multiple
         return self._places[name]
 
     @property
@@ -85,7 +87,9 @@ class Program:
         shape = value.shape
         self._outputs.append(value if isinstance(value, Value) else self.step("copy", shape, [value]))
 
-    def step(self, operation: str, shape: Sequence[int], operands: Sequence[Operand], **settings: Any) -> Value:
+    def step(
+        self, operation: str, shape: Sequence[int], operands: Sequence[Operand], **settings: Any
+    ) -> Value:
         """Add a step; gives what it computes."""
         value = self._new(shape)
         self._steps.append((operation, value, list(operands), settings))
@@ -96,7 +100,7 @@ class Program:
         return Value(len(self._sizes) - 1, tuple(shape))
 
     def moved(self, value: Operand, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Operand:
-        """``value`` read with strides, as ``torch.as_strided`` reads it. Nothing is copied where none moves."""
+        """``value`` read with strides, as ``torch.as_strided`` reads it; the same array if nothing moves."""
         sizes, steps = _merged(shape, strides)
         if offset == 0 and math.prod(shape) == math.prod(value.shape) and steps in ([], [1]):
             return value.reshape(*shape) if isinstance(value, Tensor) else Value(value.key, tuple(shape))

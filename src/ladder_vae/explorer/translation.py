@@ -1,28 +1,22 @@
-"""From a function of tensors to a :class:`~ladder_vae.explorer.program.Program`: trace it, translate each step.
+"""From a function of tensors to a program: call the function and translate each operation that it asks for.
 
-PyTorch traces the function into core ATen operations on tensors of fixed shapes. What depends on no input is
-computed here, once. What only moves elements becomes strides: the operation is applied to the *positions* of
-the elements, and where they come to lie is read off.
+The function is called once, on examples, and what PyTorch is asked to compute is seen operation by operation,
+decomposed into core ATen operations. What depends on no input becomes a constant.
 """
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from ladder_vae.explorer.program import Constants, Operand, Program, Value
-from ladder_vae.system.errors import one_line
-
-
-class Untranslatable(ValueError):
-    """A function uses an operation that a program has no step for."""
+from ladder_vae.explorer.steps import Untranslatable, operands, translated
 
 
 @torch.no_grad()
@@ -37,304 +31,60 @@ def translate(
         constants: Where it keeps its weights.
 
     Raises:
-        Untranslatable: If the function uses an operation that no step computes, or cannot be traced.
+        Untranslatable: If the function uses an operation that no step computes, or looks at its numbers to
+            choose what to compute.
     """
-    core = dict(torch.export.default_decompositions())
-    try:
-        graph = make_fx(torch.func.functionalize(function), decomposition_table=core)(*inputs)
-    except Exception as error:  # a plug-in may do anything, such as look at numbers to choose what to compute
-        raise Untranslatable(f"it cannot be traced ({type(error).__name__}: {one_line(error)[:200]})") from error
-    graph.graph.eliminate_dead_code()
-    program, examples = Program(constants), iter(inputs)
-    known: dict[fx.Node, Any] = {}
-
-    def look_up(arguments: Any) -> Any:
-        return fx.map_arg(arguments, lambda node: known[node])
-
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            known[node] = program.input(next(examples).shape)
-        elif node.op == "get_attr":
-            known[node] = operator.attrgetter(str(node.target))(graph)
-        elif node.op == "output":
-            for value in look_up(node.args[0]):
-                program.output(value)
-        else:
-            known[node] = _step(program, node.target, list(look_up(node.args)), dict(look_up(node.kwargs)))
+    program = Program(constants)
+    recorder = _Recorder(program)
+    for x in inputs:
+        recorder.keep(x, program.input(x.shape))
+    with recorder:
+        results = torch.func.functionalize(function)(*inputs)  # nothing is written in place
+    for result in results:
+        program.output(recorder.known(result))
     return program
 
 
-def _step(program: Program, target: Any, args: list[Any], keywords: dict[str, Any]) -> Any:
-    if target is operator.getitem:
-        return args[0][args[1]]
-    if torch.Tag.nondeterministic_seeded in target.tags:
-        raise Untranslatable(f"{target} draws random numbers")
-    if not _operands([*args, *keywords.values()], Value):
-        return target(*args, **keywords)
-    name = target.overloadpacket.__name__
-    if name in MOVES:
-        return _moved(program, target, args, keywords)
-    if name not in STEPS:
-        raise Untranslatable(f"a page cannot compute {target}")
-    return STEPS[name](program, *args, **keywords)
+class _Recorder(TorchDispatchMode):
+    """Adds to a program what PyTorch is asked to compute meanwhile."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self._program = program
+        self._values: dict[
+            int, tuple[Tensor, Value]
+        ] = {}  # by identity; tensors are kept, so that it stays one
+
+    def keep(self, tensor: Tensor, value: Operand) -> None:
+        """``tensor`` is what the program has as ``value``."""
+        if isinstance(value, Value):
+            self._values[id(tensor)] = tensor, value
+
+    def known(self, tensor: Tensor) -> Operand:
+        """What the program has of a tensor; the tensor itself if it depends on no input."""
+        return self._values[id(tensor)][1] if id(tensor) in self._values else tensor
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            raise Untranslatable(f"{function} draws random numbers")
+        known, settings = tree_map_only(Tensor, self.known, (list(args), kwargs))
+        if not operands([known, settings], Value):
+            return function(*args, **kwargs)
+        with self:
+            result = _decompositions().get(function, function.decompose)(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        values = translated(self._program, function, known, settings)
+        result = function(*args, **kwargs)
+        several = isinstance(result, tuple | list)
+        for tensor, value in zip(result, values, strict=False) if several else [(result, values)]:
+            self.keep(tensor, value)
+        return result
 
 
-def _operands(arguments: Any, kind: type | tuple[type, ...]) -> list[Any]:
-    """All arrays among the arguments, also those in lists."""
-    found: list[Any] = []
-    for each in arguments:
-        found += (
-            _operands(each, kind) if isinstance(each, list | tuple) else [each] * isinstance(each, kind)
-        )
-    return found
-
-
-MOVES = {
-    "alias", "cat", "clone", "constant_pad_nd", "detach", "expand", "flip", "index_select", "lift_fresh_copy",
-    "permute", "repeat", "select", "select_scatter", "slice", "slice_scatter", "split", "split_with_sizes", "squeeze",
-    "t", "transpose", "unsqueeze", "view", "_unsafe_view",
-}  # fmt: skip
-JOINS = {"cat", "select_scatter", "slice_scatter"}  # of several arrays
-
-
-def _moved(program: Program, target: Any, args: list[Any], keywords: dict[str, Any]) -> Any:
-    """Apply the operation to the positions of all elements, counted from 1; what it fills in is 0."""
-    name = target.overloadpacket.__name__
-    kinds = (Value, Tensor) if name in JOINS else (Value,)  # else a tensor says where
-    operands = _operands(args, kinds)
-    if name == "constant_pad_nd" and any(args[2:]):
-        raise Untranslatable(f"a page cannot compute {target} with {args[2]:g}")
-    positions, start = [], 1
-    for each in operands:
-        size = math.prod(each.shape)
-        positions.append(torch.arange(start, start + size).view(each.shape))
-        start += size
-    remaining = iter(positions)
-
-    def placed(arguments: Sequence[Any]) -> list[Any]:
-        return [
-            next(remaining)
-            if isinstance(each, kinds)
-            else placed(each)
-            if isinstance(each, list | tuple)
-            else each
-            for each in arguments
-        ]
-
-    result = target(*placed(args), **keywords)
-    if isinstance(result, list | tuple):
-        return [_taken(program, operands, positions, each) for each in result]
-    return _taken(program, operands, positions, result)
-
-
-def _taken(program: Program, operands: list[Operand], positions: list[Tensor], result: Tensor) -> Operand:
-    """The operands read at positions ``result``."""
-    first = positions[0]
-    if len(operands) == 1:
-        if result.untyped_storage().data_ptr() == first.untyped_storage().data_ptr():
-            return program.moved(operands[0], result.shape, result.stride(), int(result.storage_offset()))
-        if torch.equal(result.flatten(), first.flatten()):
-            return program.moved(operands[0], result.shape, result.contiguous().stride())
-    return program.step("take", result.shape, operands, index=result.flatten().tolist())
-
-
-def _unary(name: str, program: Program, x: Value, **settings: Any) -> Value:
-    return program.step(name, x.shape, [x], **settings)
-
-
-def _together(name: str, program: Program, *operands: Any) -> Value:
-    """An operation on the elements of several arrays, which broadcast."""
-    arrays = [each if isinstance(each, Value | Tensor) else torch.tensor(float(each)) for each in operands]
-    shape = torch.broadcast_shapes(*(tuple(each.shape) for each in arrays))
-    return program.step(name, shape, [program.broadcast(each, shape) for each in arrays])
-
-
-def _sum_of_two(name: str, program: Program, a: Any, b: Any, alpha: float = 1) -> Value:
-    return _together(name, program, a, b if alpha == 1 else _together("mul", program, b, alpha))
-
-
-def _power(program: Program, x: Any, exponent: Any) -> Value:
-    return _together("mul", program, x, x) if exponent == 2 else _together("pow", program, x, exponent)
-
-
-def _clamp(program: Program, x: Value, low: Any = None, high: Any = None) -> Value:
-    x = x if low is None else _together("maximum", program, x, low)
-    return x if high is None else _together("minimum", program, x, high)
-
-
-def _copy(program: Program, x: Any, source: Operand, **settings: Any) -> Operand:
-    strides = torch.empty(source.shape, device="meta").expand(x.shape).stride()
-    return program.moved(source, x.shape, strides)
-
-
-def _filled(program: Program, x: Value, value: float, **settings: Any) -> Tensor:
-    return torch.full(x.shape, float(value))
-
-
-def _converted(program: Program, x: Value, **settings: Any) -> Value:
-    """Truth is 0 or 1 here, so that no number changes."""
-    if settings.get("dtype") not in (None, torch.float32):
-        raise Untranslatable(f"a page cannot compute with {settings['dtype']}")
-    return x
-
-
-def _reduced(
-    kind: str, program: Program, x: Value, axes: Any = None, keepdim: bool = False, dtype: Any = None
-) -> Value:
-    """Sum, mean or maximum over some axes, which are moved to the end."""
-    rank = len(x.shape)
-    gone = sorted({axis % rank for axis in ([axes] if isinstance(axes, int) else axes or range(rank))})
-    kept = [axis for axis in range(rank) if axis not in gone]
-    order, strides = [*kept, *gone], torch.empty(x.shape, device="meta").stride()
-    rows = program.moved(x, [x.shape[a] for a in order], [strides[a] for a in order])
-    shape = [1 if a in gone else x.shape[a] for a in range(rank) if keepdim or a not in gone]
-    return program.step(kind, shape, [rows], count=math.prod(x.shape[a] for a in gone))
-
-
-def _log_softmax(program: Program, x: Value, axis: int, half_to_float: bool = False) -> Value:
-    highest = _reduced("max", program, x, axis, True)
-    below = _together("sub", program, x, highest)
-    total = _reduced("sum", program, _unary("exp", program, below), axis, True)
-    return _together("sub", program, below, _unary("log", program, total))
-
-
-def _softmax(program: Program, x: Value, axis: int, half_to_float: bool = False) -> Value:
-    return _unary("exp", program, _log_softmax(program, x, axis))
-
-
-def _linear(program: Program, x: Operand, matrix: Operand, *bias: Operand) -> Value:
-    """``x @ matrix + bias``. The matrix is kept with a row for each output, which are read in order."""
-    if not isinstance(matrix, Tensor) or not all(isinstance(b, Tensor) and b.dim() == 1 for b in bias):
-        raise Untranslatable("a page cannot compute the product of two arrays of which neither is a weight")
-    inputs, outputs = matrix.shape
-    return program.step(
-        "linear", (x.shape[0], outputs), [x, matrix.t(), *bias], inputs=inputs, outputs=outputs
-    )
-
-
-def _addmm(program: Program, bias: Operand, x: Operand, matrix: Operand, **factors: float) -> Value:
-    if any(factor != 1 for factor in factors.values()):
-        raise Untranslatable("a page cannot compute addmm with factors")
-    return _linear(program, x, matrix, bias)
-
-
-def _batch_norm(
-    program: Program,
-    x: Value,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    *settings: Any,
-) -> list[Value]:
-    """A factor and a summand for each channel: of averages, not of a batch, since the model is in eval mode."""
-    if any(each is True for each in settings):
-        raise Untranslatable("a page cannot normalize over a batch; the model must be in eval mode")
-    factor = (var.double() + settings[-1]).rsqrt() * (1 if weight is None else weight.double())
-    summand = (0 if bias is None else bias.double()) - mean.double() * factor
-    inner = math.prod(x.shape[2:])
-    return [program.step("affine", x.shape, [x, factor.float(), summand.float()], inner=inner)]
-
-
-def _layer_norm(
-    program: Program, x: Value, shape: Sequence[int], weight: Any, bias: Any, eps: float
-) -> list[Value]:
-    y = program.step("standardize", x.shape, [x], count=math.prod(shape), eps=eps)
-    y = y if weight is None else _together("mul", program, y, weight)
-    return [y if bias is None else _together("add", program, y, bias)]
-
-
-def _convolution(
-    program: Program,
-    x: Value,
-    weight: Operand,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Value:
-    if transposed or len(x.shape) != 4 or not isinstance(weight, Tensor) or {*stride, *dilation} != {1}:
-        raise Untranslatable("a page computes convolutions of images only, with stride and dilation 1")
-    _, channels, height, width = x.shape
-    rows, columns = (
-        size + 2 * pad - kernel + 1
-        for size, pad, kernel in zip((height, width), padding, weight.shape[2:], strict=True)
-    )
-    return program.step(
-        "convolution",
-        (x.shape[0], len(weight), rows, columns),
-        [x, weight, torch.zeros(len(weight)) if bias is None else bias],
-        images=x.shape[0],
-        channels=[channels, len(weight)],
-        size=[height, width],
-        result=[rows, columns],
-        kernel=list(weight.shape[2:]),
-        padding=list(padding),
-        groups=groups,
-    )
-
-
-def _average_pool(
-    program: Program,
-    x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor: int | None = None,
-) -> Value:
-    if any(padding) or list(stride or kernel) != list(kernel) or divisor is not None:
-        raise Untranslatable("a page computes means over blocks of pixels only where these do not overlap")
-    *lead, height, width = x.shape
-    rows, columns = (
-        -(-side // k) if ceil_mode else side // k for side, k in zip((height, width), kernel, strict=True)
-    )
-    return program.step(
-        "average_pool",
-        (*lead, rows, columns),
-        [x],
-        images=math.prod(lead),
-        size=[height, width],
-        result=[rows, columns],
-        kernel=list(kernel),
-    )
-
-
-UNARY = (
-    "abs", "exp", "expm1", "log", "log1p", "logical_not", "neg", "reciprocal", "relu", "rsqrt", "sigmoid",
-    "sign", "sqrt", "tanh",
-)  # fmt: skip
-TOGETHER = (
-    "div", "eq", "ge", "gt", "le", "logical_and", "lt", "maximum", "minimum", "mul", "ne", "where",
-)  # fmt: skip
-#: What translates an operation, by its name.
-STEPS: dict[str, Callable[..., Any]] = {
-    **{name: partial(_unary, name) for name in UNARY},
-    **{name: partial(_together, name) for name in TOGETHER},
-    "add": partial(_sum_of_two, "add"),
-    "sub": partial(_sum_of_two, "sub"),
-    "bitwise_and": partial(_together, "logical_and"),
-    "bitwise_not": partial(_unary, "logical_not"),
-    "pow": _power,
-    "clamp": _clamp,
-    "copy": _copy,
-    "full_like": _filled,
-    "_to_copy": _converted,
-    "leaky_relu": lambda program, x, slope=0.01: _unary("leaky_relu", program, x, slope=slope),
-    "sum": partial(_reduced, "sum"),
-    "mean": partial(_reduced, "mean"),
-    "amax": partial(_reduced, "max"),
-    "_log_softmax": _log_softmax,
-    "_softmax": _softmax,
-    "mm": _linear,
-    "addmm": _addmm,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "native_layer_norm": _layer_norm,
-    "convolution": _convolution,
-    "avg_pool2d": _average_pool,
-}
+@cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    return dict(torch.export.default_decompositions())

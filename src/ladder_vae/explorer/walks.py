@@ -1,4 +1,4 @@
-"""What a page computes of a model: two functions without random numbers, and the model that it computes with."""
+"""What a page computes of a model: two functions without random numbers, of a model in half precision."""
 
 from __future__ import annotations
 
