@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("fcntl", reason="the browser is steered through file descriptors of POSIX")
+
 from chromium import FOUND, Page
 from contracts import CLASSES, small
 from torch import Tensor

@@ -84,14 +84,19 @@ def test_the_wheel_composes_its_configuration_and_holds_what_it_needs(installed)
         "from ladder_vae import load_run\n"
         "print(ladder_vae.__file__)\n"
         "print(load_run('record').model.generate(2).params.shape)\n"
-        "print(len(d.MNIST(val_size=0).split('train')))",
+        "print(len(d.MNIST(val_size=0).split('train')))\n"
+        "from importlib import resources\n"
+        "from ladder_vae.explorer import page\n"
+        "there = resources.files(page.__package__)\n"
+        "print(all((there / name).is_file() for name in (*page.SCRIPTS, 'page.html', 'explorer.css')))",
     )
     out, ended, rest = out.partition("left with 0\n")
     assert ended
     assert "_target_: ladder_vae.models.ResidualVAE" in out
     assert "max_epochs: 450" in out
-    where, shape, images = rest.splitlines()
+    where, shape, images, explorer = rest.splitlines()
     assert Path(where).is_relative_to(installed.parents[1])
     assert not Path(where).is_relative_to(ROOT)
     assert shape == "torch.Size([2, 1, 28, 28])"
     assert images == "60000"
+    assert explorer == "True"

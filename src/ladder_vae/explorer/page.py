@@ -67,8 +67,8 @@ def _check_size(path: Path, size: float) -> None:
     if size > LARGEST:
         most = LARGEST * 3 / 8 / 1e6
         raise UserError(
-            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB; choose a run of "
-            f"up to {most:.0f} million weights, whose page has {LARGEST / 1e6:.0f} MB"
+            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB; choose a "
+            f"run of up to {most:.0f} million weights, whose page has {LARGEST / 1e6:.0f} MB"
         )
 
 

@@ -7,6 +7,7 @@ metrics.json               the final numbers by name; written when the run has f
 checksums.json             of these three; in a release, of the weights, too
 evaluation/                what ``ladder_vae.evaluate`` found, image by image
 analysis.html              and analysis.md: what each level encodes, by ``ladder_vae.analyze``
+explorer.html              a page on which one plays with the levels, by ``ladder_vae.explore``
 images.npz                 test images, their reconstructions, prior samples
 figures/                   the same as pictures; those of an analysis in levels/
 events.out.tfevents.*      TensorBoard; projector_config.pbtxt and <step>/ are of its projector
@@ -33,7 +34,7 @@ from ladder_vae.system.files import refuse_links
 from ladder_vae.system.locks import RECORD, TRAINING, is_locked, locked
 
 CONFIG, STATUS, METRICS, IMAGES = "config.yaml", "status.json", "metrics.json", "images.npz"
-PAGES = ("analysis.md", "analysis.html")
+PAGES = ("analysis.md", "analysis.html", "explorer.html")
 MOST_THREADS = 1024
 PLAN = "jobs.json"  # of a sweep, beside its runs
 WEIGHTS = "weights.safetensors"  # of a release, in place of checkpoints/best.ckpt
