@@ -32,12 +32,15 @@ pytestmark = [
 WIDTHS = (1300, 400)  # pixels
 
 
+def release(name: str, there: Path) -> Subject:
+    """A release, in a directory of its own."""
+    found = load_subject(RELEASES / name, "best")
+    return Subject(Run(found.run.model, found.run.config, there, {}), found.data, "best")
+
+
 @pytest.fixture(scope="session")
 def subject(tmp_path_factory) -> Subject:
-    """The three-level release, in a directory of its own."""
-    found = load_subject(RELEASES / "three_levels", "best")
-    there = tmp_path_factory.mktemp("explored")
-    return Subject(Run(found.run.model, found.run.config, there, {}), found.data, "best")
+    return release("three_levels", tmp_path_factory.mktemp("explored"))
 
 
 @pytest.fixture(scope="session")
@@ -198,6 +201,14 @@ def test_draw_hold_swap_and_heat(opened, model):
     )
     for level, e in enumerate(code(shown, model)):
         assert torch.equal(e[0], numbers(shown, f"explorer.sources.a.code[{level}]"))
+
+
+def test_the_record_is_shown_as_computed(tmp_path):
+    subject = release("record", tmp_path)
+    with Page(page.write(subject), tmp_path / "profile", 1300) as shown:
+        assert_shown_as_computed(shown, in_half_precision(subject.run.model))
+        assert shown.run("document.querySelectorAll('.level').length") == 10
+        assert shown.said == []
 
 
 def test_a_browser_that_lacks_what_the_page_needs(file, tmp_path):
