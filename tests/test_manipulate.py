@@ -49,7 +49,9 @@ def test_all_innovations_swapped_give_the_other_image(cls):
     one, other = inferred(model, a), inferred(model, b, seed=1)
     swapped = swap(innovations(one), innovations(other), *ALL)
     same(render(model, swapped), torch.sigmoid(other.params[0]))
-    same(render(model, swap(innovations(one), innovations(other))), torch.sigmoid(one.params[0]))
+    for name in ("swap", "interpolate"):
+        with pytest.raises(ValueError, match=f"no level is given; name those to change, as in {name}"):
+            swap(code(), code()) if name == "swap" else interpolate(code(), code(), torch.zeros(1))
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -184,7 +186,7 @@ def test_interpolate_from_end_to_end_at_full_length():
 
 @pytest.mark.parametrize("level", [3, -1])
 def test_a_level_that_does_not_exist(level):
-    a, message = code(), f"level {level} does not exist: levels are 0 to 2"
+    a, message = code(), f"level {level} does not exist: levels are z1 to z3, or their indices 0 to 2"
     calls = [
         lambda: resample(a, level),
         lambda: swap(a, a, level),

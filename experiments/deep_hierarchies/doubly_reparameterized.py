@@ -80,7 +80,7 @@ def _with_scaled_gradient(z: Tensor, factor: Tensor) -> Tensor:
 def main() -> None:
     """Prints the ratio of variances of the two gradients in the weights of the encoder."""
     subject = load_subject(sys.argv[1] if len(sys.argv) > 1 else "record", "best")
-    model, x = subject.run.model, subject.data.observe("test", range(IMAGES))
+    model, x = subject.run.model.requires_grad_(), subject.data.observe("test", range(IMAGES))
     weights = [p for name, p in model.named_parameters() if name.startswith(("encoder", "evidence", "stem"))]
     torch.manual_seed(0)
     found: dict[str, list[Tensor]] = {"plain": [], "doubly": []}

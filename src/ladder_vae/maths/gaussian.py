@@ -15,7 +15,7 @@ MAX_EXPONENT = 88.0
 PLAIN_LOG_VAR = 20.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gaussian:
     r"""A diagonal Gaussian $N(\mu, \sigma^2)$ over the last ``event_dims`` axes.
 
@@ -36,10 +36,17 @@ class Gaussian:
         object.__setattr__(self, "mean", full_precision(self.mean))
         object.__setattr__(self, "log_var", full_precision(self.log_var))
 
+    def __repr__(self) -> str:
+        return f"Gaussian(mean of shape {tuple(self.mean.shape)})"
+
     @property
     def std(self) -> Tensor:
         """Standard deviation, shape of ``log_var``."""
         return torch.exp(0.5 * self.log_var)
+
+    def expand_as(self, z: Tensor) -> Gaussian:
+        """The same density with parameters of the shape of ``z``, as views."""
+        return Gaussian(self.mean.expand_as(z), self.log_var.expand_as(z), self.event_dims)
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Reparameterized draw ``mean + std * noise`` from standard-normal ``noise`` (broadcast)."""

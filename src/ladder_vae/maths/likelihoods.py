@@ -24,6 +24,8 @@ class Likelihood(ABC):
     bits = False
     #: Whether pixels have two values.
     binary = False
+    #: The lowest and highest value of a prepared pixel; None where it is not known.
+    span: tuple[float, float] | None = None
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the observed image, as bytes, from gray levels. A likelihood without randomness returns them.
@@ -44,6 +46,26 @@ class Likelihood(ABC):
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
         """The input of a model, float, from images that were drawn, uint8 of the same shape."""
+
+    def check(self, x: Tensor) -> None:
+        """Refuse what cannot be prepared images: densities of other values are finite and mean nothing.
+
+        Values are looked at on the CPU only; another device would have to be waited for.
+
+        Raises:
+            ValueError: If the shape is not ``(B, C, H, W)``, or a value lies outside of ``span``.
+        """
+        if x.dim() != 4:
+            raise ValueError(f"images have the shape {tuple(x.shape)}; a model takes (B, C, H, W)")
+        if self.span is None or x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
+            return
+        low, high = (float(value) for value in x.detach().aminmax())
+        if not self.span[0] <= low <= high <= self.span[1]:
+            raise ValueError(
+                f"images hold values from {low:g} to {high:g}, and {type(self).__name__} takes "
+                f"{self.span[0]:g} to {self.span[1]:g}; ladder_vae.binarize(images) draws binary pixels of "
+                "gray ones, and likelihood.prepare takes bytes"
+            )
 
     def channels(self, image_channels: int) -> int:
         """Number of channels that the decoder needs for images of ``image_channels`` channels.
@@ -95,6 +117,7 @@ class Bernoulli(Likelihood):
 
     random = True
     binary = True
+    span = (0.0, 1.0)
 
     def channels(self, image_channels: int) -> int:
         if image_channels > 1:

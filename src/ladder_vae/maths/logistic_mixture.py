@@ -33,6 +33,7 @@ class LogisticMixture(Likelihood):
     """
 
     bits = True
+    span = (-1.0, 1.0)
 
     def __init__(self, components: int = 10) -> None:
         if components < 1:

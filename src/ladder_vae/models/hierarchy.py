@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ladder_vae.maths.gaussian import Gaussian, standard_normal
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.models.inference import Density, Estimate, Generation, Inference, Level, Terms
+from ladder_vae.system.naming import level_index, z_name
 
 ImageShape = tuple[int, int, int]
 #: Chooses the latent of a level: (level, state from above, prior) to (z, the density that z is drawn from).
@@ -98,6 +99,12 @@ class Hierarchy(nn.Module, ABC):
         self.decoder = decoder
         self.likelihood: Likelihood = likelihood or Bernoulli()
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        ends = dict.fromkeys((0, self.num_layers - 1))
+        levels = " to ".join(f"{z_name(level)} {self.event_shapes[level]}" for level in ends)
+        return f"{type(self).__name__}(levels: {self.num_layers}, {levels}; {weights:,} weights)"
+
     @property
     def num_layers(self) -> int:
         """Number of latent levels L."""
@@ -159,7 +166,11 @@ class Hierarchy(nn.Module, ABC):
             noise: Standard-normal noise of each level, ``(K, B, *event)``, in place of fresh draws
                 (see :meth:`draw_noise`). Its K replaces ``num_samples``.
             features: The result of ``encode(x)``, if an earlier call has computed it.
+
+        Raises:
+            ValueError: If ``x`` are no images of this form, or, on the CPU, hold values of no such pixels.
         """
+        self.likelihood.check(x)
         features = self.encode(x) if features is None else features
         noise = noise or self.draw_noise(num_samples, len(x), like=x)
         params, levels = self.walk(self.picks(features, noise))
@@ -203,12 +214,14 @@ class Hierarchy(nn.Module, ABC):
         self,
         n: int,
         *,
-        hold: Mapping[int, Tensor] | None = None,
-        temperature: Mapping[int, float] | None = None,
-        noise: Mapping[int, Tensor] | None = None,
+        hold: Mapping[Any, Tensor] | None = None,
+        temperature: Mapping[Any, float] | None = None,
+        noise: Mapping[Any, Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> Generation:
         """Draw ``n`` images from the prior, top level first. The model should be in eval mode.
+
+        A level is given by its name, ``"z2"``, or by its index, 1.
 
         Args:
             n: Number of images.
@@ -221,10 +234,7 @@ class Hierarchy(nn.Module, ABC):
         Raises:
             ValueError: If a level does not exist.
         """
-        hold, temperature, noise = hold or {}, temperature or {}, noise or {}
-        for level in {*hold, *temperature, *noise}:
-            if not 0 <= level < self.num_layers:
-                raise ValueError(f"level {level} does not exist: levels are 0 to {self.num_layers - 1}")
+        hold, temperature, noise = map(self._by_index, (hold, temperature, noise))
         missing = any(level not in hold and level not in noise for level in range(self.num_layers))
         # Noise is drawn for all levels or none, so that holding a level does not change another level's draw.
         like = next(self.parameters())
@@ -238,6 +248,9 @@ class Hierarchy(nn.Module, ABC):
 
         params, levels = self.walk(pick)
         return Generation(params, self.likelihood.mean(params), levels)
+
+    def _by_index(self, values: Mapping[Any, Any] | None) -> dict[int, Any]:
+        return {level_index(level, self.num_layers): value for level, value in (values or {}).items()}
 
     def draw_noise(
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None

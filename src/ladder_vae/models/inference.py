@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.two_gaussians import TwoGaussians
-from ladder_vae.system.naming import level_groups
+from ladder_vae.system.naming import level_groups, level_index
 from ladder_vae.system.ranks import batch_mean
 
 Density = Gaussian | TwoGaussians
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Level:
     """One latent level: the latent, and the two densities under which it stands.
 
@@ -35,6 +35,13 @@ class Level:
     q: Density
     p: Density
     closed_form: bool = True
+
+    def __repr__(self) -> str:
+        return f"Level(z of shape {tuple(self.z.shape)})"
+
+    def expanded(self) -> Level:
+        """The same level with parameters of ``q`` and ``p`` that have the shape of ``z``, as views."""
+        return Level(self.z, self.q.expand_as(self.z), self.p.expand_as(self.z), self.closed_form)
 
     def rate(self, *, monte_carlo: bool = False) -> Tensor:
         """KL(q || p) if ``closed_form``, else log q(z) - log p(z); nats, broadcastable to ``(K, B)``.
@@ -121,9 +128,11 @@ class Estimate(NamedTuple):
     reconstruction: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inference:
     """The result of inference for ``B`` images with ``K`` posterior samples each.
+
+    ``inference["z2"]`` and ``inference[1]`` are the record of z_2.
 
     Args:
         levels: One record per level; ``levels[0]`` is z_1.
@@ -134,6 +143,13 @@ class Inference:
     levels: tuple[Level, ...]
     params: Tensor
     log_px: Tensor
+
+    def __repr__(self) -> str:
+        draws, images = self.log_px.shape
+        return f"Inference(levels: {len(self.levels)}, draws: {draws}, images: {images})"
+
+    def __getitem__(self, level: int | str) -> Level:
+        return self.levels[level_index(level, len(self.levels))]
 
     def rates(self, *, monte_carlo: bool = False) -> Tensor:
         """Rate of each level, nats, ``(L, K, B)``. The ELBO is the mean of ``log_px - rates().sum(0)``."""
@@ -150,9 +166,11 @@ class Inference:
         return self.log_px - self.rates(monte_carlo=True).sum(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """Images generated from the prior, and their latents.
+
+    ``generation["z2"]`` and ``generation[1]`` are the record of z_2.
 
     Args:
         params: Decoder output, ``(n, channels, H, W)``; logits for Bernoulli pixels.
@@ -163,6 +181,12 @@ class Generation:
     params: Tensor
     mean: Tensor
     levels: tuple[Level, ...]
+
+    def __repr__(self) -> str:
+        return f"Generation(levels: {len(self.levels)}, images: {tuple(self.mean.shape)})"
+
+    def __getitem__(self, level: int | str) -> Level:
+        return self.levels[level_index(level, len(self.levels))]
 
     @property
     def z(self) -> tuple[Tensor, ...]:

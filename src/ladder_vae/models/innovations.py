@@ -1,7 +1,8 @@
 """Change one level of latent codes and leave the others alone: pure functions for any model.
 
 A *code* is a list of innovations, one tensor ``(n, *event)`` per level, z_1 first. The innovation of a
-level, e_l = (z_l - mu_p) / sigma_p, is what the level adds to what the levels above expect. In a hierarchy
+level, e_l = (z_l - mu_p) / sigma_p, is what the level adds to what the levels above expect. A level is given
+by its name, ``"z2"``, or by its index, 1. In a hierarchy
 where each level sees only the next one, changing a *sample* above z_1 changes no pixel while the samples
 below it are held. Changing an innovation does, because :func:`render` recomputes every level below from its
 own, unchanged innovation.
@@ -9,7 +10,7 @@ own, unchanged innovation.
 Example::
 
     code = innovations(model.infer(x))
-    images = render(model, resample(code, 2))  # z_3 drawn anew, all else kept
+    images = render(model, resample(code, "z3"))  # z_3 drawn anew, all else kept
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.inference import Inference
+from ladder_vae.system.naming import level_index
 
 Code = list[Tensor]
 
@@ -40,7 +42,7 @@ def render(model: Hierarchy, code: Sequence[Tensor]) -> Tensor:
     return generation.mean
 
 
-def keep_above(code: Sequence[Tensor], level: int, below: Sequence[Tensor] | None = None) -> Code:
+def keep_above(code: Sequence[Tensor], level: int | str, below: Sequence[Tensor] | None = None) -> Code:
     """Keep the innovations of ``level`` and of the levels above it, and replace those of the levels below.
 
     Args:
@@ -51,21 +53,25 @@ def keep_above(code: Sequence[Tensor], level: int, below: Sequence[Tensor] | Non
     Raises:
         ValueError: If the level does not exist.
     """
-    if level != len(code):
-        _check(code, level)
+    lowest = len(code) if level == len(code) else level_index(level, len(code))
     fill = [torch.zeros_like(e) for e in code] if below is None else below
-    return [*fill[:level], *code[level:]]
+    return [*fill[:lowest], *code[lowest:]]
 
 
-def resample(code: Sequence[Tensor], *levels: int, generator: torch.Generator | None = None) -> Code:
-    """Draw the innovations of ``levels`` anew from N(0, 1). Raises ValueError if a level does not exist."""
+def resample(code: Sequence[Tensor], *levels: int | str, generator: torch.Generator | None = None) -> Code:
+    """Draw the innovations of ``levels`` anew from N(0, 1).
+
+    Raises:
+        ValueError: If a level does not exist, or none is given.
+    """
+    _indices(code, levels, "resample(code, 'z2')")
     source = generator.device if generator else code[0].device
     fresh = [torch.randn(e.shape, generator=generator, dtype=e.dtype, device=source).to(e) for e in code]
     return swap(code, fresh, *levels)
 
 
 def resample_places(
-    code: Sequence[Tensor], where: Tensor, *levels: int, generator: torch.Generator | None = None
+    code: Sequence[Tensor], where: Tensor, *levels: int | str, generator: torch.Generator | None = None
 ) -> Code:
     """Draw the innovations of ``levels`` anew from N(0, 1), in all channels, at some places only.
 
@@ -79,7 +85,7 @@ def resample_places(
         ValueError: If a level does not exist, or has other places.
     """
     fresh = resample(code, *levels, generator=generator)
-    for level in levels:
+    for level in _indices(code, levels, "resample_places(code, where, 'z2')"):
         event = code[level].shape[1:]
         if len(event) != 3 or event[1:] != where.shape:
             raise ValueError(
@@ -89,14 +95,14 @@ def resample_places(
     return fresh
 
 
-def swap(a: Sequence[Tensor], b: Sequence[Tensor], *levels: int) -> Code:
+def swap(a: Sequence[Tensor], b: Sequence[Tensor], *levels: int | str) -> Code:
     """Take ``levels`` from ``b`` and the rest from ``a``. Both are codes of ``n`` images.
 
     Raises:
-        ValueError: If a level does not exist.
+        ValueError: If a level does not exist, or none is given.
     """
-    _check(a, *levels)
-    return [b[i] if i in levels else a[i] for i in range(len(a))]
+    taken = _indices(a, levels, "swap(a, b, 'z2')")
+    return [b[i] if i in taken else a[i] for i in range(len(a))]
 
 
 def pairs(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Code, Code]:
@@ -113,33 +119,33 @@ def pairs(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Code, Code]:
     )
 
 
-def traverse(code: Sequence[Tensor], level: int, unit: int, values: Tensor) -> Code:
+def traverse(code: Sequence[Tensor], level: int | str, unit: int, values: Tensor) -> Code:
     """Repeat the code of one image, with one unit of ``level`` set to each of ``values``: ``(m, *event)``.
 
     Args:
         code: The code of a single image, ``(1, *event)`` per level.
-        level: Index of the level.
+        level: The level.
         unit: Index into the level's flattened event.
         values: Innovations for the unit, ``(m,)``.
 
     Raises:
         ValueError: If the level or the unit does not exist.
     """
-    _check(code, level)
-    units = code[level][0].numel()
+    at = level_index(level, len(code))
+    units = code[at][0].numel()
     if not 0 <= unit < units:
         raise ValueError(f"unit {unit} does not exist: units of level {level} are 0 to {units - 1}")
     repeated = [e.repeat(len(values), *[1] * (e.dim() - 1)) for e in code]
-    repeated[level].flatten(1)[:, unit] = values.to(repeated[level])
+    repeated[at].flatten(1)[:, unit] = values.to(repeated[at])
     return repeated
 
 
-def traverse_channel(code: Sequence[Tensor], level: int, channel: int, values: Tensor) -> Code:
+def traverse_channel(code: Sequence[Tensor], level: int | str, channel: int, values: Tensor) -> Code:
     """Repeat the code of one image, with a channel of ``level`` set to each of ``values`` at all places.
 
     Args:
         code: The code of a single image, ``(1, *event)`` per level.
-        level: Index of a level whose latents are images ``(C, H, W)``.
+        level: A level whose latents are images ``(C, H, W)``.
         channel: Index of the channel.
         values: Innovations for it, ``(m,)``.
 
@@ -149,18 +155,18 @@ def traverse_channel(code: Sequence[Tensor], level: int, channel: int, values: T
     Raises:
         ValueError: If the level or the channel does not exist.
     """
-    _check(code, level)
-    event = code[level].shape[1:]
+    at = level_index(level, len(code))
+    event = code[at].shape[1:]
     if len(event) != 3 or not 0 <= channel < event[0]:
         raise ValueError(
             f"channel {channel} does not exist: latents of level {level} have shape {tuple(event)}"
         )
     repeated = [e.repeat(len(values), *[1] * (e.dim() - 1)) for e in code]
-    repeated[level][:, channel] = values.to(repeated[level])[:, None, None]
+    repeated[at][:, channel] = values.to(repeated[at])[:, None, None]
     return repeated
 
 
-def interpolate(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor, *levels: int) -> Code:
+def interpolate(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor, *levels: int | str) -> Code:
     """Go from ``a`` to ``b`` in ``levels`` and keep the rest from ``a``.
 
     The path is the arc between two innovations, on which vectors are about as long as a draw of the prior. A
@@ -176,12 +182,12 @@ def interpolate(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor, *leve
         ``(n * m, *event)`` per level; the ``m`` codes of an image follow each other.
 
     Raises:
-        ValueError: If a level does not exist.
+        ValueError: If a level does not exist, or none is given.
     """
-    _check(a, *levels)
+    changed = _indices(a, levels, "interpolate(a, b, weights, 'z2')")
     steps = len(weights)
     return [
-        _arc(a[i], b[i], weights) if i in levels else a[i].repeat_interleave(steps, dim=0)
+        _arc(a[i], b[i], weights) if i in changed else a[i].repeat_interleave(steps, dim=0)
         for i in range(len(a))
     ]
 
@@ -198,7 +204,8 @@ def _arc(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     return (of_a * rows_a + of_b * rows_b).flatten(0, 1).unflatten(-1, a.shape[1:])
 
 
-def _check(code: Sequence[Tensor], *levels: int) -> None:
-    for level in levels:
-        if not 0 <= level < len(code):
-            raise ValueError(f"level {level} does not exist: levels are 0 to {len(code) - 1}")
+def _indices(code: Sequence[Tensor], levels: Sequence[int | str], example: str) -> list[int]:
+    """Indices of the levels. Raises ValueError if one does not exist, or there is none."""
+    if not levels:
+        raise ValueError(f"no level is given; name those to change, as in {example}")
+    return [level_index(level, len(code)) for level in levels]

@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from safetensors import safe_open
 
 import ladder_vae.maths
@@ -20,30 +16,15 @@ import ladder_vae.models
 from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.checksums import refuse_changed
-from ladder_vae.runs.record import CONFIG, WEIGHTS, checkpoint_path, read_config
+from ladder_vae.runs.construction import construct
+from ladder_vae.runs.record import WEIGHTS, checkpoint_path, read_config
 from ladder_vae.runs.releases import run_directory
+from ladder_vae.runs.run import Run
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.files import check_zip, read_bytes
 from ladder_vae.system.memory import total_memory
 
 RELEASED_FACTS = ("global_step", FINGERPRINT)  # what it keeps of a checkpoint beside the weights
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model: in eval mode, on the CPU, with the averaged weights where the run kept them.
-
-    Args:
-        model: The model.
-        config: The run's ``config.yaml``.
-        path: The run directory.
-        checkpoint: Plain values beside the weights: ``global_step``, ``sha256`` of the file, ...
-    """
-
-    model: Hierarchy
-    config: dict[str, Any]
-    path: Path
-    checkpoint: dict[str, Any]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -93,7 +74,7 @@ def _released_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False) -> Run:
-    """Rebuild a run's model from its directory alone.
+    """Rebuild a run's model from its directory alone. Its weights take no gradients.
 
     Args:
         path: The run directory; or the name of a model that comes with the package
@@ -108,7 +89,7 @@ def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False)
     Example::
 
         run = load_run("runs/train/2026-11-22_10-00-00")
-        images = run.model.generate(16).mean
+        images = run.sample(16)
     """
     path = run_directory(path)
     config = read_config(path)
@@ -132,46 +113,4 @@ def load_run(path: str | Path, checkpoint: str = "best", *, trust: bool = False)
                 f"{path}: the weights do not fit the {type(model).__name__} of its config.yaml "
                 f"({one_line(error)[:200]})"
             ) from None
-    return Run(model.eval(), config, path, plain)
-
-
-def construct(
-    path: Path, config: Mapping[str, Any], group: str, public: ModuleType, trust: bool, **given: Any
-) -> Any:
-    """What a group of a run's configuration names.
-
-    Args:
-        path: The run directory, for errors.
-        group: ``model``, ``data`` or ``likelihood``.
-        public: The package whose exported names may be built.
-        trust: Whether others may be imported, too.
-        given: What it takes beside its settings.
-
-    Raises:
-        UserError: If it may not, or cannot, be built.
-    """
-    if not isinstance(config.get(group), dict):
-        raise UserError(f"{path / CONFIG} names no {group}")
-    target = str(config[group].get("_target_", ""))
-    name = target.removeprefix(f"{public.__name__}.")
-    exported = name != target and name in public.__all__
-    if not exported and target.startswith("ladder_vae."):
-        raise UserError(
-            f"{path / CONFIG} names {group}._target_={target}, which this version does not have; it has "
-            f"{', '.join(public.__all__)}"
-        )
-    if not exported and not trust:
-        raise UserError(
-            f"{path / CONFIG} names {group}._target_={target!r}, which is not of {public.__name__} "
-            f"({', '.join(public.__all__)}); if you trust it, trust=true opens the run"
-        )
-    try:
-        if not exported:
-            return instantiate(config[group], **given, _convert_="all")
-        settings = {key: value for key, value in config[group].items() if key != "_target_"}
-        return getattr(public, name)(**settings, **given)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a stranger's file, or a plug-in, makes of it
-        cause = error.__cause__ or error
-        raise UserError(f"{path}: its config.yaml does not make a {name} ({one_line(cause)[:200]})") from None
+    return Run(model.eval().requires_grad_(False), config, path, plain, trust)

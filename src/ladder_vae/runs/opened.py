@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import ladder_vae.data
 from ladder_vae.data.data_sets import ImageData
-from ladder_vae.runs.checkpoints import Run, construct, load_run, read_checkpoint
+from ladder_vae.runs.checkpoints import load_run, read_checkpoint
+from ladder_vae.runs.construction import open_data
 from ladder_vae.runs.finding import find_runs
 from ladder_vae.runs.record import (
     check_links,
@@ -21,6 +19,7 @@ from ladder_vae.runs.record import (
     read_record,
     warn_of_changes,
 )
+from ladder_vae.runs.run import Run
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError, printable, warn
 
@@ -76,34 +75,13 @@ def load_subject(
         images: How many images, evenly spaced over the split; None: all.
         source: The split: ``test``, ``val`` or ``train``.
         trust: Whether to import what the run names beyond this package.
-        data: Where its data lie now; see :func:`moved_data`.
+        data: Where its data lie now; see :func:`~ladder_vae.runs.construction.moved_data`.
 
     Raises:
         UserError: If either cannot be had, or the data are not those that the run was trained on.
     """
     run = load_run(path, checkpoint, trust=trust)
-    config = moved_data(run.path, run.config, data)
-    data_set: ImageData = construct(
-        run.path, config, "data", ladder_vae.data, trust, likelihood=run.model.likelihood
-    )
-    if not isinstance(data_set, ImageData):
-        raise UserError(
-            f"{path}: data._target_={run.config['data'].get('_target_')} does not make an ImageData"
-        )
-    data_set.may_download = trust
-    try:
-        data_set.setup()
-    except UserError as error:
-        missing = not os.path.exists(str(config["data"].get("path") or "."))
-        hint = "; if the data were moved, data.path=... names where they are" if missing else ""
-        raise UserError(f"{run.path}: {error}{hint}") from None
-    data_set.check_trained_on(run.checkpoint, run.path)
-    shape = list(data_set.image_shape)
-    if run.config["model"].get("input_shape") != shape:
-        raise UserError(
-            f"{path} was trained on images of shape {run.config['model'].get('input_shape')}, "
-            f"but {type(data_set).__name__} holds images of shape {shape}"
-        )
+    data_set = open_data(run.path, run.config, run.checkpoint, run.model.likelihood, trust, data)
     total = len(data_set.split(source))
     if not total:
         raise UserError(f"{path} has no validation images (data.val_size=0); leave out split={source}")
@@ -112,25 +90,6 @@ def load_subject(
             f"images={images} must be from 1 to {total - 1}; leave it out for all {total} of {path}"
         )
     return Subject(run, data_set, checkpoint, images, source)
-
-
-def moved_data(path: Path, config: dict[str, Any], place: Mapping[str, str | None]) -> dict[str, Any]:
-    """The configuration of a run whose data were moved.
-
-    Args:
-        place: ``path`` or ``directory`` of the data; None where they are where they were.
-
-    Raises:
-        UserError: If the data of the run have no such setting.
-    """
-    given = {key: str(Path(value).expanduser().absolute()) for key, value in place.items() if value}
-    known = config.get("data")
-    if not given or not isinstance(known, dict):
-        return config
-    for key in given:
-        if key not in known:
-            raise UserError(f"data.{key} is no setting of the data of {path} ({known.get('_target_')})")
-    return config | {"data": known | given}
 
 
 def why_not_final(subject: Subject) -> str:
@@ -165,7 +124,7 @@ def over_runs(
         check: Raises UserError for a run that ``work`` could not be done on.
         source: The split: ``test``, ``val`` or ``train``.
         trust: Whether to import what runs name beyond this package.
-        data: Where their data lie now; see :func:`moved_data`.
+        data: Where their data lie now; see :func:`~ladder_vae.runs.construction.moved_data`.
 
     Returns:
         How many runs of the folder ``work`` failed on, as in "1 of 2 runs"; each was named in a warning.

@@ -66,7 +66,7 @@ def job(cfg: DictConfig) -> float | None:
                     return validation_bound(path)
             assembly, metrics = _train(cfg, path, overrides)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_how_to_go_on(path)) from None
+            raise KeyboardInterrupt(how_to_go_on(path)) from None
         except Exception as error:
             said = command_line.explain(error)
             if not is_run(path):  # so that the report lists it
@@ -105,7 +105,7 @@ def _train(cfg: DictConfig, path: Path, overrides: list[str]) -> tuple[Assembly,
     return assembly, fit(assembly, path, last)
 
 
-def _how_to_go_on(path: Path) -> str:
+def how_to_go_on(path: Path) -> str:
     """What to say of a run after Ctrl-C."""
     if not is_run(path):
         return ""
