@@ -44,16 +44,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 sweep-depth: $(READY) ## train Ladder VAEs of 1, 2, 3 and 5 levels on MNIST and compare them
-	@trap '' HUP; \
-	case "$(args)" in *run_dir=*) echo "error: sweep-depth chooses its run_dir; leave it out of args" >&2; exit 1;; esac; \
-	if [ -n "$(resume)" ]; then \
-		[ -z "$(seed)$(args)" ] || { echo "error: resume= takes the settings of the sweep; leave out seed and args" >&2; exit 1; }; \
-		exec $(PY) -m ladder_vae.train "finish=$(resume)"; \
-	fi; \
-	dir=runs/depth_sweep/$$(date +%Y-%m-%d_%H-%M-%S); \
-	$(PY) -m ladder_vae.train --multirun experiment=depth_sweep run_dir=$$dir $(if $(seed),seed=$(seed)) $(args); code=$$?; \
-	if [ -e $$dir/multirun.yaml ] && [ $$code != 130 ] && [ $$code != 143 ]; then $(PY) -m ladder_vae.report $$dir || code=$$?; fi; \
-	exit $$code
+	@trap '' HUP; exec $(PY) -m ladder_vae sweep $(if $(resume),"resume=$(resume)") $(if $(seed),"seed=$(seed)") $(args)
 
 evaluate: $(READY) ## bounds on log p(x) and active units of the newest sweep, and its report
 	@plan=$$(ls -t $(runs)/*/*/jobs.json 2>/dev/null | head -n 1); \

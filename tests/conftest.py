@@ -126,7 +126,7 @@ def finds_no_mode(args) -> bool:
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
     """Calls ``python -m ladder_vae.NAME args`` in this process: (exit code, stdout, stderr)."""
-    from ladder_vae import analyze, evaluate, explore, limit, release, report, train
+    from ladder_vae import analyze, evaluate, explore, limit, release, report, sweep, train
 
     mains = {
         "train": train.main,
@@ -136,6 +136,7 @@ def command(workdir, monkeypatch, capsys):
         "explore": explore.main,
         "release": release.main,
         "report": report.main,
+        "sweep": sweep.main,
     }
 
     def call(name: str, *args: str) -> tuple[int, str, str]:

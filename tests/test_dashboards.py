@@ -9,7 +9,10 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from ladder_vae.data.data_sets import Npz
 from ladder_vae.runs.metrics import curves, level_keys
+from ladder_vae.settings.composition import compose_run, without_hydra
 from ladder_vae.system.naming import level_groups
+from ladder_vae.training.settle import plain
+from ladder_vae.training.tensorboard import NAMED, Dashboards, _columns
 
 
 def test_tensorboard_shows_what_the_dashboards_promise(train):
@@ -23,7 +26,13 @@ def test_tensorboard_shows_what_the_dashboards_promise(train):
     assert {"val/reconstructions", "val/samples"} <= set(tags["images"])
     metrics = json.loads((run / "metrics.json").read_text())
     for name, value in metrics.items():
-        assert seen.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
+        if name != "model/parameters":
+            assert seen.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
+    assert min(tags["scalars"]) == "elbo/train"  # TensorBoard sorts them, and opens on the first
+    assert not {"epoch", "model/parameters"} & set(tags["scalars"])
+    for stage in ("train", "val"):
+        first, named = seen.Scalars(f"elbo/{stage}"), seen.Scalars(f"{stage}/elbo")
+        assert [(e.step, e.value) for e in first] == [(e.step, e.value) for e in named]
     layout = layout_pb2.Layout()
     layout.ParseFromString(seen.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     patterns = [tag for c in layout.category for chart in c.chart for tag in chart.multiline.tag]
@@ -81,6 +90,24 @@ def test_hparams_have_columns_for_the_settings_of_every_model(train):
     assert "setting model.hidden_sizes" in own
     assert "setting model.blocks" not in own  # what a run does not have stays empty
     assert own <= names
+    assert not any("_target_" in name or "_partial_" in name for name in names)
+    info = begun.session_start_info.hparams
+    assert info["setting optimizer"].string_value == "Adam"
+    assert info["setting likelihood"].string_value == "Bernoulli"
+    assert info["weights"].number_value == json.loads((run / "metrics.json").read_text())["model/parameters"]
+
+
+def test_hparams_columns_hold_the_settings_of_any_choice():
+    """The run that TensorBoard finds first names the columns, and the others may have chosen otherwise."""
+    for choices in (
+        ["model=convolutional", "data=folder", "data.path=x", "optimizer=adamax", "scheduler=constant"],
+        ["model=residual", "callbacks=early_stopping", "by_depth=equal_time", "init_from=x", "data=npz"],
+        ["model=nvae", "likelihood=logistic_mixture", "data=photographs", "logger=none"],
+    ):
+        config = plain(without_hydra(compose_run([*choices, "++data.path=x"])))
+        config["model"]["input_shape"] = [1, 28, 28]
+        missing = set(Dashboards(config).hparams()) - set(NAMED) - set(_columns())
+        assert missing == set(), choices
 
 
 @pytest.mark.parametrize("val_size", [0, 8])

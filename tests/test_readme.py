@@ -138,7 +138,7 @@ def test_make_commands(run_dir, trained, checkout, line):
     if "analyze" in line:
         three = ["model.num_layers=3", "model.latent_sizes=null", "model.hidden_sizes=null"]
         run = trained(*three, "logger=none", run_dir="runs/example/three")
-        done = make(*args[1:], "args=classifier_dir=judge levels=[3] draws=1 embedded=5 images=10")
+        done = make(*args[1:], "args=classifier_dir=judge levels=[z3] draws=1 embedded=5 images=10")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == f"{run}/analysis.html"
         return None
@@ -257,7 +257,7 @@ def test_evaluate_says_that_there_is_no_sweep(checkout):
     assert "error: there is no sweep below runs; make sweep-depth trains one" in done.stderr
 
 
-def test_sweep_depth_refuses_a_run_dir(checkout):
-    done = make("sweep-depth", "args=run_dir=x", *HERE)
+def test_sweep_depth_says_what_is_wrong_in_one_line(checkout):
+    done = make("sweep-depth", "resume=x", "seed=1", *HERE)
     assert done.returncode != 0
-    assert "error: sweep-depth chooses its run_dir" in done.stderr
+    assert "error: resume= takes the settings of the sweep; leave out all others" in done.stderr

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -20,6 +21,7 @@ from ladder_vae.settings import command_line, composition, schema
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, attempt, printable
 from ladder_vae.system.machine import limit_threads
+from ladder_vae.system.naming import level_index
 
 LEAST = {"draws": 1, "probe_images": 1, "embedded": 1}
 
@@ -29,11 +31,11 @@ def run(cfg: DictConfig) -> None:
     composition.check_settings(cfg, schema.AnalyzeConfig, LEAST)
     for name in ("levels", "show"):
         if cfg[name] is not None and not cfg[name]:
-            raise UserError(f"{name}=[] names none; leave it out, or name some: '{name}=[1,2]'")
+            raise UserError(f"{name}=[] names none; leave it out, or name some")
     if cfg.show is not None and len(cfg.show) > MAX_SHOWN:
         raise UserError(f"show names {len(cfg.show)} images; a picture has room for {MAX_SHOWN}")
     settings = Settings(
-        levels=None if cfg.levels is None else tuple(level - 1 for level in cfg.levels),
+        levels=None if cfg.levels is None else tuple(map(_level, cfg.levels)),
         show=None if cfg.show is None else tuple(cfg.show),
         draws=cfg.draws,
         probe_images=cfg.probe_images,
@@ -78,6 +80,16 @@ def _explorer(subject: Subject, on_step: Callable[[str], None]) -> Path | str:
         return explorer.write(subject)
     except UserError as error:
         return str(error)
+
+
+def _level(named: Any) -> int:
+    """The index of a level. A bare number, which earlier versions counted from 1, is refused."""
+    try:
+        if isinstance(named, str):
+            return level_index(named, composition.MOST)
+    except ValueError:
+        pass
+    raise UserError(f"levels names {named}; name levels as z1, z2, ..., in 'levels=[z1,z3]'")
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def write_release(path: str | Path, directory: str | Path, *, trust: bool = Fals
 def _main() -> None:
     parser = command_line.strict(
         argparse.ArgumentParser(
-            prog="python -m ladder_vae.release",
+            prog="ladder-vae release",
             description="Write the weights of a run, in half precision, and its record to a small "
             "directory, which every command takes for a run.",
         )

@@ -11,6 +11,7 @@ from ladder_vae.comparison.reporting import report
 from ladder_vae.runs.record import is_run
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import command_line, paths
+from ladder_vae.settings.help import COMMANDS
 from ladder_vae.system.errors import UserError
 
 
@@ -23,7 +24,7 @@ def default_output(directories: Sequence[Path]) -> Path:
 
 def _main() -> None:
     parser = command_line.strict(
-        argparse.ArgumentParser(prog="python -m ladder_vae.report", description=__doc__)
+        argparse.ArgumentParser(prog="ladder-vae report", description=COMMANDS["report"])
     )
     parser.add_argument(
         "directories", nargs="+", type=paths.argument, help="run directories, or folders of them"

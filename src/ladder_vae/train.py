@@ -9,6 +9,7 @@ import hydra
 
 from ladder_vae.comparison.reporting import report
 from ladder_vae.settings import command_line
+from ladder_vae.settings.help import help_of
 from ladder_vae.settings.hydra_internals import parse_flags
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError
@@ -20,17 +21,21 @@ from ladder_vae.training.preflight import MOVED
 def main() -> None:
     """Entry point."""
     prepare()
-    command_line.run(_checked)
+    command_line.run(run)
 
 
-def _checked() -> None:
+def run() -> None:
+    """Do what the command line asks for."""
     if named := asked(sys.argv[1:]):
         _finish(*named)
         return
     if any(argument.startswith("resume=") for argument in sys.argv):
         # which data the run has, and so whether they have a path, is known once it is read
         sys.argv[:] = [f"++{a}" if a.startswith(MOVED) else a for a in sys.argv]
-    parse_flags()
+    flags = parse_flags()
+    if flags.help:
+        print(help_of("train", "config", flags.overrides))
+        return
     hydra.main(version_base="1.3", config_path="pkg://ladder_vae.conf", config_name="config")(job)()
 
 

@@ -76,7 +76,10 @@ def _prefix(subject: Subject) -> str:
 
 
 def show_in_tensorboard(subject: Subject, analysis: Analysis, drawn: Sequence[Path]) -> None:
-    """Write figures, pictures and latents to TensorBoard."""
+    """Write pictures and latents to TensorBoard.
+
+    Figures of levels would be charts of one dot each; the pictures and ``analysis.html`` show them.
+    """
     path, step = subject.run.path, int(subject.run.checkpoint.get("global_step", 0))
     (path / PROJECTOR).unlink(missing_ok=True)
     for earlier in path.glob("[0-9]*/z[0-9]*"):  # earlier embeddings would stay beside the new ones
@@ -89,8 +92,6 @@ def show_in_tensorboard(subject: Subject, analysis: Analysis, drawn: Sequence[Pa
         images = F.pad(1 - x, (0, size - width, 0, size - height), value=1.0)
     labels = None if analysis.labels is None else analysis.labels.tolist()
     with SummaryWriter(str(path)) as writer:
-        for name, value in analysis.figures.items():
-            writer.add_scalar(_prefix(subject) + name, value, step)
         for picture in drawn:
             writer.add_image(f"{LEVELS}/{picture.stem}", image_grids.read(picture), step, dataformats="HWC")
         for level, means in enumerate(analysis.readings.means):
@@ -99,3 +100,7 @@ def show_in_tensorboard(subject: Subject, analysis: Analysis, drawn: Sequence[Pa
             writer.add_embedding(
                 coordinates, metadata=labels, label_img=images, global_step=step, tag=z_name(level)
             )
+    print(
+        "the latents are in TensorBoard's Projector; one that is running shows them after a restart",
+        file=sys.stderr,
+    )

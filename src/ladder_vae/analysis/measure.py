@@ -14,6 +14,7 @@ from ladder_vae.analysis.influence import measure_influence
 from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.naming import z_name
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def check(subject: Subject, settings: Settings) -> None:
     depth, total = model.num_layers, len(subject.data.split("test"))
     for level in settings.levels or ():
         if not 0 <= level < depth:
-            has = "one level, z1" if depth == 1 else f"the levels 1 to {depth}"
-            raise UserError(f"levels names {level + 1}, but {subject.run.path} has {has}")
+            has = "one level, z1" if depth == 1 else f"the levels z1 to z{depth}"
+            raise UserError(f"levels names {z_name(level)}, but {subject.run.path} has {has}")
     for index in settings.show or ():
         if not 0 <= index < total:
             raise UserError(

@@ -51,7 +51,8 @@ def gray_bytes(images: Any) -> Tensor:
     low, high = (float(value) for value in values.double().aminmax())
     if not 0 <= low <= high <= 255:
         raise ValueError(
-            f"images hold values from {low:g} to {high + 0.0:g}; gray values are from 0 to 1, or from 0 to 255"
+            f"images hold values from {low:g} to {high + 0.0:g}; gray values are from 0 to 1, or "
+            "from 0 to 255"
         )
     return (values.double() * (255 if high <= 1 else 1)).round().byte()
 
@@ -123,7 +124,5 @@ def _shaped(values: Tensor, image_shape: tuple[int, ...]) -> Tensor:
             if form == forms[2]:
                 return values.reshape(-1, *form).permute(0, 3, 1, 2).contiguous()
             return values.reshape(-1, *image_shape)
-    first, *others = (f"(N, {', '.join(map(str, form))})" for form in (forms[0], forms[-1], forms[1]))
-    raise ValueError(
-        f"images of shape {shape} do not fit; this model takes {', '.join([first, *others[:-1]])} or {others[-1]}"
-    )
+    first, second, third = (f"(N, {', '.join(map(str, form))})" for form in (forms[0], forms[-1], forms[1]))
+    raise ValueError(f"images of shape {shape} do not fit; this model takes {first}, {second} or {third}")

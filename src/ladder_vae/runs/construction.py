@@ -101,9 +101,7 @@ def open_data(
     return data
 
 
-def moved_data(
-    path: Path, config: Mapping[str, Any], place: Mapping[str, str | None]
-) -> Mapping[str, Any]:
+def moved_data(path: Path, config: Mapping[str, Any], place: Mapping[str, str | None]) -> Mapping[str, Any]:
     """The configuration of a run whose data were moved.
 
     Args:

@@ -10,6 +10,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ladder_vae.settings.help import help_of
 from ladder_vae.settings.hydra_internals import parse_flags
 from ladder_vae.settings.schema import register
 from ladder_vae.system.errors import UserError
@@ -29,6 +30,9 @@ def compose(config_name: str) -> list[DictConfig]:
         UserError: If a flag is unknown, or the command line has ``--multirun``.
     """
     flags = parse_flags()
+    if flags.help:
+        print(help_of(config_name, config_name, flags.overrides))
+        return []
     if flags.multirun:
         raise UserError("--multirun is of training; run= takes a folder of runs")
     composed: list[DictConfig] = []

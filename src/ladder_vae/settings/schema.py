@@ -123,7 +123,7 @@ class AnalyzeConfig:
     """The configuration of ``ladder_vae.analyze``."""
 
     run: str | None = None
-    levels: list[int] | None = None
+    levels: list[Any] | None = None  # names, as z2
     show: list[int] | None = None
     images: int | None = None
     data: DataPlace = field(default_factory=lambda: DataPlace())

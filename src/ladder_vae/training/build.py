@@ -33,6 +33,7 @@ from ladder_vae.training.settle import OF_THE_STEP, PROFILERS, Settled, construc
 from ladder_vae.training.tensorboard import Dashboards
 from ladder_vae.training.trust import TENSORBOARD, foreign, named
 
+TENSORBOARDS = (TENSORBOARD, "ladder_vae.training.TensorBoard")
 OWN = ("model", "likelihood")  # of what a run's weights are
 
 
@@ -124,7 +125,7 @@ def _make_trainer(
     logger: Any = False
     if config["logger"] and rank() == 0:
         given: dict[str, Any] = {"save_dir": str(run_dir)}
-        if any(Path(run_dir).glob("events.out.tfevents.*")) and config["logger"]["_target_"] == TENSORBOARD:
+        if any(Path(run_dir).glob("events.out.tfevents.*")) and config["logger"]["_target_"] in TENSORBOARDS:
             # the curves of an epoch that was broken off are hidden, or they would run backwards
             given["purge_step"] = read_checkpoint(resume_from)["global_step"] + 1 if resume_from else 0
         logger = construct("logger", config["logger"], Logger, **given)

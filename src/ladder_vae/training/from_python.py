@@ -40,9 +40,9 @@ def train_model(
 ) -> Run:
     """Train and test one model as ``ladder-vae train`` does, and open the run.
 
-    A keyword is a setting of the model, unless ``ladder-vae train --help`` lists it without a dot, as ``seed``
-    or ``trainer``. A group of settings is chosen by a name, as in ``optimizer="adamw"``, or takes a dictionary,
-    as in ``trainer={"max_epochs": 5}``.
+    A keyword is a setting of the model, unless ``ladder-vae train --help`` lists it without a dot, as
+    ``seed`` or ``trainer``. A group of settings is chosen by a name, as in ``optimizer="adamw"``, or takes a
+    dictionary, as in ``trainer={"max_epochs": 5}``.
 
     Args:
         model: Name of the model, as ``model=`` takes it.
@@ -141,7 +141,9 @@ def _data_settings(data: Any) -> dict[str, Any]:
 
 def _saved(arrays: Mapping[str, Any]) -> Path:
     """Write images and labels to a file that is named by its content, and return its path."""
-    ready = {key: _image_bytes(value) if key[0] == "x" else np.asarray(value) for key, value in arrays.items()}
+    ready = {
+        key: _image_bytes(value) if key[0] == "x" else np.asarray(value) for key, value in arrays.items()
+    }
     if "x_train" not in ready:
         raise UserError(f"data has {', '.join(ready)}, but no x_train; add the training images")
     if "x_test" not in ready:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -23,6 +23,19 @@ from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
 COLUMNS = 8  # images per row in TensorBoard
+#: These would be charts of one dot, or of a straight line.
+UNCHARTED = ("epoch", "model/parameters")
+#: The charts that TensorBoard opens on: it sorts them by name.
+FIRST = {"train/elbo": "elbo/train", "val/elbo": "elbo/val"}
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, except that TensorBoard opens on the ELBO and not on a chart of the epoch."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+        charted = {name: value for name, value in metrics.items() if name not in UNCHARTED}
+        again = {FIRST[name]: value for name, value in metrics.items() if name in FIRST}
+        super().log_metrics(charted | again, step)
 
 
 class Pictures(Callback):
@@ -104,15 +117,32 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
     return model.likelihood.intensities(x).cpu(), reconstructions.cpu(), generated.cpu()
 
 
+#: Where a run's row has them among its first columns.
+NAMED = {"data": "data", "levels": "model.num_layers", "lr": "optimizer.lr", "model": "model", "seed": "seed"}
+#: Settings that the files of ``conf/`` leave to the data and to experiments.
+FILLED_IN = ("init_from", "model.input_shape", "by_depth.rule", "likelihood", "optimizer", "scheduler")
+
+
 def _is_shown(setting: str) -> bool:
-    return not setting.startswith(("callbacks.p", "logger", "name"))
+    return not setting.startswith(("callbacks.p", "logger", "name", "by_depth.values"))
 
 
 def _columns() -> dict[str, str]:
     """Settings of all models, optimizers, ...: TensorBoard takes its columns from the run it finds first."""
-    known = {key for key in known_keys() if "." in key and key not in ("model.num_layers", "optimizer.lr")}
-    groups = {key.rpartition(".")[0] for key in known}
-    return {f"setting {key}": "" for key in sorted(known - groups) if _is_shown(key)}
+    known = {key for key in known_keys() if "." in key} | set(FILLED_IN)
+    return {f"setting {key}": "" for key in sorted(known - set(NAMED.values())) if _is_shown(key)}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name; a group that names a class has the name of the class."""
+    settings = {}
+    for name, value in flat(config).items():
+        group, _, last = name.rpartition(".")
+        if last == "_target_":
+            settings[group] = class_name(value)
+        elif not last.startswith("_") and _is_shown(name):
+            settings[name] = value
+    return {name: value for name, value in settings.items() if _is_shown(name)}
 
 
 class Dashboards(Callback):
@@ -147,6 +177,7 @@ class Dashboards(Callback):
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
                 own, metrics = self.hparams(), dict.fromkeys(hparams_columns(pl_module.model.num_layers), 0)
+                own["weights"] = sum(parameter.numel() for parameter in pl_module.model.parameters())
                 columns, *_ = hparams_summary(_columns() | own, metrics)
                 _, *values = hparams_summary(own, metrics)
                 for summary in (columns, *values):
@@ -155,13 +186,6 @@ class Dashboards(Callback):
 
     def hparams(self) -> dict[str, Any]:
         """Settings by name. TensorBoard shows the first five in order of names; these are compared most."""
-        settings = flat(self.config)
-        settings = {k: v for k, v in settings.items() if _is_shown(k)}
-        first = {
-            "data": class_name(settings.pop("data._target_")),
-            "levels": settings.pop("model.num_layers", 0),
-            "lr": settings.pop("optimizer.lr", 0.0),
-            "model": class_name(settings.pop("model._target_")),
-            "seed": settings.pop("seed"),
-        }
+        settings = _settings(self.config)
+        first = {column: settings.pop(name, 0) for column, name in NAMED.items()}
         return first | {f"setting {name}": value for name, value in settings.items()}

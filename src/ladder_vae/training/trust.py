@@ -22,7 +22,7 @@ from ladder_vae.settings.schema import TrainerConfig
 from ladder_vae.training.settle import plain
 
 PACKAGES = (ladder_vae.data, ladder_vae.maths, ladder_vae.models, ladder_vae.training)
-TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"  # of earlier versions
 TARGET = "_target_"
 SINGLE = "hydra.mode=RUN"  # an experiment may ask for a sweep
 SETTINGS = {  # others choose where is written, or what is uploaded
