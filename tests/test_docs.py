@@ -53,6 +53,18 @@ def test_sections_of_the_theory_are_where_its_contents_say():
     assert len(headings) == len(re.findall(r"^\d+\. \[", THEORY, re.MULTILINE))
 
 
+@pytest.mark.usefixtures("undrawn", "workdir")
+def test_what_the_page_on_python_shows_runs():
+    text = (ROOT / "docs/python.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(snippets) > 5
+    names: dict = {}
+    for snippet in snippets:
+        exec(compile(snippet, "python.md", "exec"), names)
+    shapes = {"anew": 8, "mixed": 4, "path": 20, "cold": 4, "held": 8}
+    assert {name: len(names[name]) for name in shapes} == shapes
+
+
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
 def test_the_notebook_runs(trained, workdir, monkeypatch):
     matplotlib.use("Agg")

@@ -46,7 +46,7 @@ def test_one_file_knows_the_inside_of_hydra():
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("ladder_vae.report", ["torch", "hydra", "lightning", "matplotlib"]),
+        ("ladder_vae.report, ladder_vae.__main__", ["torch", "hydra", "lightning", "matplotlib"]),
         ("ladder_vae.evaluate, ladder_vae.analyze", ["lightning", "torchmetrics"]),
     ],
 )

@@ -160,7 +160,7 @@ def _saved(arrays: Mapping[str, Any]) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            np.savez(part, **ready)
+            np.savez(part, **ready)  # type: ignore[arg-type]
     return path
 
 

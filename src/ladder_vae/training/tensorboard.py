@@ -32,7 +32,7 @@ FIRST = {"train/elbo": "elbo/train", "val/elbo": "elbo/val"}
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, except that TensorBoard opens on the ELBO and not on a chart of the epoch."""
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         charted = {name: value for name, value in metrics.items() if name not in UNCHARTED}
         again = {FIRST[name]: value for name, value in metrics.items() if name in FIRST}
         super().log_metrics(charted | again, step)
