@@ -136,7 +136,7 @@ def test_a_run_on_gray_values_from_training_to_the_report(train, command):
     assert metrics["test/bits_per_dim/K=10"] == pytest.approx(-per_nat * metrics["test/log_px/K=10"])
     assert metrics["train_eval/bits_per_dim"] == pytest.approx(-per_nat * metrics["train_eval/elbo"])
     assert 6 < metrics["test/bits_per_dim"] < 12  # noise has 8
-    code, out, err = command("analyze", f"run={run}", "classifier_dir=judge", "draws=1", "levels=[1]")
+    code, out, err = command("analyze", f"run={run}", "classifier_dir=judge", "draws=1", "levels=[z1]")
     assert code == 0, err
     code, out, err = command("report", run, "--output", "out")
     assert code == 0, err

@@ -174,7 +174,7 @@ def test_thin_images_and_a_single_one_from_training_to_the_page(command, workdir
     for name, *arguments in (
         ("train", *settings, "run_dir=run"),
         ("evaluate", "run=run", "num_samples=10"),
-        ("analyze", "run=run", "draws=1", "levels=[1]", "classifier_dir=judge"),
+        ("analyze", "run=run", "draws=1", "levels=[z1]", "classifier_dir=judge"),
         ("report", "run"),
     ):
         code, _, err = command(name, *arguments)

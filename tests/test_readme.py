@@ -82,7 +82,7 @@ def test_python_commands(command, run_dir, npz, line):
     name = module.partition(".")[2]
     args = ["run=runs" if arg.startswith("run=runs") else arg for arg in args]
     if name == "analyze":
-        args += ["classifier_dir=judge", "levels=[1]", "draws=1", "embedded=5"]
+        args += ["classifier_dir=judge", "levels=[z1]", "draws=1", "embedded=5"]
     if name == "train":
         if any(arg.startswith("resume=") for arg in args):
             args += ["trainer.max_epochs=3"]

@@ -59,7 +59,10 @@ class Likelihood(ABC):
             raise ValueError(f"images have the shape {tuple(x.shape)}; a model takes (B, C, H, W)")
         if self.span is None or x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
             return
-        low, high = (float(value) for value in x.detach().aminmax())
+        try:
+            low, high = (float(value) for value in x.detach().aminmax())
+        except RuntimeError:  # while operations are traced there are no values
+            return
         if not self.span[0] <= low <= high <= self.span[1]:
             raise ValueError(
                 f"images hold values from {low:g} to {high:g}, and {type(self).__name__} takes "

@@ -168,9 +168,11 @@ class Hierarchy(nn.Module, ABC):
             features: The result of ``encode(x)``, if an earlier call has computed it.
 
         Raises:
-            ValueError: If ``x`` are no images of this form, or, on the CPU, hold values of no such pixels.
+            ValueError: In eval mode, if ``x`` are no images of this form, or, on the CPU, hold values of no
+                such pixels.
         """
-        self.likelihood.check(x)
+        if not self.training:
+            self.likelihood.check(x)
         features = self.encode(x) if features is None else features
         noise = noise or self.draw_noise(num_samples, len(x), like=x)
         params, levels = self.walk(self.picks(features, noise))
