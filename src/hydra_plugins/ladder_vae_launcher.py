@@ -39,6 +39,7 @@ from ladder_vae.settings.composition import directory_of
 from ladder_vae.settings.hydra_internals import BasicLauncher, Callbacks
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.console import lasting_output
+from ladder_vae.system.countdown import Countdown
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.locks import TRAINING, locked
 from ladder_vae.system.processes import fresh_processes
@@ -112,6 +113,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
     results: dict[int, JobReturn] = {}
     running: dict[Connection, tuple[int, BaseProcess]] = {}
     hints: list[str] = []
+    countdown = Countdown(len(configs))
     # The deepest models start first, because they take longest; short jobs then fill the gaps at the end.
     waiting = sorted(range(len(configs)), key=lambda i: -int(configs[i].model.get("num_layers") or 0))
 
@@ -130,6 +132,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
                 hints.append(str(result))
             else:
                 results[number] = result
+                countdown.count(len(running))
 
     try:
         while waiting or running:

@@ -9,8 +9,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch import callbacks
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from ladder_vae.system.countdown import duration
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -83,27 +87,81 @@ class Totals(Callback):
         self._earlier_seconds = state_dict["seconds"]
 
 
-class ProgressBar(TQDMProgressBar):
-    """Shows the ELBO in a progress bar, or in one line per epoch if the output is no terminal."""
+class ProgressBar(callbacks.ProgressBar):
+    """Shows one bar for all epochs, with ELBO and time left; a line an epoch if nobody watches a terminal.
+
+    Args:
+        refresh_rate: Steps between two readings of the bar; 0 shows lines on a terminal, too.
+    """
 
     def __init__(self, refresh_rate: int = 20) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)
+        super().__init__()
+        self.refresh_rate = refresh_rate
+        self._bar: Progress | None = None
+        self._started, self._first = 0.0, 0
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return {
-            name: f"{value:.2f}" if isinstance(value, float) else value for name, value in metrics.items()
-        }
+    def disable(self) -> None:
+        self.refresh_rate = 0
+
+    def enable(self) -> None:
+        pass  # there is one process, which shows it
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started, self._first = time.perf_counter(), trainer.current_epoch
+        console = Console(stderr=True)
+        if not console.is_terminal or not self.refresh_rate:
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[reached]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self._bar = Progress(*columns, console=console, speed_estimate_period=600)
+        total = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
+        self._bar.add_task(self._epoch(trainer), total=total, reached="")
+        self._bar.start()
+        self._read(trainer, 0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        if self._bar is not None and (batch_idx + 1) % self.refresh_rate == 0:
+            self._read(trainer, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        if not sys.stdout.isatty():
-            values = {**trainer.callback_metrics}
-            shown = [f"{name} {float(values[name]):.2f}" for name in ("elbo", "val_elbo") if name in values]
-            job = f"{current_process().name}: " if parent_process() else ""  # one of several at once
-            print(
-                f"{job}epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(shown)}",
-                file=sys.stderr,
-                flush=True,
-            )
+        values, done = {**trainer.callback_metrics}, trainer.current_epoch + 1
+        shown = [f"{name} {float(values[name]):.2f}" for name in ("elbo", "val_elbo") if name in values]
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], reached=", ".join(shown))
+            self._read(trainer, int(trainer.num_training_batches))
+            return
+        left = (trainer.max_epochs or 0) - done
+        if left > 0:
+            passed = time.perf_counter() - self._started
+            shown.append(f"{duration(passed * left / (done - self._first))} left")
+        job = f"{current_process().name}: " if parent_process() else ""  # one of several at once
+        print(f"{job}{self._epoch(trainer)}: {', '.join(shown)}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _epoch(self, trainer: L.Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+    def _read(self, trainer: L.Trainer, steps: int) -> None:
+        """Move the bar to a step of the current epoch."""
+        assert self._bar is not None
+        completed = trainer.current_epoch * int(trainer.num_training_batches) + steps
+        self._bar.update(self._bar.task_ids[0], completed=completed, description=self._epoch(trainer))
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -19,6 +19,7 @@ from ladder_vae.runs.plan import PlannedJob, read_plan
 from ladder_vae.runs.record import PLAN, in_use, is_run, read_record, threads_of
 from ladder_vae.settings.command_line import DETAIL, explain
 from ladder_vae.settings.paths import expanded
+from ladder_vae.system.countdown import Countdown
 from ladder_vae.system.devices import share_cores
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import refuse_link_out
@@ -75,11 +76,14 @@ def finish(sweep: Path, *, trust: bool = False) -> str:
         running: list[_Process] = []
         failed: list[PlannedJob] = []
         told = set()
+        countdown = Countdown(len(waiting))
         try:
             while waiting or running:
                 for training in [training for training in running if training.process.poll() is not None]:
                     running.remove(training)
-                    if _end(training):
+                    if not _end(training):
+                        countdown.count(len(running))
+                    else:
                         path = sweep / training.job.name
                         # a process that an earlier finish= started may have been faster, and is waited for
                         taken = in_use(path) or _finished(path)
@@ -166,9 +170,10 @@ def _stop(process: subprocess.Popen[Any]) -> None:
 
 
 def _end(job: _Process) -> bool:
-    """Print what the job printed; returns whether it failed."""
+    """Print the last line that the job printed, its directory; returns whether it failed."""
     job.printed.seek(0)
-    print(job.printed.read(), end="", flush=True)
+    for line in job.printed.read().splitlines()[-1:]:  # the report has the tables
+        print(line, flush=True)
     job.printed.close()
     return job.process.returncode != 0
 

@@ -80,7 +80,10 @@ def job(cfg: DictConfig) -> float | None:
                 error.reported = True  # type: ignore[attr-defined]
                 raise
             raise Refusal from error  # of any other exception Hydra would print a line of its own
-    _print_summary(metrics, assembly.module.model.num_layers)
+    if hydra_config.mode == RunMode.MULTIRUN:  # the report has the tables
+        print(printable(f"{path.name}: test ELBO {metrics['test/elbo']:.2f} nats"))
+    else:
+        _print_summary(metrics, assembly.module.model.num_layers)
     print(printable(str(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path)))
     bound = assembly.checkpoints.best
     return bound if math.isfinite(bound) else None

@@ -37,6 +37,7 @@ from ladder_vae.settings.hydra_internals import jobs_of, overrides_of
 from ladder_vae.settings.launchers import check_launcher, starts_here, suit_launcher
 from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
+from ladder_vae.system.countdown import Countdown
 from ladder_vae.system.devices import share_cores
 from ladder_vae.system.errors import Refusal, UserError
 from ladder_vae.training.build import build
@@ -49,7 +50,10 @@ MOVED = ("data.path=", "data.directory=")  # data may be elsewhere now; that the
 
 
 class Preflight(Callback):
-    """Hydra callback: refuses a run or a multirun that cannot succeed."""
+    """Hydra callback: refuses a run or a multirun that cannot succeed, and counts the jobs of the latter."""
+
+    def __init__(self) -> None:
+        self.countdown: Countdown | None = None  # of jobs one after the other; the launcher counts others
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the run directory is made."""
@@ -58,6 +62,13 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the first job."""
         _refuse_on_error(check_sweep, config)
+        jobs = jobs_of(config.hydra)
+        self.countdown = Countdown(len(jobs)) if jobs else None
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """After a job of a multirun, or the run itself."""
+        if self.countdown is not None:
+            self.countdown.count()
 
 
 def _refuse_on_error(check: Callable[[DictConfig], None], config: DictConfig) -> None:
