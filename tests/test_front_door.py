@@ -105,7 +105,7 @@ def test_nothing_takes_gradients(run, x):
 def test_what_is_shown_of_an_object_is_a_line(run, x):
     found = run.encode(x)
     generated = run.model.generate(2)
-    for value in (run, run.model, run.data, found, found["z1"], found["z2"].q, generated):
+    for value in (run, run.model, run.data, run.data.source, found, found["z1"], found["z2"].q, generated):
         assert len(repr(value).splitlines()) == 1
         assert len(repr(value)) < 200
     assert "LadderVAE(levels: 2, z1 (4,) to z2 (3,); " in repr(run)

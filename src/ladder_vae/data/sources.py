@@ -26,7 +26,7 @@ MNIST_SHA256 = {
 IDX_IMAGES_HEADER, IDX_LABELS_HEADER = 16, 8  # bytes before the first image or label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Images:
     """A data set with its official test split.
 
@@ -46,6 +46,10 @@ class Images:
     test_labels: Tensor | None = None
     held_out: int = 0
     mapped: bool = False
+
+    def __repr__(self) -> str:
+        shape = tuple(self.train.shape[1:])
+        return f"Images({len(self.train):,} to train, {len(self.test):,} to test, of shape {shape})"
 
 
 @lru_cache(maxsize=1)
