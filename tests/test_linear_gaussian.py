@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.likelihoods import Likelihood
-from ladder_vae.models.hierarchy import BottomUp, Rung, TopDown
+from ladder_vae.models.hierarchy import BottomUp, TopDown
+from ladder_vae.models.rung import Rung
 
 PIXELS = 3
 A = [0.8, -1.3, 0.6, 1.1]  # map from z_{l+1} to z_l, index 0 next to the data

@@ -16,7 +16,7 @@ from ladder_vae.system.errors import UserError
 MODEL = '''
 """Inference without a dependence between levels: q(z | x) = prod_l q(z_l | x)."""
 
-from ladder_vae.models.hierarchy import Rung
+from ladder_vae.models.rung import Rung
 from ladder_vae.models.ladder import LadderVAE
 
 

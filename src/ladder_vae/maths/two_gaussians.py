@@ -60,8 +60,10 @@ class TwoGaussians:
 
     def expand_as(self, z: Tensor) -> TwoGaussians:
         """The same density with parameters of the shape of ``z``, as views."""
-        parts = (self.logit, self.first, self.second, self.peak_log_var)
-        return TwoGaussians(*(part.expand_as(z) for part in parts), event_dims=self.event_dims)
+        logit, first, second, peak_log_var = (
+            part.expand_as(z) for part in (self.logit, self.first, self.second, self.peak_log_var)
+        )
+        return TwoGaussians(logit, first, second, peak_log_var, self.event_dims)
 
     def rsample(self, noise: Tensor) -> Tensor:
         r"""The draw at the same quantile as ``noise`` has in N(0, 1): $F^{-1}(\Phi(e))$, without a gradient.

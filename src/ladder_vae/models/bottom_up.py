@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
-from ladder_vae.models.hierarchy import BottomUp, Rung
+from ladder_vae.models.hierarchy import BottomUp
 from ladder_vae.models.markov import mirrored_generator, recognition
+from ladder_vae.models.rung import Rung
 from ladder_vae.models.sizes import image_shape, params_shape, published_sizes
 
 

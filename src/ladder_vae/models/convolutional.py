@@ -21,10 +21,11 @@ from ladder_vae.models.convolutions import (
     SpatialHead,
     mixing,
 )
-from ladder_vae.models.hierarchy import Rung, TopDown
+from ladder_vae.models.hierarchy import TopDown
 from ladder_vae.models.layers import NORMS, scale
 from ladder_vae.models.posteriors import MERGES, Merge
 from ladder_vae.models.pyramid import Pairs, Stage, stages
+from ladder_vae.models.rung import Rung
 from ladder_vae.models.sizes import image_shape, params_shape
 
 MOST_BLOCKS = 100  # more take minutes to build

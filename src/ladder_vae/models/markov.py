@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from torch import nn
 
-from ladder_vae.models.hierarchy import ImageShape, Rung
+from ladder_vae.models.hierarchy import ImageShape
 from ladder_vae.models.layers import MLP, ImageDecoder, SoftplusHead
+from ladder_vae.models.rung import Rung
 
 
 def mirrored_generator(

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from ladder_vae.maths.diffusion import noised, reverse, signal
 from ladder_vae.maths.gaussian import Gaussian, standard_normal
 from ladder_vae.maths.likelihoods import Likelihood
-from ladder_vae.models.hierarchy import Rung
 from ladder_vae.models.inference import Density
 from ladder_vae.models.noise_schedules import NoiseSchedule
+from ladder_vae.models.rung import Rung
 
 if TYPE_CHECKING:
     from ladder_vae.models.diffusion import Diffusion

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
-from ladder_vae.models.hierarchy import Rung, TopDown
+from ladder_vae.models.hierarchy import TopDown
 from ladder_vae.models.layers import NORMS, GaussianHead, ImageDecoder, ResidualBlock, scale
 from ladder_vae.models.posteriors import MERGES, Merge
+from ladder_vae.models.rung import Rung
 from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
-from ladder_vae.models.hierarchy import Rung, TopDown
+from ladder_vae.models.hierarchy import TopDown
 from ladder_vae.models.layers import GaussianHead, ImageDecoder
+from ladder_vae.models.rung import Rung
 from ladder_vae.models.sizes import image_shape, level_sizes, params_shape
 
 
