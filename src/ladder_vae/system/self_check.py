@@ -21,7 +21,9 @@ from ladder_vae.system.naming import z_name
 
 # A difference is allowed up to MARGIN times the rounding error of the plain function, plus a floor:
 MARGIN = 5.0
-FLOOR = 4.0  # for a gradient, this many roundings and this many typical errors of a single number
+FLOOR = 4.0  # for a gradient, this many typical errors of a single number, and this many roundings
+FULL_FLOOR = 32.0  # roundings in full precision: a long sum may be exact by chance in one of two orders
+LEAST_HALF = 1e-4  # machine epsilons of half precision are above it
 VALUE_FLOOR = 8.0  # for a value, this many roundings of the value, or of 1 if it is smaller
 Function = Callable[..., Any]
 Doubt = Callable[[Function, Sequence[Any]], str]
@@ -149,7 +151,8 @@ def _difference(
     squares = sum(float((p - e).square().sum()) for _, p, e in arrays.values())
     typical = math.sqrt(squares / sum(len(p) for _, p, _ in arrays.values()))
     floors = {name: VALUE_FLOOR * rounding * max(float(p.norm()), 1.0) for name, (_, p, _) in values.items()}
-    floors |= {name: FLOOR * (rounding * float(p.norm()) + typical) for name, (_, p, _) in arrays.items()}
+    roundings = (FULL_FLOOR if rounding < LEAST_HALF else FLOOR) * rounding
+    floors |= {name: roundings * float(p.norm()) + FLOOR * typical for name, (_, p, _) in arrays.items()}
     worst, said = 1.0, ""
     for name, (f, p, e) in (values | arrays).items():
         off, allowed = float((f - p).norm()), MARGIN * float((p - e).norm()) + floors[name]
