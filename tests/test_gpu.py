@@ -68,7 +68,7 @@ def test_a_run_resumes_exactly(train, broken_off, workdir, compile):
 
 
 @pytest.mark.parametrize("compile", COMPILED)
-@pytest.mark.parametrize("model", ["ladder", "residual", "textbook", "bottom_up"])
+@pytest.mark.parametrize("model", ["ladder", "residual", "textbook", "bottom_up", "diffusion"])
 def test_a_replayed_run_is_the_plain_run(train, monkeypatch, capfd, compile, model):
     """The weights, their average, and beta and learning rate of every step; the last batch is smaller."""
     monkeypatch.setattr(lightning_module, "STEPS_PER_READING", 1)

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from contracts import binary_images
 
 from ladder_vae.analysis import step_placement
-from ladder_vae.analysis.step_placement import Look, best_path, costs, look
+from ladder_vae.analysis.step_placement import Look, best_path, costs, look, loss_variances
 from ladder_vae.models import Diffusion
 
 
@@ -19,7 +20,8 @@ def _few_times(monkeypatch):
 
 def seen(error):
     gamma = torch.linspace(-3, 8, 9, dtype=torch.float64)
-    return Look(gamma, error, torch.zeros(9, step_placement.BINS, dtype=torch.float64))
+    bins = torch.zeros(9, step_placement.BINS, dtype=torch.float64)
+    return Look(gamma, torch.full_like(gamma, 11.0), error, error**2, bins)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
@@ -62,3 +64,18 @@ def test_costs_are_the_rates_that_are_measured(transition):
 def test_more_steps_than_times_are_refused():
     with pytest.raises(ValueError, match="between 1 and 8"):
         best_path(seen(torch.ones(9, dtype=torch.float64)), 9, "gaussian")
+
+
+def test_the_variance_of_the_loss_of_a_known_denoiser():
+    """Where all images are guessed equally well, and gamma rises linearly or as it should."""
+    gamma = torch.linspace(-3, 8, 9, dtype=torch.float64)
+    found = seen(2 * torch.exp(gamma) * 7)  # then the loss is 7 * 11 at each time
+    own, linear = loss_variances(found)
+    assert own == pytest.approx(0, abs=1e-6)
+    assert linear == pytest.approx(0, abs=1e-6)
+    error = 2 * torch.exp(gamma) * (gamma + 4)
+    own, linear = loss_variances(replace(found, error=error, squared=2 * error**2))
+    assert own == linear
+    loss = 11 * (gamma + 4)
+    expected = torch.trapezoid(2 * loss**2, dx=1 / 8) - torch.trapezoid(loss, dx=1 / 8) ** 2
+    assert own == pytest.approx(float(expected))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ladder_vae.analysis.limit import Settings, bounds, check
+from ladder_vae.analysis.limit import Settings, check, measure
 from ladder_vae.analysis.limit_page import headline, write
 from ladder_vae.models.diffusion import MOST_STEPS
 from ladder_vae.runs.metrics import IMAGES_OF
@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
 
         if cfg.images is not None and cfg.images < len(subject.indices):
             subject = replace(subject, images=cfg.images)
-        found = bounds(subject, settings, device, on_step)
+        found = measure(subject, settings, device, on_step)
         try:
             page = write(subject, found, others, settings, on_step)
         except OSError as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ladder_vae.analysis.step_placement import GRID, best_path, look
+from ladder_vae.analysis.step_placement import GRID, best_path, look, loss_variances
 from ladder_vae.maths.diffusion import added_precision, noised, step_rate
 from ladder_vae.maths.keyed_normals import fold, keyed_normals
 from ladder_vae.models.diffusion import Diffusion
@@ -106,9 +106,33 @@ def diffusion(subject: Subject) -> Diffusion:
     return model
 
 
-def bounds(
+@dataclass(frozen=True)
+class Findings:
+    """What a look at the limit found.
+
+    Args:
+        bounds: By the number of steps; the limit is the first.
+        variances: Of the loss of one image at one time in the limit: with the model's schedule, and if gamma
+            rose linearly between its ends, nats squared.
+    """
+
+    bounds: list[Bound]
+    variances: tuple[float, float]
+
+    @property
+    def limit(self) -> Bound:
+        """The bound of infinitely many steps."""
+        return self.bounds[0]
+
+    @property
+    def finite(self) -> list[Bound]:
+        """The others."""
+        return self.bounds[1:]
+
+
+def measure(
     subject: Subject, settings: Settings, device: torch.device, on_step: Callable[[str], None]
-) -> list[Bound]:
+) -> Findings:
     """Bounds at each number of steps: of each transition, of equal and of placed steps, and in the limit.
 
     All paths that lie on the grid of :mod:`~.step_placement` are measured together, as the net is the same.
@@ -140,7 +164,7 @@ def bounds(
             on_step(f"T = {even.steps:,}, {even.transition}")
             hierarchy = model.with_steps(even.steps, even.transition)
             found.append(_sampled(hierarchy, subject, settings, device, even))
-    return sorted(found, key=lambda bound: bound.kind)
+    return Findings(sorted(found, key=lambda bound: bound.kind), loss_variances(seen))
 
 
 @torch.inference_mode()
@@ -224,7 +248,7 @@ def _bound(kind: Kind, distortion: Tensor, rates: Tensor, times: Tensor) -> Boun
     return Bound(kind, -(distortion + rates.sum(0)), float(distortion.mean()), rates.mean(1), times)
 
 
-def rows(found: Sequence[Bound]) -> list[dict[str, object]]:
+def rows(bounds: Sequence[Bound]) -> list[dict[str, object]]:
     """The bounds as rows of ``limit.csv``; in the limit, the number of steps is ``inf``."""
     return [
         {
@@ -237,5 +261,5 @@ def rows(found: Sequence[Bound]) -> list[dict[str, object]]:
             "prior": float(b.rates[-1]),
             "distortion": b.distortion,
         }
-        for b in found
+        for b in bounds
     ]

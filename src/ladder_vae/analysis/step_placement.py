@@ -28,13 +28,17 @@ class Look:
 
     Args:
         gamma: Of each time, ``(G,)``, float64.
+        slope: Of gamma at each time, ``(G,)``.
         error: Mean over images of |x - guess|^2, ``(G,)``.
+        squared: Mean over images of |x - guess|^4, ``(G,)``.
         logits: Of the value that a pixel has: mean number of pixels of an image in each bin, ``(G, bins)``;
             empty where pixels are not binary.
     """
 
     gamma: Tensor
+    slope: Tensor
     error: Tensor
+    squared: Tensor
     logits: Tensor
 
 
@@ -49,18 +53,37 @@ def look(model: Diffusion, x: Tensor, chunk_size: int, generator: torch.Generato
         generator: Source of the noise, on the CPU.
     """
     image = model.scaled(x)
-    gammas = model.schedule(torch.linspace(0, 1, GRID).to(x))
-    error, logits = torch.zeros(GRID, dtype=torch.float64), torch.zeros(GRID, BINS, dtype=torch.float64)
+    gammas, slopes = model.schedule.at(torch.linspace(0, 1, GRID).to(x))
+    error, squared = torch.zeros(2, GRID, dtype=torch.float64)
+    logits = torch.zeros(GRID, BINS, dtype=torch.float64)
     for place, gamma in enumerate(gammas):
         for part in image.split(chunk_size):
             z = noised(part, gamma).rsample(torch.randn(part.shape, generator=generator).to(part))
             guess, logit = model.denoise(z, gamma.expand(len(part)))
-            error[place] += (part - guess).square().sum().double().cpu()
+            errors = (part - guess).square().flatten(1).sum(1).double().cpu()
+            error[place] += errors.sum()
+            squared[place] += errors.square().sum()
             if model.likelihood.binary:
                 own = (part * logit).clamp(-LARGEST, LARGEST - 1e-3)
                 index = ((own + LARGEST) / (2 * LARGEST) * BINS).long().flatten()
                 logits[place] += torch.bincount(index.cpu(), minlength=BINS)
-    return Look(gammas.double().cpu(), error / len(x), logits / len(x))
+    gammas, slopes = gammas.double().cpu(), slopes.double().cpu()
+    return Look(gammas, slopes, error / len(x), squared / len(x), logits / len(x))
+
+
+def loss_variances(seen: Look) -> tuple[float, float]:
+    r"""Variance of the loss of one image at one time, nats squared: with the schedule, and if it were linear.
+
+    It is that of $\frac12 \gamma' e^{-\gamma} |x - \hat x|^2$ over images and uniform times.
+    """
+    t = torch.linspace(0, 1, len(seen.gamma), dtype=torch.float64)
+    weight, rise = 0.5 * torch.exp(-seen.gamma), seen.gamma[-1] - seen.gamma[0]
+    mean = torch.trapezoid(weight * seen.error * seen.slope, t)
+    own, linear = (
+        torch.trapezoid(weight**2 * seen.squared * seen.slope * slope, t) - mean**2
+        for slope in (seen.slope, rise)
+    )
+    return float(own), float(linear)
 
 
 def costs(seen: Look, transition: str) -> Tensor:

@@ -172,8 +172,11 @@ class Diffusion(TopDown):
     def gammas(self) -> Tensor:
         """Gamma of each level, ``(L,)``; both ends exactly those of the schedule."""
         lowest = self.schedule.lowest
-        times = torch.linspace(0, 1, self.levels) if self.times is None else self.times
-        return self.schedule(times.to(lowest))
+        if self.times is None:  # made where it is used, as a recording of a step cannot copy from the host
+            times = torch.linspace(0, 1, self.levels, device=lowest.device, dtype=lowest.dtype)
+        else:
+            times = self.times.to(lowest)
+        return self.schedule(times)
 
     def scaled(self, x: Tensor) -> Tensor:
         """Images as the noise is added to them, from -1 to 1."""
