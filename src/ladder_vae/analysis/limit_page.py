@@ -118,7 +118,7 @@ def _sections(
                 f"In {idle:.0%} of the time the rate is below a hundredth of its peak: most of these levels "
                 "are near the noise, where nothing of the image is left. They have almost no rate by design.",
                 f"The loss of one image at one time has a standard deviation of {own:.0f} nats with the "
-                f"schedule of this run; if gamma rose linearly between the same ends, it would have {even:.0f}.",
+                f"schedule of this run; if gamma rose linearly between its ends, it would have {even:.0f}.",
             ],
             pictures=[
                 Picture(
