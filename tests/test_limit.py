@@ -66,9 +66,10 @@ def test_commands_of_learned_levels_refuse_a_diffusion(diffusion, command):
     code, _, err = command("evaluate", f"run={diffusion}", "num_samples=10")
     assert code != 0
     assert "Diffusion whose draws have no importance weights" in err
-    code, _, err = command("analyze", f"run={diffusion}")
-    assert code != 0
-    assert "python -m ladder_vae.limit shows what its levels do" in err
+    for name in ("analyze", "explore"):
+        code, _, err = command(name, f"run={diffusion}")
+        assert code != 0
+        assert "python -m ladder_vae.limit shows what its levels do" in err
 
 
 @pytest.mark.parametrize("setting", ["objective.free_bits=1", "objective.balance_rates=true",

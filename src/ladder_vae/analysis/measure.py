@@ -12,7 +12,7 @@ from torch import Tensor
 from ladder_vae.analysis.classifier import trained_classifier
 from ladder_vae.analysis.influence import measure_influence
 from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
-from ladder_vae.runs.opened import Subject
+from ladder_vae.runs.opened import Subject, check_learned
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.naming import z_name
 
@@ -61,11 +61,7 @@ class Analysis:
 def check(subject: Subject, settings: Settings) -> None:
     """Raises UserError if the settings name a level or an image that the run does not have."""
     model = subject.run.model
-    if model.estimates_rates:
-        raise UserError(
-            f"{subject.run.path} is a {type(model).__name__}, whose levels are the image with more and more "
-            "noise and encode nothing else; python -m ladder_vae.limit shows what its levels do"
-        )
+    check_learned(subject.run)
     depth, total = model.num_layers, len(subject.data.split("test"))
     for level in settings.levels or ():
         if not 0 <= level < depth:

@@ -17,7 +17,7 @@ from ladder_vae.explorer.walks import in_half_precision, programs
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.checkpoints import Run
-from ladder_vae.runs.opened import Subject
+from ladder_vae.runs.opened import Subject, check_learned
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import write_text
 from ladder_vae.system.naming import z_name
@@ -58,7 +58,8 @@ def write(subject: Subject, seed: int = 0) -> Path:
 
 
 def check(run: Run) -> None:
-    """Raises UserError if the model is too large for a page."""
+    """Raises UserError if the model is too large for a page, or its levels encode nothing."""
+    check_learned(run)
     weights = sum(value.numel() for value in run.model.state_dict().values())
     _check_size(run.path, weights * 2 * 4 / 3)  # half precision, in base64
 
