@@ -192,6 +192,6 @@ def check_learned(run: Run) -> None:
     """Raises UserError if the levels of a run have learned nothing that could be looked at."""
     if run.model.estimates_rates:
         raise UserError(
-            f"{run.path} is a {type(run.model).__name__}, whose levels are the image with more and more noise "
-            "and encode nothing else; python -m ladder_vae.limit shows what its levels do"
+            f"{run.path} is a {type(run.model).__name__}, whose levels are the image with more and more "
+            "noise and encode nothing else; python -m ladder_vae.limit shows what its levels do"
         )
