@@ -71,7 +71,7 @@ class ImageData(ABC):
     ) -> None:
         if binarization not in self.binarizations:
             kinds = ", ".join(self.binarizations)
-            raise UserError(f"data.binarization={binarization} is unknown; choose {kinds}")
+            raise UserError(f"data.binarization={binarization} is unknown here; choose {kinds}")
         if batch_size < 2:  # batch norm needs two images
             raise UserError(f"data.batch_size={batch_size} must be at least 2")
         if eval_batch_size < 1:

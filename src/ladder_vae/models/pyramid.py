@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ladder_vae.models.sizes import MAX_LAYERS, check_num_layers
 
 LEAST_SIDE, MOST_SIDE = 4, 256  # pixels
+MOST_FEATURES = 100_000  # a convolution of as many features as that fits into no memory
 LARGEST_DEFAULT = 64  # the largest resolution that gets levels by default
 TINY_IMAGE = 8  # images up to this size have levels at their own resolution by default
 Pairs = Sequence[Sequence[int]]
@@ -135,6 +136,9 @@ def stages(
             )
     if width < 1:
         raise ValueError(f"width={width} must be at least 1")
+    most = max([width, *own_widths.values(), *own_latents.values()])
+    if most > MOST_FEATURES:
+        raise ValueError(f"{most} features or latent channels are too many; {MOST_FEATURES:,} are allowed")
     order = list(sizes)
     return [
         Stage(r, sizes[r], order.index(r), n, own_widths.get(r, width), own_latents.get(r, _latents(r)))

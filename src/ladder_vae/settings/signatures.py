@@ -95,6 +95,9 @@ def checked(section: str, values: Mapping[str, Any], function: Callable[..., Any
         try:
             typed = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
         except OmegaConfBaseException as error:
+            if value is None:
+                kind = getattr(hint, "__name__", str(hint))
+                raise UserError(f"{section}.{key}=null is no value here; give it a {kind}") from None
             raise UserError(
                 mistyped(f"{section}.{key}={str(value).replace(', ', ',')}", str(error))
             ) from None
