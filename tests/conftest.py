@@ -126,7 +126,7 @@ def finds_no_mode(args) -> bool:
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
     """Calls ``python -m ladder_vae.NAME args`` in this process: (exit code, stdout, stderr)."""
-    from ladder_vae import analyze, evaluate, explore, limit, release, report, sweep, train
+    from ladder_vae import analyze, evaluate, explore, export, limit, release, report, sweep, train
 
     mains = {
         "train": train.main,
@@ -134,6 +134,7 @@ def command(workdir, monkeypatch, capsys):
         "analyze": analyze.main,
         "limit": limit.main,
         "explore": explore.main,
+        "export": export.main,
         "release": release.main,
         "report": report.main,
         "sweep": sweep.main,

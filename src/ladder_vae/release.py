@@ -12,18 +12,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
-from ladder_vae.runs.checkpoints import RELEASED_FACTS, load_run
-from ladder_vae.runs.checksums import write_checked
-from ladder_vae.runs.record import (
-    WEIGHTS,
-    checked_record,
-    warn_of_changes,
-    write_config,
-    write_metrics,
-    write_status,
-)
+from ladder_vae.runs.checkpoints import load_run
+from ladder_vae.runs.compact import write_compact
+from ladder_vae.runs.record import checked_record, warn_of_changes
 from ladder_vae.settings import command_line, paths
 from ladder_vae.system.errors import UserError
 
@@ -50,17 +42,9 @@ def write_release(path: str | Path, directory: str | Path, *, trust: bool = Fals
     if directory.exists():
         raise UserError(f"{directory} is there already; choose another directory")
     directory.mkdir(parents=True)
-    weights = {
-        name: value.to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in run.model.state_dict().items()
-    }
-    kept = {key: str(run.checkpoint[key]) for key in RELEASED_FACTS if key in run.checkpoint}
-    write_checked(directory / WEIGHTS, save(weights, metadata=kept))
-    # A path on the machine that trained the run means nothing elsewhere.
-    write_config(directory, {**run.config, "init_from": None})
     # All other metrics were measured with the weights before rounding.
-    write_metrics(directory, {k: record.metrics[k] for k in KEPT_METRICS if k in record.metrics})
-    write_status(directory, "finished")
+    metrics = {k: record.metrics[k] for k in KEPT_METRICS if k in record.metrics}
+    write_compact(directory, run, metrics, torch.float16)
 
 
 def _main() -> None:

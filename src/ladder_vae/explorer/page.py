@@ -44,6 +44,21 @@ def write(subject: Subject, seed: int = 0) -> Path:
         UserError: If the model is too large for a page, or uses an operation that a page cannot compute.
         OSError: If the run directory cannot be written.
     """
+    path = subject.run.path
+    write_text(path / FILE, content(subject, seed))
+    return path / FILE
+
+
+def content(subject: Subject, seed: int = 0) -> str:
+    """The page.
+
+    Args:
+        subject: The run and its data.
+        seed: Seed of the draws that rates are averaged over.
+
+    Raises:
+        UserError: If the model is too large for a page, or uses an operation that a page cannot compute.
+    """
     path, data = subject.run.path, subject.data
     check(subject.run)
     model = in_half_precision(subject.run.model)
@@ -53,8 +68,7 @@ def write(subject: Subject, seed: int = 0) -> Path:
         raise UserError(f"{path} has no page to play with: {error}") from None
     page = _rendered(model, data, computed, seed)
     _check_size(path, len(page))
-    write_text(path / FILE, page)
-    return path / FILE
+    return page
 
 
 def check(run: Run) -> None:

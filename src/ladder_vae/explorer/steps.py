@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ladder_vae.explorer.program import Operand, Program, Value
 
 
-class Untranslatable(ValueError):
-    """A function uses an operation that a program has no step for."""
+class Untranslatable(RuntimeError):
+    """A function uses an operation that a program has no step for.
+
+    It is a RuntimeError, as PyTorch raises where a number is asked for that a trace does not have.
+    """
 
 
 def translated(program: Program, target: Any, args: list[Any], keywords: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ladder_vae.explorer.program import Constants
 from ladder_vae.explorer.translation import translate
+from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations
 
@@ -39,18 +40,28 @@ def generator(model: Hierarchy) -> Callable[..., tuple[Tensor, ...]]:
 def inference(model: Hierarchy) -> Callable[..., tuple[Tensor, ...]]:
     """A picture and noise to the rates of all levels and the code.
 
-    The picture has intensities in [0, 1], ``(1, C, H, W)``. A model of pixels that are drawn from gray levels
-    sees each pixel as whichever value is likelier. Noise is standard normal, ``(1, 1, *event)`` for each
-    level. The rates, ``(L,)``, are in nats; the code is the innovations of each level, ``(1, *event)``.
+    The picture has intensities in [0, 1], ``(1, C, H, W)`` (see :func:`observed`). Noise is standard normal,
+    ``(1, 1, *event)`` for each level. The rates, ``(L,)``, are in nats; the code is the innovations of each
+    level, ``(1, *event)``.
     """
-    likelihood = model.likelihood
 
     def infer(picture: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
-        gray = picture.gt(0.5).float() * 255 if likelihood.random else picture * 255
-        found = model.infer(likelihood.prepare(gray), noise=noise)
+        found = model.infer(observed(model.likelihood, picture), noise=noise)
         return (found.rates()[:, 0, 0], *innovations(found))
 
     return infer
+
+
+def observed(likelihood: Likelihood, pictures: Tensor) -> Tensor:
+    """Pictures as a model sees them without a draw, ``(B, C, H, W)``.
+
+    Args:
+        likelihood: That of the model. Of pixels that are drawn from gray levels each is taken as whichever
+            value is likelier.
+        pictures: Intensities in [0, 1], ``(B, C, H, W)``.
+    """
+    gray = pictures.gt(0.5).float() * 255 if likelihood.random else pictures * 255
+    return likelihood.prepare(gray)
 
 
 def programs(model: Hierarchy, image_shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int])
         raise UserError(f"there is no setting {sorted(map(str, unknown))[0]}; --cfg job lists all settings")
     if not cfg.run:
         raise UserError("run=<dir> is missing; name a run directory, or a folder of runs")
-    if cfg.checkpoint not in CHECKPOINTS:
+    if "checkpoint" in cfg and cfg.checkpoint not in CHECKPOINTS:
         raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
     check_seed("seed", cfg.seed)
     for name, smallest in least.items():

@@ -21,6 +21,7 @@ COMMANDS = {
     "explore": "write a page on which one plays with the levels of a run",
     "limit": "measure a diffusion at every number of steps",
     "report": "compare runs",
+    "export": "write a bundle of a run to pass on, which opens with nothing of this package",
     "release": "make a small directory of a run to pass on",
 }
 KEY = re.compile(r"(?P<indent> *)(?P<name>\w+):(?: +(?P<value>[^\s#].*?))?(?: +# *(?P<said>.*))?")

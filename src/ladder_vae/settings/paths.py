@@ -17,7 +17,13 @@ from ladder_vae.system.errors import UserError
 OURS = r"run|resume|init_from|name"
 THEIRS = r"(?:[\w@/.]+[._])?(?:path|dir|directory|folder|file|root)"
 OVERRIDE = re.compile(rf"(\+{{0,2}}(?P<key>{OURS}|{THEIRS})=)(?P<value>.*)", re.DOTALL)
-NEVER_SWEPT = ("run", "run_dir", "resume", "classifier_dir")  # a comma in them is part of the name
+NEVER_SWEPT = (
+    "run",
+    "run_dir",
+    "resume",
+    "classifier_dir",
+    "directory",
+)  # a comma in them is part of the name
 OF_A_LIST = re.compile(r"""(?:^|,)("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^,]*)(?=,|$)""", re.DOTALL)
 # Directories that are named after the second, and what this command has made for each.
 CLAIMED: dict[str, str] = {}

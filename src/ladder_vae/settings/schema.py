@@ -165,6 +165,19 @@ class ExploreConfig:
     trust: bool = MISSING
 
 
+@dataclass
+class ExportConfig:
+    """The configuration of ``ladder_vae.export``."""
+
+    run: str | None = None
+    directory: str | None = None
+    push: str | None = None
+    license: str = MISSING
+    data: DataPlace = field(default_factory=lambda: DataPlace())
+    seed: int = MISSING
+    trust: bool = MISSING
+
+
 def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
     """Names of all settings of this package, from which an error message suggests the one that was meant.
 
@@ -172,7 +185,7 @@ def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
         chosen: Choices by group, as ``{"model": "nvae"}``; settings of its other choices are left out.
     """
     chosen = chosen or {}
-    commands = (EvaluateConfig, AnalyzeConfig, LimitConfig, ExploreConfig)
+    commands = (EvaluateConfig, AnalyzeConfig, LimitConfig, ExploreConfig, ExportConfig)
     keys = {f.name for node in (Config, *commands) for f in fields(node)}
     keys |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
     conf = resources.files("ladder_vae.conf")
@@ -214,6 +227,7 @@ def register() -> None:
     store.store(name="analyze_schema", node=AnalyzeConfig)
     store.store(name="limit_schema", node=LimitConfig)
     store.store(name="explore_schema", node=ExploreConfig)
+    store.store(name="export_schema", node=ExportConfig)
     store.store(group="hydra/launcher", name="ladder_vae", node=Launcher)
     OmegaConf.register_new_resolver("at", _at, replace=True)
     OmegaConf.register_new_resolver("sum", _sum, replace=True)
