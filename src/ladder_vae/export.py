@@ -6,6 +6,7 @@ figures, a card, a page to play with. ``push=NAME/MODEL`` uploads it to the Hugg
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ def run(cfg: DictConfig) -> None:
     if not cfg.directory:
         raise UserError("directory=<dir> is missing; name the directory to write, which is not there yet")
     directory = Path(cfg.directory)
-    if directory.exists():
+    if os.path.lexists(directory):
         raise UserError(f"directory={directory} is there already; choose another directory")
     needed = (*graphs.NEEDED, hub.PACKAGE) if cfg.push else graphs.NEEDED
     missing = [name for name in needed if find_spec(name) is None]

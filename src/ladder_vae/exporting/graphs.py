@@ -166,9 +166,11 @@ def _difference(graph: Graph, path: Path, batch: int) -> float:
     import onnxruntime
 
     inputs = graph.examples(batch)
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 4  # what is wrong is said once, by the error
     fed = {name: value.numpy() for name, value in zip(graph.inputs, inputs, strict=True)}
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), quiet, providers=["CPUExecutionProvider"])
         found = session.run(graph.outputs, fed)
     except Exception as error:  # ONNX Runtime has exceptions of its own, which derive from nothing narrower
         raise ValueError(f"{path.name} does not run: {one_line(error)[:300]}") from None
