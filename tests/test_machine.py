@@ -209,7 +209,7 @@ def test_a_long_directory_of_temporary_files(tmp_path, monkeypatch):
     assert not processes._room_for_a_socket()
 
 
-COMMANDS = ("train", "evaluate", "analyze", "explore", "report", "release")
+COMMANDS = ("train", "evaluate", "analyze", "explore", "export", "report", "release")
 
 
 def test_commands_need_nothing_that_only_posix_has():
