@@ -1,8 +1,8 @@
 """A model as two ONNX graphs without random nodes, each compared with the model before it counts.
 
-They are written by PyTorch's exporter of traces (``dynamo=False``). It writes all models here, within seconds,
-with torch 2.6 as with 2.14. The newer one (``dynamo=True``) fails on ladders with torch 2.6, and takes ten times
-as long with 2.14.
+They are written by PyTorch's exporter of traces (``dynamo=False``), which writes all models here, within
+seconds, with torch 2.6 as with 2.14. The newer one (``dynamo=True``) fails on ladders with torch 2.6, and
+takes ten times as long with 2.14.
 """
 
 from __future__ import annotations
