@@ -111,7 +111,7 @@ def test_a_sweep_trains_its_depths_and_compares_them(command, npz, workdir):
     )
     assert code == 0, err
     report = Path(out.splitlines()[-1])
-    assert report.name == "report.md"
+    assert report.name == "report.html"
     assert report.parent.parent == Path("runs/depth_sweep")
     assert len(list(report.parent.glob("*/metrics.json"))) == 2
     code, out, err = command("sweep", f"resume={report.parent}")  # nothing is left to do

@@ -14,7 +14,8 @@ from ladder_vae import load_run
 from ladder_vae.analysis import manipulations
 from ladder_vae.data.data_sets import Npz
 from ladder_vae.drawing import charts, embeddings, image_grids
-from ladder_vae.drawing.image_grids import to_bytes
+from ladder_vae.drawing.depth_charts import Series, save_against_depth, save_panel
+from ladder_vae.drawing.image_grids import save_strips, to_bytes
 from ladder_vae.drawing.pages import Section, save_pictures
 from ladder_vae.models.innovations import innovations, resample
 from ladder_vae.system.randomness import stream_seed
@@ -109,20 +110,41 @@ def lines(ax):
 
 def test_against_depth_and_bounds(tmp_path, drawn):
     series = [
-        charts.Series("a", [1, 2, 5], [-97.0, -92.5, -91.0], [0.1, 0.2, 0.0]),
-        charts.Series("b", [2], [3.0], [0.5]),
+        Series("a", [1, 2, 5], [[-97.5, -96.5], [-92.5], [-91.0]]),
+        Series("b", [2], [[3.0]]),
     ]
-    charts.save_against_depth(tmp_path / "depth.png", {"ELBO (nats)": series, "MSE": series[1:]})
+    save_against_depth(tmp_path / "depth.png", {"ELBO (nats)": series, "MSE": series[1:]})
     first, second, *_ = drawn["depth.png"].axes
-    for (x, y, error), expected in zip(lines(first), series, strict=True):
-        assert (list(x), list(y)) == (expected.x, expected.mean)
-        np.testing.assert_allclose(error, expected.std, atol=1e-9)
-    assert list(lines(second)[0][1]) == [3.0]
+    assert [list(line.get_ydata()) for line in first.lines] == [[-97.0, -92.5, -91.0], [3.0]]
+    points = [sorted(map(tuple, found.get_offsets())) for found in first.collections]
+    assert points == [[(1, -97.5), (1, -96.5), (2, -92.5), (5, -91.0)], [(2, 3.0)]]  # a seed each
+    assert list(second.lines[0].get_ydata()) == [3.0]
     curve = charts.BoundCurve("run", [1, 10, 100], [-90.0, -88.0, -87.5], [0.3, 0.2, 0.1])
     charts.save_bounds(tmp_path / "bounds.png", [curve], title="t")
     ((x, y, error),) = lines(drawn["bounds.png"].axes[0])
     assert (list(x), list(y)) == ([1, 10, 100], [-90.0, -88.0, -87.5])
     np.testing.assert_allclose(error, [0.3, 0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("values", "better", "fills"),
+    [([0.0266, 0.0262], "down", 0.16), ([-97.0, -91.0], "up", 0.62), ([-100.0, -50.0], "up", 0.77)],
+)
+def test_a_small_difference_does_not_fill_a_large_panel(tmp_path, drawn, values, better, fills):
+    series = [Series("a", [1, 2], [[value] for value in values])]
+    save_panel(tmp_path / "panel.png", series, label="x", form=".2f", better=better)
+    (ax,) = drawn["panel.png"].axes
+    low, high = ax.get_ylim()
+    assert (max(values) - min(values)) / (high - low) == pytest.approx(fills, abs=0.01)
+    assert [f"{value:.2f}" in [text.get_text() for text in ax.texts] for value in values] == [True] * 2
+    (arrow,) = [text for text in ax.texts if text.arrow_patch]
+    assert (arrow.xy[1] > arrow.get_position()[1]) == (better == "up")
+
+
+def test_notes_stand_beside_their_row(tmp_path, drawn):
+    rows = {label: np.zeros((2, 4, 4), np.uint8) for label in ("test image", "1 level")}
+    save_strips(tmp_path / "rows.png", rows, columns=2, title="t", notes={"1 level": "MSE 0.02"})
+    assert [[text.get_text() for text in ax.texts] for ax in drawn["rows.png"].axes] == [[""], ["MSE 0.02"]]
 
 
 def test_bars_of_levels_units_and_estimates(tmp_path, drawn):
@@ -171,11 +193,12 @@ def test_a_report_draws_the_means_of_its_groups(trained, command, drawn):
     found = [json.loads((Path("sweep") / str(seed) / "metrics.json").read_text()) for seed in (1, 2)]
     panel = drawn["against_depth.png"].axes[0]
     assert panel.get_ylabel() == "ELBO (nats)"
-    ((x, y, error),) = lines(panel)
     elbos = [metrics["test/elbo"] for metrics in found]
-    assert list(x) == [2]
-    assert y[0] == pytest.approx(np.mean(elbos))
-    assert error[0] == pytest.approx(np.std(elbos, ddof=1))
+    assert list(panel.lines[0].get_xdata()) == [2]
+    assert panel.lines[0].get_ydata()[0] == pytest.approx(np.mean(elbos))
+    assert sorted(panel.collections[0].get_offsets()[:, 1]) == pytest.approx(sorted(elbos))
+    texts = [text.get_text() for text in drawn["reconstructions.png"].axes[1].texts]
+    assert texts == [f"ELBO {elbos[0]:.2f}\nMSE {found[0]['test/mse']:.5f}"]
     widths = [bar.get_width() for bar in drawn["rates.png"].axes[0].patches if bar.get_width() > 0]
     assert widths == pytest.approx([np.mean([m[f"test/rate/z{level}"] for m in found]) for level in (1, 2)])
     ((_, y, _),) = lines(drawn["log_px.png"].axes[0])

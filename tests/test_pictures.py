@@ -15,7 +15,7 @@ from ladder_vae.analysis import probes
 from ladder_vae.analysis.readings import Readings, probe_levels
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.data.sources import Images
-from ladder_vae.drawing import charts, embeddings, image_grids
+from ladder_vae.drawing import charts, depth_charts, embeddings, image_grids
 from ladder_vae.drawing.pages import Picture, Section, save_pictures, write_html
 from ladder_vae.runs.record import read_record
 from ladder_vae.training import tensorboard
@@ -72,8 +72,8 @@ def test_many_classes_models_levels_and_units(tmp_path, drawn):  # noqa: F811
 
     curves = [charts.BoundCurve(f"run {i}", [1, 10], [-90.0 + i, -89.0 + i], [0.1, 0.1]) for i in range(70)]
     charts.save_bounds(tmp_path / "bounds.png", curves, title="t")
-    series = [charts.Series(f"run {i}", [2], [3.0 + i], [0.5]) for i in range(70)]
-    charts.save_against_depth(tmp_path / "depth.png", {"ELBO": series})
+    series = [depth_charts.Series(f"run {i}", [2], [[3.0 + i]]) for i in range(70)]
+    depth_charts.save_against_depth(tmp_path / "depth.png", {"ELBO": series})
     for name in ("bounds.png", "depth.png"):
         assert names(drawn[name]) == [*(f"run {i}" for i in range(20)), "and 50 more, not named"]
 

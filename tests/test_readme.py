@@ -130,7 +130,7 @@ def test_make_commands(run_dir, trained, checkout, line):
         os.utime(older / "jobs.json", (0, 0))
         done = make(*args[1:])
         assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == f"{newest}/report.md"
+        assert done.stdout.splitlines()[-1] == f"{newest}/report.html"
         (draws,) = re.findall(r"num_samples=(\d+)", line)
         assert f"L_{draws} (nats)" in (newest / "report.md").read_text()
         assert not (older / "0_ladder/evaluation").exists()
@@ -148,7 +148,7 @@ def test_make_commands(run_dir, trained, checkout, line):
         write_plan(sweep, [PlannedJob("0_ladder", ["model=ladder"])])  # nothing is left to do
         done = make("sweep-depth", f"resume={sweep}", *HERE)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == f"{sweep}/report.md"
+        assert done.stdout.splitlines()[-1] == f"{sweep}/report.html"
         return None
     if "tensorboard" in line:
         return check_tensorboard([*args, "port=0"])

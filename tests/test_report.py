@@ -78,7 +78,7 @@ def test_runs_that_differ_in_more_than_the_seed_stay_apart(sweep):
 def test_report_files(sweep, command):
     code, out, err = command("report", str(sweep))
     assert code == 0, err
-    assert out.splitlines()[-1] == str(sweep / "report.md")
+    assert out.splitlines()[-1] == str(sweep / "report.html")
     text = (sweep / "report.md").read_text()
     assert "-101.00 ± 1.41" in text
     assert "| change of | noise between seeds | 1 → 12 levels |" in text
@@ -107,7 +107,7 @@ def test_report_files(sweep, command):
 def test_several_directories_and_output(sweep, command, workdir):
     code, out, _ = command("report", str(sweep / "L1_1"), str(sweep / "L12_1"), "--output", "there")
     assert code == 0
-    assert out.splitlines()[-1] == "there/report.md"
+    assert out.splitlines()[-1] == "there/report.html"
     text = (workdir / "there/report.md").read_text()
     assert "One seed each" in text
     assert "| ELBO (nats) | unknown | +5.00 |" in text

@@ -38,7 +38,6 @@ def _main() -> None:
     directories = [own_copy(directory) for directory in args.directories]
     output = args.output or default_output(directories)
     groups = report(directories, output)
-    print(output / "report.md")
     if not groups:
         raise UserError("no run has finished; there is nothing to compare")
 

@@ -60,7 +60,6 @@ def _sweep(arguments: Sequence[str]) -> None:
         failure = error
     if (place / "multirun.yaml").exists():
         report([place], place)
-        print(place / "report.md")
     if failure is not None:
         raise failure
 

@@ -48,7 +48,6 @@ def _finish(sweep: Path, trust: bool) -> None:
         hint = f"python -m ladder_vae.train finish={shown(sweep)}{trusted} goes on"
         raise KeyboardInterrupt(hint) from None
     report([sweep], sweep)
-    print(sweep / "report.md")
     if failed:
         raise UserError(f"{failed} failed; the lines above, or the report, say why")
 

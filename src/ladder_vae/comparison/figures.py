@@ -8,10 +8,12 @@ from functools import partial
 
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, sample_sizes
 from ladder_vae.comparison.tables import depth_columns
-from ladder_vae.drawing import charts, image_grids
+from ladder_vae.comparison.verdict import DISTORTION, ELBO, MSE
+from ladder_vae.drawing import charts, depth_charts, image_grids
 from ladder_vae.drawing.pages import Picture
 from ladder_vae.runs.images import read_images
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of
+from ladder_vae.runs.record import Record
 from ladder_vae.system.naming import z_name
 
 UNITS = {
@@ -20,26 +22,32 @@ UNITS = {
 }
 
 
+def panels(groups: Sequence[Group]) -> list[Picture]:
+    """What goes with the verdict, large: the ELBO and, of reconstructions, the MSE, or else the distortion."""
+    found = []
+    quality = [metric for metric in (MSE, DISTORTION) if any(g.values(metric.name) for g in groups)]
+    for metric in (ELBO, *quality[:1]):
+        if lines := _series(groups, metric.name):
+            draw = partial(
+                depth_charts.save_panel,
+                series=lines,
+                label=metric.heading if metric is ELBO else f"{metric.heading} of reconstructions",
+                form=metric.form,
+                better=metric.better,
+            )
+            name = metric.name.rpartition("/")[2]
+            title = f"{metric.title} against depth"
+            found.append(Picture(f"depth_{name}.png", title, _scale(lines), draw))
+    return found
+
+
 def figures(groups: Sequence[Group]) -> list[Picture]:
     """What the runs allow to be drawn, in reading order."""
-
-    def series(metric: str) -> list[charts.Series]:
-        names = list(dict.fromkeys(group.series for group in groups))
-        members = {name: [g for g in groups if g.series == name and g.values(metric)] for name in names}
-        return [
-            charts.Series(
-                name,
-                [g.depth for g in gs],
-                [g.mean(metric) for g in gs],
-                [_spread(g, metric) for g in gs],
-            )
-            for name, gs in members.items()
-            if gs
-        ]
-
-    panels = {heading: series(metric) for metric, heading, _ in depth_columns(groups)}
-    title = "Each metric against depth; bars are the standard deviation over seeds"
-    found = [Picture("against_depth.png", title, "", partial(charts.save_against_depth, panels=panels))]
+    small = {heading: _series(groups, metric) for metric, heading, _ in depth_columns(groups)}
+    title = "Each metric against depth; points are seeds, the line goes through their means"
+    caption = "Each panel is stretched to what was measured, so that small differences look large here."
+    draw = partial(depth_charts.save_against_depth, panels=small)
+    found = [Picture("against_depth.png", title, caption, draw)]
     if rates := _by_level(groups, groups, "test/rate"):  # unknown of a release that was not evaluated
         draw = partial(
             charts.save_by_level,
@@ -49,8 +57,12 @@ def figures(groups: Sequence[Group]) -> list[Picture]:
         )
         title = "How the rate splits over the levels, z1 next to the image"
         found.append(Picture("rates.png", title, "", draw))
-    found += [*_of_evaluated(groups), *_of_analyzed(groups)]
+    return [*found, *_of_evaluated(groups), *_of_analyzed(groups)]
 
+
+def images(groups: Sequence[Group]) -> list[Picture]:
+    """Reconstructions and samples of one run of each group, where runs keep their images."""
+    found = []
     pictured = [(group, images) for group in groups if (images := read_images(group.runs[0].path))]
     if pictured:
         first = pictured[0][1]["originals"]
@@ -61,9 +73,13 @@ def figures(groups: Sequence[Group]) -> list[Picture]:
             rows={"test image": first, **{_short(g, groups): i["reconstructions"] for g, i in same}},
             columns=len(first),
             title="Reconstructions: the decoder's mean for one posterior sample",
+            notes={_short(g, groups): _quality(g.runs[0]) for g, _ in same},
         )
         title = "The same test images reconstructed by every model"
-        found.append(Picture("reconstructions.png", title, "", draw))
+        caption = (
+            "Beside a row are ELBO (nats) and MSE, over all test images, of the very model that drew it."
+        )
+        found.append(Picture("reconstructions.png", title, caption, draw))
         draw = partial(
             image_grids.save_strips,
             rows={_short(g, groups): i["samples"] for g, i in pictured},
@@ -72,6 +88,35 @@ def figures(groups: Sequence[Group]) -> list[Picture]:
         )
         found.append(Picture("samples.png", "Samples from every model's prior", "", draw))
     return found
+
+
+def _scale(lines: Sequence[depth_charts.Series]) -> str:
+    """What the axis of a large panel covers, so that nobody takes a small difference for a large one."""
+    values = [value for line in lines for seeds in line.seeds for value in seeds]
+    low, high = depth_charts.axis_limits(values)
+    largest = max(map(abs, values)) or 1.0
+    within, covered = 100 * (max(values) - min(values)) / largest, 100 * (high - low) / largest
+    return (
+        f"A point is a seed, the line goes through their means. Points differ by up to {within:.1f} % of the "
+        f"value. The axis covers {covered:.0f} % of it and does not begin at 0."
+    )
+
+
+def _series(groups: Sequence[Group], metric: str) -> list[depth_charts.Series]:
+    """The lines of a chart: those groups of each series that have the metric."""
+    names = list(dict.fromkeys(group.series for group in groups))
+    members = {name: [g for g in groups if g.series == name and g.values(metric)] for name in names}
+    return [
+        depth_charts.Series(name, [g.depth for g in gs], [g.values(metric) for g in gs])
+        for name, gs in members.items()
+        if gs
+    ]
+
+
+def _quality(run: Record) -> str:
+    """ELBO and MSE of a run, a line each; without those that it does not have."""
+    known = [metric for metric in (ELBO, MSE) if metric.name in run.metrics]
+    return "\n".join(f"{metric.title} {metric.text(run.metrics[metric.name])}" for metric in known)
 
 
 def _of_evaluated(groups: Sequence[Group]) -> list[Picture]:

@@ -158,7 +158,8 @@ def left_out(
         if r.path not in counted
     ]
     sweeps = {plan.parent for directory in directories for plan in directory.rglob(PLAN)}
-    return reasons + [(s, f"never started: {job}") for s in sorted(sweeps) for job in not_started(s)]
+    jobs = [(sweep, job) for sweep in sorted(sweeps) for job in not_started(sweep)]
+    return reasons + [(sweep / job.name, f"never started: {' '.join(job.overrides)}") for sweep, job in jobs]
 
 
 def seed_noise(groups: Sequence[Group], metric: str) -> float:

@@ -6,9 +6,10 @@ import csv
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich.table
 from rich.console import Console
@@ -24,6 +25,7 @@ from ladder_vae.comparison.tables import (
     run_tables,
     unit_table,
 )
+from ladder_vae.comparison.verdict import verdict
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
 from ladder_vae.runs.finding import find_runs
 from ladder_vae.runs.metrics import OF_RUNS, beta_stays_below_one, images_of, level_keys
@@ -32,6 +34,8 @@ from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import refuse_link_out, write_text
 
 TITLE = "Comparison of runs"
+VERDICT = "Verdict"
+REASON = 60  # characters of why a run is left out, in the verdict
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
@@ -61,19 +65,41 @@ def _no_formula(cell: Any) -> Any:
     return ("'" if cell.startswith(("=", "+", "-", "@")) else "") + printable(cell)
 
 
+class Drawn(NamedTuple):
+    """The pictures of a report.
+
+    Args:
+        panels: Go with the verdict.
+        images: Reconstructions and samples.
+        figures: All others.
+    """
+
+    panels: Sequence[Picture]
+    images: Sequence[Picture]
+    figures: Sequence[Picture]
+
+
 def sections(
-    groups: Sequence[Group], missing: Sequence[tuple[Path, str]], pictures: Sequence[Picture], folder: Path
+    groups: Sequence[Group],
+    missing: Sequence[tuple[Path, str]],
+    drawn: Drawn,
+    folder: Path,
 ) -> list[Section]:
-    """The report, in reading order: what was compared, how it differs, what is missing, figures.
+    """The report, in reading order: verdict, images, what was compared, how it differs, what is missing.
 
     Args:
         missing: Runs that are in no group, and why.
+        drawn: Its pictures.
         folder: Paths of these are shown relative to it.
     """
-    found = []
+    absent = [[os.path.relpath(where, folder), why] for where, why in missing]
+    left = [f"{name} ({textwrap.shorten(why, REASON, placeholder='...')})" for name, why in absent]
+    found = [Section(VERDICT, [*verdict(groups, left), *not_the_elbo(groups)], pictures=drawn.panels)]
+    if drawn.images:
+        found.append(Section("Images", pictures=drawn.images))
     if groups:
         (runs, *deep) = run_tables(groups)
-        note = " ".join([shared_settings(groups), *not_the_elbo(groups), READING])
+        note = f"{shared_settings(groups)} {READING}"
         found.append(Section("Runs", table=Table(*runs, note=note)))
         found += [Section("Rates of all levels", table=Table(*cells)) for cells in deep]
         split = evaluated_split(groups)
@@ -94,15 +120,12 @@ def sections(
         headings, rows = paired_rows(groups)
         if rows:
             found.append(Section("Image by image", table=Table(headings, rows, note=READING_PAIRS)))
-    else:
-        found.append(Section("Runs", ["No run has finished."]))
     if missing:
-        rows = [[os.path.relpath(where, folder), why] for where, why in missing]
         found.append(
-            Section("Not finished, and in no number or figure here", table=Table(["run", "why"], rows))
+            Section("Not finished, and in no number or figure here", table=Table(["run", "why"], absent))
         )
-    if pictures:
-        found.append(Section("Figures", pictures=pictures))
+    if drawn.figures:
+        found.append(Section("Figures", pictures=drawn.figures))
     return found
 
 
@@ -184,7 +207,9 @@ def not_the_elbo(groups: Sequence[Group]) -> list[str]:
 
 
 def report(directories: Sequence[Path], output: Path) -> list[Group]:
-    """Compare the runs below ``directories``: write ``report.md``, ``.html``, ``.csv``, ``figures/``; print.
+    """Compare the runs below ``directories``: write ``report.html``, ``.md``, ``.csv``, ``figures/``; print.
+
+    The last line printed is the path of ``report.html``.
 
     Returns:
         The groups that were compared; empty if no run has finished.
@@ -197,11 +222,11 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
         if record.finished:
             warn_of_changes(record.path)
     groups = group_runs(records)
-    from ladder_vae.comparison.figures import figures  # matplotlib takes longer to import than all else
+    from ladder_vae.comparison import figures  # matplotlib takes longer to import than all else
 
     missing = left_out(directories, records, groups)
-    pictures = figures(groups) if groups else []
-    page = sections(groups, missing, pictures, output)
+    drawn = Drawn(*(of(groups) if groups else [] for of in (figures.panels, figures.images, figures.figures)))
+    page = sections(groups, missing, drawn, output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         refuse_link_out(output / "figures", output)
@@ -214,11 +239,12 @@ def report(directories: Sequence[Path], output: Path) -> list[Group]:
             f"{error.filename or output} cannot be written ({error.strerror}); choose another --output"
         ) from None
     _print(page)
+    print(printable(str(output / "report.html")))
     return groups
 
 
 def _print(page: Sequence[Section]) -> None:
-    """The tables of the page, with those notes that say how to read differences."""
+    """The tables of the page, with those notes that say how to read differences, and last the verdict."""
     console = Console(width=None if sys.stdout.isatty() else 200)  # a file has room for every column
     for table in (section.table for section in page if section.table):
         if table.headings[0] == "run":
@@ -230,6 +256,8 @@ def _print(page: Sequence[Section]) -> None:
             _print_table(console, table)
         if table.headings[0] not in ("run", "model"):
             console.print(printable(table.note), markup=False)
+    for paragraph in page[0].paragraphs:  # of the verdict, below all tables, where a reader ends
+        console.print(printable(paragraph), style="bold", markup=False, highlight=False)
 
 
 def _turned(table: Table) -> Table:

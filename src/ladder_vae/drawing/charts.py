@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, MaxNLocator
 
 from ladder_vae.drawing.image_grids import DPI, save
 from ladder_vae.system.naming import z_name
@@ -25,55 +24,6 @@ MAX_BARS = 1_000  # of a panel of units
 PANELS, MAX_PANELS = 16, 32  # of units: beside each other, and in all (each takes longer, the more there are)
 MAX_ROWS, MAX_ESTIMATES = 60, 100  # bars with a label each, one below the other
 TALLEST = 36.0  # inches
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a plot against depth.
-
-    Args:
-        label: What distinguishes the line from others.
-        x: Numbers of levels, ascending.
-        mean: The mean over seeds at each x.
-        std: The standard deviation over seeds at each x; zero for a single run.
-    """
-
-    label: str
-    x: Sequence[int]
-    mean: Sequence[float]
-    std: Sequence[float]
-
-
-def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> None:
-    """Draw one panel per metric against the number of levels, with error bars over seeds.
-
-    Args:
-        path: PNG to write.
-        panels: Maps an axis label (metric and unit) to the lines of its panel.
-    """
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.1 * columns, 3.1 * rows), dpi=DPI)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    # A line may be missing in a panel, but it has the same color in all others.
-    labels = list(dict.fromkeys(line.label for series in panels.values() for line in series))
-    handles: dict[str, Any] = {}
-    for ax, (label, series) in zip(grid, panels.items(), strict=False):
-        for line in series:
-            color = f"C{labels.index(line.label)}"
-            drawn = ax.errorbar(line.x, line.mean, yerr=line.std, marker="o", capsize=3, color=color)
-            handles.setdefault(line.label, drawn)
-        _depth_axis(ax, sorted({x for line in series for x in line.x}))
-        ax.set_ylabel(textwrap.fill(label, 28))
-        ax.grid(alpha=0.3)
-        if max(abs(y) for line in series for y in line.mean) >= 1000:
-            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    for ax in grid[len(panels) :]:
-        ax.set_visible(False)
-    if len(labels) > 1:
-        _legend(figure, handles, loc="outside upper center", ncols=2)
-    figure.set_layout_engine("constrained")
-    save(figure, path)
 
 
 def save_by_level(path: Path, models: Mapping[str, Sequence[float]], *, label: str, title: str) -> None:
@@ -159,7 +109,7 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
     ax.grid(alpha=0.3)
     if len(curves) > 1:
         handles = {curve.label: line for curve, line in zip(curves, drawn, strict=True)}
-        _legend(figure, handles, loc="outside lower center", ncols=2)
+        legend(figure, handles, loc="outside lower center", ncols=2)
     elif curves:
         for k, value in zip(curves[0].k, curves[0].log_px, strict=True):
             ax.annotate(f"{value:.2f}", (k, value), xytext=(0, 8), textcoords="offset points", ha="center")
@@ -272,19 +222,7 @@ def _evenly_spaced(total: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int))
 
 
-def _depth_axis(ax: Axes, depths: Sequence[int]) -> None:
-    ax.set_xlabel("latent levels")
-    if max(depths) > 10 * min(depths):
-        ax.set_xscale("log")
-        ax.set_xticks(depths, [str(depth) for depth in depths])
-        ax.set_xticks([], minor=True)
-    elif len(depths) <= 8:
-        ax.set_xticks(depths)
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _legend(figure: Figure, handles: Mapping[str, Any], **style: Any) -> None:
+def legend(figure: Figure, handles: Mapping[str, Any], **style: Any) -> None:
     """Name the first ``MAX_NAMED`` handles, and say how many are left out."""
     named = dict(list(handles.items())[:MAX_NAMED])
     if left_out := len(handles) - len(named):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.image
 import numpy as np
@@ -62,6 +63,7 @@ def save_strips(
     columns: int,
     title: str,
     headings: Sequence[str] = (),
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Draw labeled strips of images below each other.
 
@@ -71,6 +73,7 @@ def save_strips(
         columns: Images per row.
         title: Title of the picture.
         headings: Headings of the columns, from the first column on.
+        notes: Maps the label of a strip to short lines of text beside it, on the right.
 
     Images keep their proportions, unless they would be too narrow or too flat to be seen. The picture shows
     at most ``MAX_STRIPS`` strips and says how many it leaves out.
@@ -82,6 +85,7 @@ def save_strips(
     labels = [textwrap.fill(label, 20) for label in strips]
     letters = max(len(line) for label in labels for line in label.split("\n"))
     width, margin, gap, top = 7.0, 0.2 + 0.085 * letters, 0.15, 0.65 if headings else 0.45  # inches
+    right = 0.085 * max((len(line) for note in notes.values() for line in note.split("\n")), default=0)
     lines = [-(-len(images) // columns) for images in rows.values()]
     # The scale is that of images which fill the width, or of tall ones which together are not too tall.
     h, w = next(iter(rows.values())).shape[1:3]
@@ -90,17 +94,21 @@ def save_strips(
     across = min(width, max(scale * wide, LEAST_SIDE * columns))
     heights = [max(scale * (n * (h + GAP) - GAP), LEAST_SIDE * n) for n in lines]
     height = sum(heights) + gap * len(strips) + top
-    figure = Figure(figsize=(width + margin, height), dpi=DPI)
+    whole = width + margin + right
+    figure = Figure(figsize=(whole, height), dpi=DPI)
     y = height - top
-    for label, image, inches in zip(labels, strips.values(), heights, strict=True):
-        left, bottom = margin / (width + margin), (y - inches) / height
-        box = (left, bottom, (across - 0.1) / (width + margin), inches / height)
+    named = zip(labels, strips.items(), heights, strict=True)
+    for label, (name, image), inches in named:
+        left, bottom = margin / whole, (y - inches) / height
+        box = (left, bottom, (across - 0.1) / whole, inches / height)
         ax = figure.add_axes(box)
         ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(notes.get(name, ""), (1, 0.5), xycoords="axes fraction", fontsize=9, **beside)
         y -= inches + gap
     pitch = (next(iter(strips.values())).shape[1] + GAP) / columns
     first = figure.axes[0]

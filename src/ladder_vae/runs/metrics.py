@@ -84,6 +84,13 @@ OF_RUNS = (
     Metric("train/seconds", "training", 0, "s", cost=True, in_hparams=True),
     Metric(SKIPPED, "skipped steps", 0, cost=True),
 )
+
+
+def of_runs(name: str) -> Metric:
+    """A metric of finished runs by its name; KeyError if there is none."""
+    return {metric.name: metric for metric in OF_RUNS}[name]
+
+
 #: Metrics of latent units: ``<split>/NAME`` of all levels together, ``<split>/NAME/z1`` of one.
 OF_UNITS = (
     Metric("active_units", "active units (KL)", 1),

@@ -94,10 +94,9 @@ def check_planned(path: Path, data: str) -> None:
             )
 
 
-def not_started(path: Path) -> list[str]:
-    """Overrides of those jobs of the sweep ``path`` that left no run; none where there is no plan."""
+def not_started(path: Path) -> list[PlannedJob]:
+    """Those jobs of the sweep ``path`` that left no run; none where there is no plan."""
     try:
-        jobs = read_plan(path)
+        return [job for job in read_plan(path) if not is_run(path / job.name)]
     except UserError:
         return []
-    return [" ".join(job.overrides) for job in jobs if not is_run(path / job.name)]
