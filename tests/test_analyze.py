@@ -1,8 +1,10 @@
 """``python -m ladder_vae.analyze`` as a user meets it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from test_errors import only_line
 from ladder_vae import analyze as entry
 from ladder_vae.analysis.classifier import VERSION
 from ladder_vae.analysis.embedding import _in_two_dimensions
+from ladder_vae.analysis.measure import share
 from ladder_vae.explorer import page as explorer
 from ladder_vae.runs.record import read_record
 from ladder_vae.system.errors import UserError
@@ -113,9 +116,41 @@ def test_part_of_the_images_has_names_of_its_own(trained, analyze):
     run = trained("logger=none")
     code, _, err = analyze(f"run={run}", "images=12", "show=[3,17]", "levels=[z2]")
     assert code == 0, err
+    assert "fitted on up to 10,000 training images" in (run / "analysis.md").read_text()  # half of 20,000
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_12/levels/images"] == 12
     assert not any(name.startswith("test/levels/") for name in metrics)
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "expected"),
+    [
+        ((None, None), 10_000, (20_000, 1_000)),
+        ((None, None), 1_000, (2_000, 100)),
+        ((5_000, 300), 1_000, (5_000, 300)),
+    ],
+)
+def test_a_part_of_the_images_takes_a_part_of_the_time(settings, images, expected):
+    data = SimpleNamespace(split=lambda name: range(10_000))
+    subject = SimpleNamespace(indices=range(images), data=data)
+    assert share(subject, SimpleNamespace(probe_images=settings[0], embedded=settings[1])) == expected
+
+
+@SKETCHED
+@pytest.mark.parametrize("terminal", [False, True])
+def test_which_step_of_how_many(trained, analyze, monkeypatch, terminal):
+    run = trained("logger=none")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    code, _, err = analyze(f"run={run}", "levels=[z1]", "show=[3]")
+    assert code == 0, err
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
+    if terminal:
+        last = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("run (1/1)")][-1]
+        assert re.match(r"run \(1/1\) +8/8 ━+", last)
+        return
+    steps = [int(number) for number in re.findall(r"^run \(1/1\): (\d+)/8 \w", shown, re.MULTILINE)]
+    assert steps == [*range(1, 9)]
 
 
 @SKETCHED
@@ -125,7 +160,7 @@ def test_a_run_that_is_too_large_to_play_with(trained, analyze, monkeypatch):
 
     monkeypatch.setattr(explorer, "write", refuse)
     run = trained("logger=none")
-    assert analyze(f"run={run}", "levels=[1]")[0] == 0
+    assert analyze(f"run={run}", "levels=[z1]")[0] == 0
     assert "There is no page to play with: it is too large." in (run / "analysis.md").read_text()
     assert "<iframe" not in (run / "analysis.html").read_text()
 

@@ -74,8 +74,8 @@ CASES = {
     ),
     "many depths": (
         [group(depth, [-90.0 + (depth == 4)]) for depth in range(1, 9)],
-        f"Seven more levels change the ELBO by less than 0.01 nats in all; the highest ELBO has L=4. {ONE_SEED} "
-        f"{EQUAL}",
+        "Seven more levels change the ELBO by less than 0.01 nats in all; the highest ELBO has L=4. "
+        f"{ONE_SEED} {EQUAL}",
     ),
     "beyond the words": (
         [group(20, [-92.0]), group(21, [-90.0]), group(64, [-89.0])],
@@ -135,8 +135,8 @@ def test_two_models():
     ]
     near = [group(2, around(-92.0), kind="BottomUpVAE"), group(2, around(-91.9))]
     assert verdict(near) == [
-        "The highest ELBO, -91.90 nats, has LadderVAE, L=2: 0.1 more than the best of the others, BottomUpVAE, "
-        "L=2, which seeds alone can make.",
+        "The highest ELBO, -91.90 nats, has LadderVAE, L=2: 0.1 more than the best of the others, "
+        "BottomUpVAE, L=2, which seeds alone can make.",
         "No model has several depths: what levels bring is unknown. Seeds scatter by 0.1 nats.",
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 
 from ladder_vae.analysis.findings import print_table, record, show_in_tensorboard
 from ladder_vae.analysis.measure import Settings, analyze, check
-from ladder_vae.analysis.page import MAX_SHOWN, write
+from ladder_vae.analysis.page import MAX_SHOWN, levels_drawn, write
 from ladder_vae.explorer import page as explorer
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
@@ -22,7 +21,9 @@ from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, attempt, printable
 from ladder_vae.system.machine import limit_threads
 from ladder_vae.system.naming import level_index
+from ladder_vae.system.steps import Steps
 
+STEPS = 7  # of an analysis, without an embedding a level
 LEAST = {"draws": 1, "probe_images": 1, "embedded": 1}
 
 
@@ -46,19 +47,17 @@ def run(cfg: DictConfig) -> None:
     device = choose_device(cfg.device)
 
     def work(subject: Subject, name: str) -> None:
-        def on_step(what: str) -> None:
-            print(f"{name}: {what}", file=sys.stderr, flush=True)
-
         path = subject.run.path
         try:
-            analysis = analyze(subject, settings, device, on_step)
-            entered = record(subject, analysis, settings)
-            drawn = write(subject, analysis, settings, on_step, _explorer(subject, on_step))
+            with Steps(name, STEPS + levels_drawn(subject, settings)) as on_step:
+                analysis = analyze(subject, settings, device, on_step)
+                entered = record(subject, analysis, settings)
+                drawn = write(subject, analysis, settings, on_step, _explorer(subject, on_step))
+                on_step("entering the figures")
+                if entered and subject.run.config.get("logger"):
+                    with attempt("writing to TensorBoard"):
+                        show_in_tensorboard(subject, analysis, drawn)
             print_table(subject, analysis)
-            if entered and subject.run.config.get("logger"):
-                on_step("writing to TensorBoard")
-                with attempt("writing to TensorBoard"):
-                    show_in_tensorboard(subject, analysis, drawn)
         except torch.OutOfMemoryError:
             raise UserError(f"out of memory on {device}; device=cpu has more") from None
         except OSError as error:

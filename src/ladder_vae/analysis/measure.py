@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from ladder_vae.runs.opened import Subject, check_learned
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.naming import z_name
 
+PROBE_IMAGES, EMBEDDED = 20_000, 1_000  # of an analysis of all test images
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,8 +30,9 @@ class Settings:
             rates.
         show: Indices of the test images in the pictures; None means the first of each class.
         draws: Draws per image when a level is drawn anew.
-        probe_images: Number of training images that probes are fitted on.
-        embedded: Number of test images in the embedding.
+        probe_images: Number of training images that probes are fitted on; None means :data:`PROBE_IMAGES`, or
+            of a part of the test images the same part of that.
+        embedded: Number of test images in the embedding; None means :data:`EMBEDDED`, or its part as above.
         seed: Seed of all draws.
         classifier_dir: Directory that keeps the judge.
     """
@@ -35,8 +40,8 @@ class Settings:
     levels: tuple[int, ...] | None
     show: tuple[int, ...] | None
     draws: int
-    probe_images: int
-    embedded: int
+    probe_images: int | None
+    embedded: int | None
     seed: int
     classifier_dir: Path
 
@@ -56,6 +61,15 @@ class Analysis:
     readings: Readings
     labels: Tensor | None
     remarks: str = ""
+
+
+def share(subject: Subject, settings: Settings) -> tuple[int, int]:
+    """How many training images probes are fitted on, and how many test images are embedded."""
+    part = len(subject.indices) / len(subject.data.split("test"))
+    return (
+        settings.probe_images or math.ceil(part * PROBE_IMAGES),
+        settings.embedded or math.ceil(part * EMBEDDED),
+    )
 
 
 def check(subject: Subject, settings: Settings) -> None:
@@ -90,8 +104,10 @@ def analyze(
     """
     data, index = subject.data, subject.indices
     model = subject.run.model.to(device)
-    train = data.sample("train", settings.probe_images)
-    judge = trained_classifier(data, settings.classifier_dir, on_step)
+    probe_images, _ = share(subject, settings)
+    train = data.sample("train", probe_images)
+    on_step("the classifier that judges images")
+    judge = trained_classifier(data, settings.classifier_dir, _announce)
     on_step(f"inferring {len(index):,} test and {len(train):,} training images")
     tested = read_levels(model, data, "test", index, settings.seed)
     trained = read_levels(model, data, "train", train, settings.seed)
@@ -110,6 +126,11 @@ def analyze(
         None if labels is None else labels[list(index)],
         probes.remarks,
     )
+
+
+def _announce(what: str) -> None:
+    """Say something within a step."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def _check_finite(subject: Subject, *values: Tensor) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ladder_vae.analysis import by_place, level_tables, manipulations, rate_maps, sentences
 from ladder_vae.analysis.embedding import embedded
-from ladder_vae.analysis.measure import Analysis, Settings
+from ladder_vae.analysis.measure import Analysis, Settings, share
 from ladder_vae.analysis.readings import Readings
 from ladder_vae.analysis.resolutions import has_places, level_names, places, resolution_name
 from ladder_vae.data.batches import spaced
@@ -76,6 +76,13 @@ def _explorer(explorer: Path | str) -> Section:
     return Section(title, [what], page=explorer)
 
 
+def levels_drawn(subject: Subject, settings: Settings) -> int:
+    """Number of levels that are drawn, and so embedded."""
+    if settings.levels is not None:
+        return len(set(settings.levels))
+    return min(subject.run.model.num_layers, MAX_LEVELS)
+
+
 def _chosen_levels(readings: Readings, named: Sequence[int] | None) -> list[int]:
     """Indices of the levels to draw, ascending."""
     if named is not None:
@@ -125,7 +132,7 @@ def _sections(
         ),
         *([by_place.what_a_place_does(gallery, readings.rates.mean(0))] if spatial else []),
     ]
-    points = spaced(len(readings.rates), settings.embedded)
+    points = spaced(len(readings.rates), max(LEAST_POINTS, share(subject, settings)[1]))
     for level in reversed(levels):
         drawn = [
             manipulations.resampled(gallery, level),
@@ -207,9 +214,9 @@ def _method(subject: Subject, analysis: Analysis, settings: Settings, levels: Se
     ]
     if "probe_pixels" in analysis.figures:
         paragraphs.append(
-            f"Probes are logistic regressions fitted on up to {settings.probe_images:,} training images, "
-            "features in their own units. How they and the judging classifier would come out from other "
-            "training images is in no error."
+            f"Probes are logistic regressions fitted on up to {share(subject, settings)[0]:,} training "
+            "images, features in their own units. How they and the judging classifier would come out from "
+            "other training images is in no error."
         )
     if analysis.remarks:
         paragraphs.append(analysis.remarks)

@@ -23,7 +23,7 @@ UNITS = {
 
 
 def panels(groups: Sequence[Group]) -> list[Picture]:
-    """What goes with the verdict, large: the ELBO and, of reconstructions, the MSE, or else the distortion."""
+    """What goes with the verdict, large: the ELBO, and the MSE of reconstructions or else the distortion."""
     found = []
     quality = [metric for metric in (MSE, DISTORTION) if any(g.values(metric.name) for g in groups)]
     for metric in (ELBO, *quality[:1]):

@@ -23,7 +23,7 @@ OF_TRAINING = ("data.batch_size", "data.eval_batch_size", "data.val_size", "data
 
 
 def verdict(groups: Sequence[Group], missing: Sequence[str] = ()) -> list[str]:
-    """Paragraphs: what more levels bring, how far seeds scatter, how reconstructions compare; what is missing.
+    """Paragraphs: what levels bring, how far seeds scatter, how reconstructions compare, what is missing.
 
     Args:
         groups: By series, then depth.
@@ -71,8 +71,8 @@ def _best(groups: Sequence[Group]) -> str:
     reached, lead = ELBO.text(first.mean(ELBO.name)), first.mean(ELBO.name) - second.mean(ELBO.name)
     chance = ", which seeds alone can make" if _by_chance(lead, first, second, groups) else ""
     return (
-        f"The highest ELBO, {reached} nats, has {first.label}: {_nats(lead)} more than the best of the others, "
-        f"{second.label}{chance}."
+        f"The highest ELBO, {reached} nats, has {first.label}: {_nats(lead)} more than the best of the "
+        f"others, {second.label}{chance}."
     )
 
 
@@ -167,7 +167,8 @@ def _reconstructions(groups: Sequence[Group]) -> str:
     if share < EQUAL:
         return f"Reconstructions are equal within {100 * share:.1f} % ({values})."
     best = min(known, key=known.__getitem__)
-    return f"The best reconstructions have {best} level{'s' if best > 1 else ''}: {values}, {100 * share:.0f} % apart."
+    levels = f"{best} level{'s' if best > 1 else ''}"
+    return f"The best reconstructions have {levels}: {values}, {100 * share:.0f} % apart."
 
 
 def _named(names: Sequence[str]) -> str:

@@ -86,7 +86,7 @@ def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int])
     Args:
         cfg: The settings.
         schema: The dataclass that lists all settings of the command.
-        least: Smallest allowed value by setting.
+        least: Smallest allowed value by setting, where it is not null.
 
     Raises:
         UserError: If a setting is unknown, missing, or out of range.
@@ -100,5 +100,5 @@ def check_settings(cfg: DictConfig, schema: type[Any], least: Mapping[str, int])
         raise UserError(f"checkpoint={cfg.checkpoint} is unknown; choose {', '.join(CHECKPOINTS)}")
     check_seed("seed", cfg.seed)
     for name, smallest in least.items():
-        if not smallest <= cfg[name] < MOST:
+        if cfg[name] is not None and not smallest <= cfg[name] < MOST:
             raise UserError(f"{name}={str(cfg[name])[:40]} must be at least {smallest} and below {MOST:.0e}")

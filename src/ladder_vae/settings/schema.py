@@ -128,8 +128,8 @@ class AnalyzeConfig:
     images: int | None = None
     data: DataPlace = field(default_factory=lambda: DataPlace())
     draws: int = MISSING
-    probe_images: int = MISSING
-    embedded: int = MISSING
+    probe_images: int | None = None
+    embedded: int | None = None
     checkpoint: str = MISSING
     seed: int = MISSING
     device: str = MISSING
