@@ -122,8 +122,9 @@ def _lines(ax: Axes, series: Sequence[Series], labels: Sequence[str], *, size: f
     for line in series:
         color = f"C{labels.index(line.label)}"
         (handles[line.label],) = ax.plot(line.x, line.mean, color=color, linewidth=1.2, zorder=2)
-        points = [(x, value) for x, values in zip(line.x, line.seeds, strict=True) for value in values]
-        ax.scatter(*zip(*points, strict=True), s=size, color=color, alpha=0.7, linewidths=0, zorder=3)
+        places = [x for x, values in zip(line.x, line.seeds, strict=True) for _ in values]
+        points = [value for values in line.seeds for value in values]
+        ax.scatter(places, points, s=size, color=color, alpha=0.7, linewidths=0, zorder=3)
     _depth_axis(ax, sorted({x for line in series for x in line.x}))
     ax.grid(alpha=0.3)
     if max(abs(y) for line in series for y in line.mean) >= 1000:
