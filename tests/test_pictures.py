@@ -199,6 +199,7 @@ def test_probes_are_limited_and_say_so(monkeypatch):
     features = [torch.from_numpy(rng.normal(size=(600, 4)))]
     readings = Readings(features, features, features, [torch.zeros(4)], torch.zeros(600, 1))
     monkeypatch.setattr(probes, "MAX_PRODUCTS", 1)
+    monkeypatch.setattr(probes, "MIN_ITERATIONS", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = probe_levels(data, range(600), readings, range(600), readings)

@@ -18,6 +18,8 @@ from ladder_vae.drawing.pages import Picture
 from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
+ITERATIONS = 500  # half of what scikit-learn takes: of a thousand points
+
 
 def embedded(
     level: int,
@@ -84,6 +86,7 @@ def _in_two_dimensions(features: np.ndarray, seed: int) -> np.ndarray:
     tsne = TSNE(
         init=init,
         perplexity=perplexity,
+        max_iter=ITERATIONS,
         random_state=stream_seed(seed, "embedding") % 2**32,
         n_jobs=torch.get_num_threads(),
     )
