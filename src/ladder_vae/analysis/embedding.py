@@ -18,7 +18,7 @@ from ladder_vae.drawing.pages import Picture
 from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
-ITERATIONS = 500  # half of what scikit-learn takes: of a thousand points
+ITERATIONS = 500  # of t-SNE; half of the default of scikit-learn
 
 
 def embedded(
