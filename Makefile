@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	>/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-depth evaluate analyze explorers record train tensorboard test test-all test-torch test-oldest bench bench-gpu lint clean
+.PHONY: help setup sweep-depth evaluate analyze explorers site record train tensorboard test test-all test-torch test-oldest bench bench-gpu lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,14 @@ explorers: $(READY) ## write the page on which one plays with levels, for each m
 		$(PY) -m ladder_vae.explore run=$$name || exit; \
 	done
 
+site: $(VENV)/.ready-site explorers ## build the documents as a site, with a reference, into site/ (minutes)
+	@$(PY) -m mkdocs build --strict --clean
+	@echo site/index.html
+
+$(VENV)/.ready-site: $(READY)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[site]"
+	@touch $@
+
 record: $(READY) ## train and evaluate the record model, going on where it was interrupted (hours)
 	@$(PY) experiments/deep_hierarchies/record.py $(args)
 
@@ -93,4 +101,4 @@ lint: $(READY) ## check style, types, and that imports point one way
 	@$(VENV)/bin/lint-imports
 
 clean: ## remove the environments and caches, never runs
-	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache build dist site
