@@ -1,4 +1,4 @@
-"""Every command of README and exercises runs as written; training commands with debug settings added."""
+"""Every command of README, exercises and pages on use runs as written; trainings with debug settings added."""
 
 import importlib.util
 import os
@@ -17,7 +17,9 @@ import yaml
 from ladder_vae.runs.plan import PlannedJob, write_plan
 
 ROOT = Path(__file__).parents[1]
-PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/exercises.md")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ON_USE = ("exercises", "runs", "settings", "evaluation", "analysis", "speed")
+PAGES = [README, *((ROOT / f"docs/{page}.md").read_text(encoding="utf-8") for page in ON_USE)]
 QUICK = [
     "trainer.max_epochs=1",
     "trainer.limit_train_batches=1",
@@ -43,6 +45,7 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[str]:
     text = "\n".join(blocks("bash")).replace("\\\n", " ")
     lines = [line.partition(" #")[0].strip() for line in text.splitlines()]
+    lines = [re.sub("^ladder-vae ", "python -m ladder_vae.", line) for line in lines]
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
@@ -52,7 +55,43 @@ def run_dir(trained):
 
 
 def test_there_are_commands():
-    assert len(commands()) > 8
+    assert len(commands()) > 20
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_contents_of_the_readme_are_its_headings():
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert re.findall(r"^\d+\. \[(.+)\]\(#(.+)\)$", README, re.MULTILINE) == list(
+        zip(headings, anchors, strict=True)
+    )
+
+
+def test_words_are_explained_before_the_first_number():
+    words, numbers = README.index("## Words"), README.index("ELBO (nats)")
+    for word in ("latent level", "nat", "ELBO", "distortion", "rate"):
+        assert words < README.index(f"**{word}**") < numbers
+
+
+def test_all_pages_expect_the_same_of_each_depth():
+    """The ELBOs that stand in README, exercises and the report of the sweep."""
+    rows = re.compile(r"^\| ([1235]) \| (-\d\d\.\d\d ± \d\.\d\d) \|", re.MULTILINE)
+    sweep = (ROOT / "experiments/depth_sweep/README.md").read_text(encoding="utf-8").partition("**How far")[0]
+    expected = rows.findall(README)
+    assert [levels for levels, _ in expected] == ["1", "2", "3", "5"]
+    assert rows.findall(PAGES[1]) == rows.findall(sweep) == expected
+
+
+def test_badges_tell_the_truth():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (first, last) = re.findall(r"badge/python-([\d.]+)_to_([\d.]+)-", README)[0]
+    assert f'requires-python = ">={first},<3.{int(last.partition(".")[2]) + 1}"' in project
+    texts = re.findall(r"badge/license-(.+?)-blue", README) + re.findall(r'^license = "(.+)"', project, re.MULTILINE)
+    badge, said = (re.findall(r"[A-Z]{2,}|\d", text.upper()) for text in texts)
+    assert badge == said
 
 
 def marked(lines: list[str]) -> list:
@@ -61,6 +100,12 @@ def marked(lines: list[str]) -> list:
         "make sweep-depth seed",
         "make sweep-depth resume",
         "make analyze",
+        "make explorers",
+        "python -m ladder_vae.explore",
+        "python -m ladder_vae.analyze run=three_levels",
+        "python -m ladder_vae.train model=diffusion",
+        "python -m ladder_vae.train experiment=diffusion_limit",
+        "python -m ladder_vae.sweep",
         'make evaluate args="num_samples=1000',
         "python -m ladder_vae.train --multirun model=",
         "python -m ladder_vae.train model=residual",
@@ -90,6 +135,8 @@ def test_python_commands(command, run_dir, npz, line):
             args += QUICK
             if "--multirun" in args and not any("seed=" in arg for arg in args):
                 args += ["seed=1"]
+    elif name == "sweep":
+        args += [*QUICK, "model.num_layers=1,2", "hydra.launcher.jobs=1"]
     elif name == "report":
         args = [str(run_dir.parent) if arg.startswith("runs") else arg for arg in args]
     code, out, err = command(name, *args)

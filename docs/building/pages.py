@@ -7,6 +7,7 @@ Added are a page for each module, from its docstrings, and the explorers of the 
 from __future__ import annotations
 
 import html
+import json
 import logging
 import os
 import re
@@ -14,11 +15,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
@@ -37,7 +40,7 @@ SHOWN = (
 )
 EXPLORERS = ROOT / "runs/released"
 REFERENCE = "reference"
-NOTEBOOK = "docs/manipulate.ipynb"
+NOTEBOOK = "docs/manipulate"
 log = logging.getLogger("mkdocs.hooks.pages")  # a warning of MkDocs, which --strict takes for an error
 
 
@@ -64,7 +67,8 @@ def explorers() -> dict[str, Path]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add to the contents what is not a file of the repository."""
+    """Add to the contents what is not a file of the repository. The notebook becomes a page in Markdown."""
+    config.nav = json.loads(json.dumps(config.nav).replace(f"{NOTEBOOK}.ipynb", f"{NOTEBOOK}.md"))
     tree: dict[str, list] = {}
     doors: list[str] = []
     for module in modules():
@@ -82,7 +86,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-@event_priority(100)  # before plug-ins look for notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace what was found below ``docs`` by files of the whole repository, and add those that are made."""
     found = Files([file for file in files if not file.abs_src_path or not Path(file.abs_src_path).is_relative_to(ROOT)])
@@ -96,9 +99,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         found.append(File.generated(config, page_of(module), content=f"---\ntitle: {title}\n---\n\n::: {module}\n"))
     for name, path in explorers().items():
         found.append(File.generated(config, f"explorers/{name}.html", abs_src_path=str(path)))
+    for name, content in executed(ROOT / f"{NOTEBOOK}.ipynb").items():
+        found.append(File.generated(config, f"docs/{name}", content=content))
     if explorers():
         found.append(File.generated(config, "explorers/index.md", content=_explorers_page()))
     return found
+
+
+def executed(path: Path) -> dict[str, str | bytes]:
+    """A page and its pictures, by name, of a notebook that is run for it. Raises CellExecutionError if it fails."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    place = {"output_files_dir": path.stem, "unique_key": "picture"}
+    text, made = MarkdownExporter().from_notebook_node(notebook, resources=place)
+    return {f"{path.stem}.md": text, **made["outputs"]}
 
 
 def _explorers_page() -> str:
@@ -115,10 +129,16 @@ def _explorers_page() -> str:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn what GitHub reads into what MkDocs reads: formulas, folded parts, links to modules."""
     uri = page.file.src_uri
-    if uri == NOTEBOOK:
-        return markdown
     markdown = re.sub(r"\$`([^`]+)`\$", r"\\(\1\\)", markdown)
-    markdown = markdown.replace("<details>", '<details markdown="1">')
+    markdown = re.sub(r"^```math\n(.*?)^```", r"\\[\n\1\\]", markdown, flags=re.MULTILINE | re.DOTALL)
+    markdown = re.sub(r"^\[!\[.*img\.shields\.io.*\n", "", markdown, flags=re.MULTILINE)  # the site loads nothing
+    markdown = markdown.replace("<details>", '<details markdown="1">').replace("manipulate.ipynb)", "manipulate.md)")
+    if uri == f"{NOTEBOOK}.md":
+        links = "[Download this notebook](manipulate.ipynb)"
+        if config.repo_url:
+            where = urlsplit(config.repo_url).path.strip("/")
+            links += f" · [Open it in Colab](https://colab.research.google.com/github/{where}/blob/main/{NOTEBOOK}.ipynb)"
+        markdown = markdown.replace("\n\n", f"\n\n{links}\n\n", 1)
 
     def to_reference(match: re.Match[str]) -> str:
         module = ".".join(match["path"].removesuffix("/__init__").split("/"))
@@ -139,10 +159,6 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
     content = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', inline, content, flags=re.DOTALL)
     content = re.sub(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', block, content, flags=re.DOTALL)
-    if page.file.src_uri == NOTEBOOK and config.repo_url:
-        where = urlsplit(config.repo_url).path.strip("/")
-        link = f"https://colab.research.google.com/github/{where}/blob/main/{NOTEBOOK}"
-        content = f'<p><a href="{link}">Open in Colab</a></p>\n{content}'
     return content
 
 

@@ -1,4 +1,4 @@
-"""An extension of Griffe: docstrings refer to each other by Sphinx roles, which become links of MkDocs."""
+"""An extension of Griffe: what our docstrings have that it does not read. Sphinx roles become links of MkDocs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROLE = re.compile(r":(?:mod|class|func|meth|attr|data):`(?P<short>~?)(?P<path>[\
 
 
 class Roles(griffe.Extension):
-    """Rewrites ``:func:`~ladder_vae.maths.bounds.importance_bound``` to a link with the last name."""
+    """Rewrites docstrings, say ``:func:`~ladder_vae.maths.bounds.importance_bound``` to a link with the last name."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Once all of a package is known."""
@@ -21,7 +21,10 @@ class Roles(griffe.Extension):
     def _visit(self, found: griffe.Object) -> None:
         if found.docstring is not None:
             text = ROLE.sub(lambda match: self._link(match, found), found.docstring.value)
-            found.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+            text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+            if found.is_class and "NamedTuple" in map(str, found.bases):  # Griffe knows no constructor of it
+                text = text.replace("Args:\n", "Attributes:\n")
+            found.docstring.value = text
         for member in found.members.values():
             if not member.is_alias:
                 self._visit(member)

@@ -15,7 +15,7 @@ INTERRUPTED = 128 + 2  # after Ctrl-C
 class Stops:
     """What was asked for by a signal.
 
-    Args:
+    Attributes:
         terminated: Whether SIGTERM or SIGUSR1 arrived.
     """
 
