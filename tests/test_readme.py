@@ -1,4 +1,4 @@
-"""Every command of README, exercises and pages on use runs as written; trainings with debug settings added."""
+"""Every command of README, exercises and pages on use runs as written, trainings with debug settings."""
 
 import importlib.util
 import os
@@ -89,7 +89,9 @@ def test_badges_tell_the_truth():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (first, last) = re.findall(r"badge/python-([\d.]+)_to_([\d.]+)-", README)[0]
     assert f'requires-python = ">={first},<3.{int(last.partition(".")[2]) + 1}"' in project
-    texts = re.findall(r"badge/license-(.+?)-blue", README) + re.findall(r'^license = "(.+)"', project, re.MULTILINE)
+    texts = re.findall(r"badge/license-(.+?)-blue", README) + re.findall(
+        r'^license = "(.+)"', project, re.MULTILINE
+    )
     badge, said = (re.findall(r"[A-Z]{2,}|\d", text.upper()) for text in texts)
     assert badge == said
 

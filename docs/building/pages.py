@@ -1,7 +1,7 @@
-"""A hook of MkDocs: which files of the repository are pages of the site, and what it takes to show them there.
+"""A hook of MkDocs: which files of the repository are pages of the site, and what it takes to show them.
 
-Pages keep the paths that they have in the repository, so that their links lead to the same places here and there.
-Added are a page for each module, from its docstrings, and the explorers of the models that come along.
+Pages keep the paths that they have in the repository, so that their links lead to the same places here and
+there. Added are a page for each module, from its docstrings, and the explorers of the models that come along.
 """
 
 from __future__ import annotations
@@ -41,6 +41,19 @@ SHOWN = (
 EXPLORERS = ROOT / "runs/released"
 REFERENCE = "reference"
 NOTEBOOK = "docs/manipulate"
+COLAB = "https://colab.research.google.com/github"
+PLAY = """# Play with levels
+
+Each of these pages holds a trained model and computes in your browser: draw a level anew, take it from another
+image, move a single unit, or draw a digit and see what every level makes of it. They can be saved and opened
+without a network.
+
+{links}
+
+[![The explorer](../docs/explorer.png)](three_levels.html)
+
+`ladder-vae explore run=<run_dir>` writes such a page of a model of yours.
+"""
 log = logging.getLogger("mkdocs.hooks.pages")  # a warning of MkDocs, which --strict takes for an error
 
 
@@ -56,9 +69,8 @@ def modules() -> list[str]:
 
 def page_of(module: str) -> str:
     """Where the page of a module lies; a package is the first page of its folder."""
-    parts = module.split(".")[1:]
-    folder = SOURCE.joinpath(*module.split(".")).is_dir()
-    return "/".join([REFERENCE, *parts, "index.md"] if folder else [REFERENCE, *parts]) + ("" if folder else ".md")
+    name = "/".join([REFERENCE, *module.split(".")[1:]])
+    return f"{name}/index.md" if SOURCE.joinpath(*module.split(".")).is_dir() else f"{name}.md"
 
 
 def explorers() -> dict[str, Path]:
@@ -88,7 +100,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace what was found below ``docs`` by files of the whole repository, and add those that are made."""
-    found = Files([file for file in files if not file.abs_src_path or not Path(file.abs_src_path).is_relative_to(ROOT)])
+    found = Files(
+        [file for file in files if not file.abs_src_path or not Path(file.abs_src_path).is_relative_to(ROOT)]
+    )
     for pattern in SHOWN:
         for path in sorted(ROOT.glob(pattern)):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -96,18 +110,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 found.append(File.generated(config, name, abs_src_path=str(path)))
     for module in modules():
         title = module.rpartition(".")[2]
-        found.append(File.generated(config, page_of(module), content=f"---\ntitle: {title}\n---\n\n::: {module}\n"))
+        found.append(
+            File.generated(config, page_of(module), content=f"---\ntitle: {title}\n---\n\n::: {module}\n")
+        )
     for name, path in explorers().items():
         found.append(File.generated(config, f"explorers/{name}.html", abs_src_path=str(path)))
     for name, content in executed(ROOT / f"{NOTEBOOK}.ipynb").items():
         found.append(File.generated(config, f"docs/{name}", content=content))
     if explorers():
-        found.append(File.generated(config, "explorers/index.md", content=_explorers_page()))
+        links = "\n".join(f"- [{name}]({name}.html)" for name in explorers())
+        found.append(File.generated(config, "explorers/index.md", content=PLAY.format(links=links)))
     return found
 
 
 def executed(path: Path) -> dict[str, str | bytes]:
-    """A page and its pictures, by name, of a notebook that is run for it. Raises CellExecutionError if it fails."""
+    """A page and its pictures, by name, of a notebook that is run. Raises CellExecutionError if it fails."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     place = {"output_files_dir": path.stem, "unique_key": "picture"}
@@ -115,29 +132,20 @@ def executed(path: Path) -> dict[str, str | bytes]:
     return {f"{path.stem}.md": text, **made["outputs"]}
 
 
-def _explorers_page() -> str:
-    links = "\n".join(f"- [{name}]({name}.html)" for name in explorers())
-    return (
-        "# Play with levels\n\nEach of these pages holds a trained model and computes in your browser: draw a level "
-        "anew, take it from another image, move a single unit, or draw a digit and see what every level makes of it. "
-        "They can be saved and opened without a network.\n\n"
-        f"{links}\n\n[![The explorer](../docs/explorer.png)](three_levels.html)\n\n"
-        "`ladder-vae explore run=<run_dir>` writes such a page of a model of yours.\n"
-    )
-
-
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn what GitHub reads into what MkDocs reads: formulas, folded parts, links to modules."""
     uri = page.file.src_uri
     markdown = re.sub(r"\$`([^`]+)`\$", r"\\(\1\\)", markdown)
     markdown = re.sub(r"^```math\n(.*?)^```", r"\\[\n\1\\]", markdown, flags=re.MULTILINE | re.DOTALL)
-    markdown = re.sub(r"^\[!\[.*img\.shields\.io.*\n", "", markdown, flags=re.MULTILINE)  # the site loads nothing
-    markdown = markdown.replace("<details>", '<details markdown="1">').replace("manipulate.ipynb)", "manipulate.md)")
+    badges = r"^\[!\[.*img\.shields\.io.*\n"  # the site loads nothing from elsewhere
+    markdown = re.sub(badges, "", markdown, flags=re.MULTILINE)
+    markdown = markdown.replace("<details>", '<details markdown="1">')
+    markdown = markdown.replace("manipulate.ipynb)", "manipulate.md)")
     if uri == f"{NOTEBOOK}.md":
         links = "[Download this notebook](manipulate.ipynb)"
         if config.repo_url:
             where = urlsplit(config.repo_url).path.strip("/")
-            links += f" · [Open it in Colab](https://colab.research.google.com/github/{where}/blob/main/{NOTEBOOK}.ipynb)"
+            links += f" · [Open it in Colab]({COLAB}/{where}/blob/main/{NOTEBOOK}.ipynb)"
         markdown = markdown.replace("\n\n", f"\n\n{links}\n\n", 1)
 
     def to_reference(match: re.Match[str]) -> str:

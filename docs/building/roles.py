@@ -1,4 +1,4 @@
-"""An extension of Griffe: what our docstrings have that it does not read. Sphinx roles become links of MkDocs."""
+"""An extension of Griffe for what it does not read in our docstrings: Sphinx roles become links of MkDocs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROLE = re.compile(r":(?:mod|class|func|meth|attr|data):`(?P<short>~?)(?P<path>[\
 
 
 class Roles(griffe.Extension):
-    """Rewrites docstrings, say ``:func:`~ladder_vae.maths.bounds.importance_bound``` to a link with the last name."""
+    """Rewrites ``:func:`~ladder_vae.maths.bounds.importance_bound``` to a link, and the like."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Once all of a package is known."""
@@ -51,5 +51,7 @@ class Roles(griffe.Extension):
             found = found.final_target if found.is_alias else found
         except (KeyError, griffe.AliasResolutionError, griffe.CyclicAliasError):
             return None
-        shown = found.docstring is not None and not any(part.startswith("_") for part in found.path.split("."))
+        shown = found.docstring is not None and not any(
+            part.startswith("_") for part in found.path.split(".")
+        )
         return found.path if shown else None
