@@ -23,6 +23,8 @@ from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
+import ladder_vae
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 SHOWN = (
@@ -44,9 +46,9 @@ NOTEBOOK = "docs/manipulate"
 COLAB = "https://colab.research.google.com/github"
 PLAY = """# Play with levels
 
-Each of these pages holds a trained model and computes in your browser: draw a level anew, take it from another
-image, move a single unit, or draw a digit and see what every level makes of it. They can be saved and opened
-without a network.
+Each of these pages holds a trained model and computes in your browser: draw a level anew, take it from
+another image, move a single unit, or draw a digit and see what every level makes of it. They can be saved and
+opened without a network.
 
 {links}
 
@@ -109,10 +111,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 name = path.relative_to(ROOT).as_posix()
                 found.append(File.generated(config, name, abs_src_path=str(path)))
     for module in modules():
-        title = module.rpartition(".")[2]
-        found.append(
-            File.generated(config, page_of(module), content=f"---\ntitle: {title}\n---\n\n::: {module}\n")
-        )
+        content = f"---\ntitle: {module.rpartition('.')[2]}\n---\n\n::: {module}\n"
+        if module == "ladder_vae":
+            homes = ladder_vae._HOMES.items()
+            content += (
+                "\n" + "\n".join(f"- [`{name}`][ladder_vae.{home}.{name}]" for name, home in homes) + "\n"
+            )
+        found.append(File.generated(config, page_of(module), content=content))
     for name, path in explorers().items():
         found.append(File.generated(config, f"explorers/{name}.html", abs_src_path=str(path)))
     for name, content in executed(ROOT / f"{NOTEBOOK}.ipynb").items():
