@@ -82,7 +82,7 @@ def test_help_has_every_key_and_says_what_it_is(config):
 def test_help_of_training_has_the_keys_of_the_choices():
     text = help_of("train", "config", ["model=nvae", "seed=2"])
     assert "model=nvae" in text
-    assert "(bottom_up, convolutional, diffusion, ladder, nvae, residual, textbook)" in text
+    assert "(bottom_up, convolutional, diffusion, ladder, nvae, residual, textbook)" in " ".join(text.split())
     assert "model.scale=0.5" in text
     assert "model.latent_sizes" not in text
     assert "data.batch_size=512" in text  # of the file that data sets begin with

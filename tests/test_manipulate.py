@@ -66,7 +66,7 @@ def test_levels_above_are_untouched_and_levels_below_follow(cls, level):
             assert torch.equal(before[other], after[other])
         else:  # the level itself, and every latent below it, image by image
             assert ((before[other] - after[other]).abs().flatten(1).max(1).values > 1e-6).all()
-    assert ((render(model, code) - render(model, changed)).abs().flatten(1).max(1).values > 1e-9).all()
+    assert ((render(model, code) - render(model, changed)).abs().flatten(1).max(1).values > 0).all()
     for other in ALL:
         assert torch.equal(changed[other], code[other]) == (other != level)
 
