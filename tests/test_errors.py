@@ -16,7 +16,7 @@ BAD = {
     "model.num_layers=0": "num_layers=0 is not between 1 and 64",
     "model.num_layers=65": "num_layers=65 is not between 1 and 64",
     "model.latent_sizes=[4,3,2]": "num_layers=2 needs 2 latent sizes, got 3",
-    "model=laddder": "there is no model/laddder; choose bottom_up, convolutional, ladder, nvae, "
+    "model=laddder": "there is no model/laddder; choose bottom_up, convolutional, diffusion, ladder, nvae, "
     "residual, textbook",
     "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
     "objective.importance_samples=0": "importance_samples must be at least 1",

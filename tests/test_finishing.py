@@ -68,7 +68,7 @@ def test_a_broken_sweep_is_finished_by_one_command(command, npz, in_this_process
 
     code, out, err = command("train", "finish=sweep")
     assert code == 0, err
-    assert out.splitlines()[-1] == "sweep/report.md"
+    assert out.splitlines()[-1] == "sweep/report.html"
     assert in_this_process[0] == [f"resume=sweep/{names[1]}"]
     assert in_this_process[1][-2:] == ["hydra.mode=RUN", f"run_dir=sweep/{names[2]}"]
     assert table(Path("sweep")) == undisturbed

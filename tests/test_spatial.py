@@ -286,8 +286,8 @@ def test_the_page_of_a_convolutional_run(trained, command, monkeypatch):
     text = (run / "analysis.md").read_text()
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
-        "At a glance", "The figures", "Where the rate is", "All levels", "What a place does",
-        "Level z2", "Level z1", "How it was made",
+        "At a glance", "Play with the levels", "The figures", "Where the rate is", "All levels",
+        "What a place does", "Level z2", "Level z1", "How it was made",
     ]  # fmt: skip
     drawn = {path.stem for path in (run / "figures/levels").iterdir()}
     assert drawn >= {

@@ -88,13 +88,13 @@ def test_what_was_tested_is_what_best_ckpt_holds(train, npz):
 def test_training_images_are_measured_as_test_images_are(train, npz, monkeypatch):
     """Evenly spaced, unwarped, by the averaged weights in evaluation mode; in TensorBoard, too."""
     monkeypatch.setattr(fit, "TRAINING_IMAGES", 20)
-    seen, measure = [], fit.image_statistics
+    seen, measure = [], fit.shared_statistics
 
     def record(model, x, indices, settings):
         seen.append(len(x))
         return measure(model, x, indices, settings)
 
-    monkeypatch.setattr(fit, "image_statistics", record)
+    monkeypatch.setattr(fit, "shared_statistics", record)
     run = train("data.val_size=8", "data.warp=0.2", "data.eval_batch_size=7", "optimizer.lr=0.05")
     metrics, loaded = json.loads((run / "metrics.json").read_text()), load_run(run)
     index = [i * 32 // 20 for i in range(20)]
