@@ -1,10 +1,13 @@
 """`python -m ladder_vae.limit`: what it leaves, and what it refuses."""
 
 import csv
+import json
 import math
 
 import pytest
 from PIL import Image
+
+from ladder_vae.drawing import limit_charts
 
 SETTINGS = ("draws=4", "images=6", "steps=[1,2,4]", "device=cpu")
 
@@ -15,8 +18,14 @@ def diffusion(trained):
                    "model.num_layers=3", run_dir="diffusion")  # fmt: skip
 
 
-def test_what_a_look_at_the_limit_leaves(diffusion, trained, command):
+def test_what_a_look_at_the_limit_leaves(diffusion, trained, command, monkeypatch):
     other = trained("model=ladder", run_dir="ladder")
+    beside, draw = [], limit_charts.save_bounds_by_steps
+    monkeypatch.setattr(
+        limit_charts,
+        "save_bounds_by_steps",
+        lambda *given, **named: (beside.append(named["others"]), draw(*given, **named)),
+    )
     code, out, err = command("limit", f"run={diffusion}", *SETTINGS, f"beside=[{other}]")
     assert code == 0, err
     assert out.splitlines()[-1] == str(diffusion / "limit.html")
@@ -38,7 +47,9 @@ def test_what_a_look_at_the_limit_leaves(diffusion, trained, command):
     page = (diffusion / "limit.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert page.count("data:image/gif;base64,") == 1
-    assert "LadderVAE" in (diffusion / "limit.md").read_text() or (diffusion / "limit/bounds.png").exists()
+    elbo = json.loads((other / "metrics.json").read_text())["test/elbo"]
+    assert beside == [{f"LadderVAE, 2 levels (ladder): {elbo:.2f}": (2, elbo)}]
+    assert (diffusion / "limit/bounds.png").exists()
     with Image.open(diffusion / "limit" / "there_and_back.gif") as animation:
         assert animation.n_frames > 10
 

@@ -16,10 +16,9 @@ from ladder_vae.analysis.page import MAX_SHOWN, levels_drawn, write
 from ladder_vae.explorer import page as explorer
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
-from ladder_vae.settings import command_line, composition, schema
+from ladder_vae.settings import composition, schema
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, attempt, printable
-from ladder_vae.system.machine import limit_threads
 from ladder_vae.system.naming import level_index
 from ladder_vae.system.steps import Steps
 
@@ -93,14 +92,7 @@ def _level(named: Any) -> int:
 
 def main() -> None:
     """Entry point."""
-    schema.register()
-    limit_threads()
-    command_line.run(_checked)
-
-
-def _checked() -> None:
-    for cfg in composition.compose("analyze"):
-        run(cfg)
+    composition.start("analyze", run)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from ladder_vae.models.passes import draws_per_pass
 from ladder_vae.runs.metrics import IMAGES_OF
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
-from ladder_vae.settings import command_line, composition, schema
+from ladder_vae.settings import composition, schema
 from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, warn
-from ladder_vae.system.machine import limit_threads
 
 
 def run(cfg: DictConfig) -> None:
@@ -85,14 +84,7 @@ def _chunk_size(asked: Any) -> int | None:
 
 def main() -> None:
     """Entry point."""
-    schema.register()
-    limit_threads()
-    command_line.run(_checked)
-
-
-def _checked() -> None:
-    for cfg in composition.compose("evaluate"):
-        run(cfg)
+    composition.start("evaluate", run)
 
 
 if __name__ == "__main__":

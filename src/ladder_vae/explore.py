@@ -9,9 +9,8 @@ from omegaconf import DictConfig
 from ladder_vae.explorer import page
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
-from ladder_vae.settings import command_line, composition, schema
+from ladder_vae.settings import composition, schema
 from ladder_vae.system.errors import UserError, printable
-from ladder_vae.system.machine import limit_threads
 
 
 def run(cfg: DictConfig) -> None:
@@ -37,14 +36,7 @@ def run(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point."""
-    schema.register()
-    limit_threads()
-    command_line.run(_checked)
-
-
-def _checked() -> None:
-    for cfg in composition.compose("explore"):
-        run(cfg)
+    composition.start("explore", run)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from omegaconf import DictConfig
 
 from ladder_vae.exporting import bundle, graphs, hub
 from ladder_vae.runs.releases import run_directory
-from ladder_vae.settings import command_line, composition, schema
+from ladder_vae.settings import composition, schema
 from ladder_vae.system.errors import UserError, printable
-from ladder_vae.system.machine import limit_threads
 
 
 def run(cfg: DictConfig) -> None:
@@ -51,14 +50,7 @@ def run(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point."""
-    schema.register()
-    limit_threads()
-    command_line.run(_checked)
-
-
-def _checked() -> None:
-    for cfg in composition.compose("export"):
-        run(cfg)
+    composition.start("export", run)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from ladder_vae.runs.metrics import IMAGES_OF
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.record import read_record
 from ladder_vae.runs.releases import own_copy, run_directory
-from ladder_vae.settings import command_line, composition, schema
+from ladder_vae.settings import composition, schema
 from ladder_vae.system.devices import choose_device
 from ladder_vae.system.errors import UserError, printable
-from ladder_vae.system.machine import limit_threads
 
 
 def run(cfg: DictConfig) -> None:
@@ -67,14 +66,7 @@ def _other(path: str) -> tuple[str, tuple[int, float]]:
 
 def main() -> None:
     """Entry point."""
-    schema.register()
-    limit_threads()
-    command_line.run(_checked)
-
-
-def _checked() -> None:
-    for cfg in composition.compose("limit"):
-        run(cfg)
+    composition.start("limit", run)
 
 
 if __name__ == "__main__":

@@ -155,8 +155,7 @@ def measure(
                 paths[Kind(steps, kind, True)] = best_path(seen, steps, kind)
     on_step(f"T = {', '.join(map(str, sorted({kind.steps for kind in paths})))}")
     found = _on_grid(model, subject, settings, device, paths)
-    limit = model.with_steps(max(settings.steps))
-    limit.continuous = True
+    limit = model.with_steps(max(settings.steps), continuous=True)
     on_step("T = infinity")
     found.append(_sampled(limit, subject, settings, device, Kind(LIMIT, "gaussian", False)))
     for even in (Kind(steps, transition, False) for transition in kinds for steps in settings.steps):
@@ -218,7 +217,9 @@ def _sampled(
     model: Diffusion, subject: Subject, settings: Settings, device: torch.device, kind: Kind
 ) -> Bound:
     """The bound of a model, each image at times that are spread evenly."""
-    draws = settings.draws if kind.steps in (LIMIT, settings.draws) else _rounded(settings.draws, kind.steps)
+    # As often at each level, unless there are more levels than draws.
+    each = kind.steps if LIMIT < kind.steps <= settings.draws else 1
+    draws = -(-settings.draws // each) * each
     parts = [
         model.estimate(x, keys, draws, max(1, settings.chunk_size // len(x)))
         for x, keys in _batches(subject, settings, device, max(1, settings.chunk_size // min(draws, 100)))
@@ -226,11 +227,6 @@ def _sampled(
     rates = torch.cat([part.rates for part in parts], 1)  # (L, M)
     distortion = torch.cat([part.distortion for part in parts])
     return _bound(kind, distortion, rates, torch.linspace(0, 1, model.num_layers))
-
-
-def _rounded(draws: int, steps: int) -> int:
-    """A multiple of the steps, where that is not many more draws."""
-    return draws if steps > draws else -(-draws // steps) * steps
 
 
 def _batches(

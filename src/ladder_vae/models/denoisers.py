@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,32 @@ class Attention(nn.Module):
         return h + self.write(mixed).unflatten(1, h.shape[1:3])
 
 
+class Sizes(NamedTuple):
+    """How large a denoiser is.
+
+    Args:
+        width: Features at the largest resolution, and twice as many below it.
+        blocks: Cells at each resolution, each way.
+        patch: Side of the patches that the image is cut into at first; 1 is exact and slow.
+        ratio: Features within a cell, as a share of those between cells.
+        attention: Whether pixels attend to each other at the smallest resolution.
+    """
+
+    width: int
+    blocks: int
+    patch: int
+    ratio: float
+    attention: bool
+
+    def check(self) -> None:
+        """Raises ValueError if a number is out of range."""
+        for name, most in (("width", 4096), ("blocks", 100), ("patch", 16)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)} must be between 1 and {most}")
+        if not 0 < self.ratio <= 4:
+            raise ValueError(f"ratio={self.ratio:g} must be above 0 and at most 4")
+
+
 class UNet(nn.Module):
     """Down from resolution to resolution and up again, with a sum of the features of the way down.
 
@@ -89,46 +116,32 @@ class UNet(nn.Module):
     Args:
         image: Shape of the images, (C, H, W).
         outputs: Channels of the result.
-        width: Features at the largest resolution, and twice as many below it.
-        blocks: Cells at each resolution, each way.
-        patch: Side of the patches that the image is cut into at first; 1 is exact and slow.
-        ratio: Features within a cell, as a share of those between cells.
-        attention: Whether pixels attend to each other at the smallest resolution.
+        sizes: Of the net.
     """
 
-    def __init__(
-        self,
-        image: ImageShape,
-        outputs: int,
-        *,
-        width: int,
-        blocks: int,
-        patch: int,
-        ratio: float,
-        attention: bool,
-    ) -> None:
+    def __init__(self, image: ImageShape, outputs: int, sizes: Sizes) -> None:
         super().__init__()
+        width, blocks, patch, ratio, attention = sizes
         size = (-(-image[1] // patch), -(-image[2] // patch))
-        sizes = [size]
-        while (max(sizes[-1]) + 1) // 2 >= SMALLEST:
-            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        widths = [width] + [2 * width] * (len(sizes) - 1)
-        noise_width = width
-        self.noise = NoiseFeatures(noise_width)
-        depth = blocks * (2 * len(sizes))
+        areas = [size]
+        while (max(areas[-1]) + 1) // 2 >= SMALLEST:
+            areas.append(((areas[-1][0] + 1) // 2, (areas[-1][1] + 1) // 2))
+        widths = [width] + [2 * width] * (len(areas) - 1)
+        self.noise = NoiseFeatures(width)
+        depth = 2 * blocks * len(areas)
 
-        def cells(place: int, count: int) -> nn.ModuleList:
+        def cells(place: int) -> nn.ModuleList:
             hidden = max(1, round(widths[place] * ratio))
-            made = [NoisyCell(widths[place], sizes[place], hidden, depth, noise_width) for _ in range(count)]
+            made = [NoisyCell(widths[place], areas[place], hidden, depth, width) for _ in range(blocks)]
             return nn.ModuleList(made)
 
         self.stem = Patches(image[0], patch, size, width)
-        places = range(len(sizes))
-        self.down = nn.ModuleList(cells(place, blocks) for place in places)
-        self.up = nn.ModuleList(cells(place, blocks) for place in places)
+        places = range(len(areas))
+        self.down = nn.ModuleList(cells(place) for place in places)
+        self.up = nn.ModuleList(cells(place) for place in places)
         self.attention = Attention(widths[-1]) if attention else nn.Identity()
         self.halve = nn.ModuleList(Halve(2, widths[i], widths[i + 1]) for i in places[:-1])
-        self.enlarge = nn.ModuleList(Enlarge(2, sizes[i], widths[i + 1], widths[i]) for i in places[:-1])
+        self.enlarge = nn.ModuleList(Enlarge(2, areas[i], widths[i + 1], widths[i]) for i in places[:-1])
         head = nn.Sequential(nn.LayerNorm(width), nn.SiLU())
         self.head = PatchDecoder(head, width, patch, (outputs, *image[1:]))
         scale(self.head.linear, 0.1)
@@ -152,13 +165,13 @@ class UNet(nn.Module):
 class DenseDenoiser(nn.Module):
     """Dense layers, to which the order of the pixels means nothing. Arguments are those of :class:`UNet`.
 
-    Hidden layers have ``4 * width`` features.
+    Hidden layers have ``4 * width`` features; of the sizes only width and blocks matter.
     """
 
-    def __init__(self, image: ImageShape, outputs: int, *, width: int, blocks: int) -> None:
+    def __init__(self, image: ImageShape, outputs: int, sizes: Sizes) -> None:
         super().__init__()
         self.shape = (outputs, *image[1:])
-        hidden = 4 * width
+        width, blocks, hidden = sizes.width, sizes.blocks, 4 * sizes.width
         self.noise = NoiseFeatures(width)
         self.stem = nn.Linear(math.prod(image), hidden)
         self.body = nn.ModuleList(
@@ -174,32 +187,5 @@ class DenseDenoiser(nn.Module):
         return self.head(h[:, 0, 0]).unflatten(-1, self.shape)
 
 
-DENOISERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dense": DenseDenoiser}
-
-
-def make_denoiser(
-    name: str,
-    image: ImageShape,
-    outputs: int,
-    *,
-    width: int,
-    blocks: int,
-    patch: int,
-    ratio: float,
-    attention: bool,
-) -> nn.Module:
-    """A denoiser by its name in ``DENOISERS``; see :class:`UNet` for the settings.
-
-    Raises:
-        ValueError: If the name is unknown or a number out of range.
-    """
-    if name not in DENOISERS:
-        raise ValueError(f"denoiser={name} is unknown; choose {', '.join(DENOISERS)}")
-    for key, value, most in (("width", width, 4096), ("blocks", blocks, 100), ("patch", patch, 16)):
-        if not 1 <= value <= most:
-            raise ValueError(f"{key}={value} must be between 1 and {most}")
-    if not 0 < ratio <= 4:
-        raise ValueError(f"ratio={ratio:g} must be above 0 and at most 4")
-    if name == "dense":
-        return DenseDenoiser(image, outputs, width=width, blocks=blocks)
-    return UNet(image, outputs, width=width, blocks=blocks, patch=patch, ratio=ratio, attention=attention)
+#: Each makes a net that maps noisy images and their gamma to ``outputs`` numbers a pixel.
+DENOISERS: dict[str, Callable[[ImageShape, int, Sizes], nn.Module]] = {"unet": UNet, "dense": DenseDenoiser}

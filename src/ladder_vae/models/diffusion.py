@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ladder_vae.maths.gaussian import full_precision
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.maths.two_gaussians import TwoGaussians
 from ladder_vae.models import sampled_levels
-from ladder_vae.models.denoisers import make_denoiser
+from ladder_vae.models.denoisers import DENOISERS, Sizes
 from ladder_vae.models.hierarchy import TopDown
 from ladder_vae.models.inference import Density, Estimate, Terms
 from ladder_vae.models.noise_schedules import NoiseSchedule
@@ -97,9 +96,12 @@ class Diffusion(TopDown):
         for name, choice, choices in (
             ("transition", transition, TRANSITIONS),
             ("schedule", schedule, tuple(SCHEDULES)),
+            ("denoiser", denoiser, tuple(DENOISERS)),
         ):
             if choice not in choices:
                 raise ValueError(f"{name}={choice} is unknown; choose {', '.join(choices)}")
+        sizes = Sizes(width, blocks, patch, ratio, attention)
+        sizes.check()
         likelihood.channels(image[0])
         lowest = gamma_min if gamma_min is not None else -3.0 if likelihood.binary else -13.0
         noise = NoiseSchedule(lowest, gamma_max, SCHEDULES[schedule], learned_ends)
@@ -109,14 +111,7 @@ class Diffusion(TopDown):
         self.continuous = continuous
         self.times: Tensor | None = None
         self._become(transition)
-        sizes: dict[str, Any] = {
-            "width": width,
-            "blocks": blocks,
-            "patch": patch,
-            "ratio": ratio,
-            "attention": attention,
-        }
-        self.denoiser = make_denoiser(denoiser, image, image[0], **sizes)
+        self.denoiser = DENOISERS[denoiser](image, image[0], sizes)
 
     def _become(self, transition: str) -> None:
         """Take a transition, on which it depends, with the number of levels, what is known of rates."""
@@ -149,20 +144,28 @@ class Diffusion(TopDown):
     def rung(self, level: int) -> DiffusionRung:
         return DiffusionRung(self, level)
 
-    def with_steps(self, steps: int, transition: str | None = None, times: Tensor | None = None) -> Diffusion:
-        """The same net and schedule as a hierarchy of T steps, which measures these and no limit.
+    def with_steps(
+        self,
+        steps: int,
+        transition: str | None = None,
+        times: Tensor | None = None,
+        *,
+        continuous: bool = False,
+    ) -> Diffusion:
+        """The same net and schedule as a hierarchy of T steps.
 
         Args:
             steps: T.
             transition: Another transition; None keeps it.
             times: The time of each level, z_1's first, ascending from 0 to 1, ``(T + 1,)``; None: i / T.
+            continuous: Whether it measures the limit, of which each level then has a part.
 
         Raises:
             ValueError: If there is no such hierarchy.
         """
         _check_levels(steps + 1)
         other = copy.copy(self)  # with the same parts
-        other.levels, other.continuous = steps + 1, False
+        other.levels, other.continuous = steps + 1, continuous
         other._become(transition or self.transition)
         if times is not None and (times.shape != (steps + 1,) or not (times.diff() > 0).all()):
             raise ValueError(f"times must be {steps + 1} rising numbers from 0 to 1, got {times.tolist()}")

@@ -43,12 +43,12 @@ class DiffusionRung(Rung):
         level: Index of z_s.
     """
 
+    model: Diffusion
+
     def __init__(self, model: Diffusion, level: int) -> None:
         super().__init__(model.image, None)
         object.__setattr__(self, "model", model)  # not as a part
         self.level = level
-
-    model: Diffusion
 
     def prior(self, state: Tensor | None) -> Density:  # type: ignore[override]
         if state is None:

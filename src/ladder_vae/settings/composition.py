@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,14 +10,33 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ladder_vae.settings import command_line
 from ladder_vae.settings.help import help_of
 from ladder_vae.settings.hydra_internals import parse_flags
 from ladder_vae.settings.schema import register
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.machine import limit_threads
 from ladder_vae.system.randomness import check_seed
 
 CHECKPOINTS = ("best", "last")
 MOST = 10**12  # nothing here counts to more
+
+
+def start(config_name: str, run: Callable[[DictConfig], None]) -> None:
+    """The process of a command that looks at runs, from the command line to the exit code.
+
+    Args:
+        config_name: The command's file of ``conf/``.
+        run: Does what the configuration asks for.
+    """
+
+    def work() -> None:
+        for cfg in compose(config_name):
+            run(cfg)
+
+    register()
+    limit_threads()
+    command_line.run(work)
 
 
 def compose(config_name: str) -> list[DictConfig]:

@@ -100,82 +100,72 @@ class DataPlace:
 
 
 @dataclass
-class EvaluateConfig:
-    """The configuration of ``ladder_vae.evaluate``."""
+class OfRuns:
+    """What every command that looks at runs is told."""
 
     run: str | None = None
-    num_samples: int = MISSING
-    k: list[int] | None = None
-    images: int | None = None
     data: DataPlace = field(default_factory=lambda: DataPlace())
-    split: str = MISSING
-    checkpoint: str = MISSING
-    binarizations: int = MISSING
     seed: int = MISSING
-    device: str = MISSING
-    compile: Any = MISSING  # true, false or auto
-    chunk_size: Any = MISSING  # a number or auto
     trust: bool = MISSING
 
 
 @dataclass
-class AnalyzeConfig:
+class EvaluateConfig(OfRuns):
+    """The configuration of ``ladder_vae.evaluate``."""
+
+    num_samples: int = MISSING
+    k: list[int] | None = None
+    images: int | None = None
+    split: str = MISSING
+    checkpoint: str = MISSING
+    binarizations: int = MISSING
+    device: str = MISSING
+    compile: Any = MISSING  # true, false or auto
+    chunk_size: Any = MISSING  # a number or auto
+
+
+@dataclass
+class AnalyzeConfig(OfRuns):
     """The configuration of ``ladder_vae.analyze``."""
 
-    run: str | None = None
     levels: list[Any] | None = None  # names, as z2
     show: list[int] | None = None
     images: int | None = None
-    data: DataPlace = field(default_factory=lambda: DataPlace())
     draws: int = MISSING
     probe_images: int | None = None
     embedded: int | None = None
     checkpoint: str = MISSING
-    seed: int = MISSING
     device: str = MISSING
     classifier_dir: str = MISSING
-    trust: bool = MISSING
 
 
 @dataclass
-class LimitConfig:
+class LimitConfig(OfRuns):
     """The configuration of ``ladder_vae.limit``."""
 
-    run: str | None = None
     steps: list[int] = MISSING
     draws: int = MISSING
     images: int | None = None
     split: str = MISSING
     beside: list[str] | None = None
-    data: DataPlace = field(default_factory=lambda: DataPlace())
     checkpoint: str = MISSING
-    seed: int = MISSING
     device: str = MISSING
-    trust: bool = MISSING
 
 
 @dataclass
-class ExploreConfig:
+class ExploreConfig(OfRuns):
     """The configuration of ``ladder_vae.explore``."""
 
-    run: str | None = None
-    data: DataPlace = field(default_factory=lambda: DataPlace())
     checkpoint: str = MISSING
-    seed: int = MISSING
-    trust: bool = MISSING
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(OfRuns):
     """The configuration of ``ladder_vae.export``."""
 
-    run: str | None = None
     directory: str | None = None
     push: str | None = None
     license: str = MISSING
-    data: DataPlace = field(default_factory=lambda: DataPlace())
-    seed: int = MISSING
-    trust: bool = MISSING
 
 
 def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
