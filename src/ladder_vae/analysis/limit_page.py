@@ -115,8 +115,7 @@ def _sections(
                 "Every level is as large as the image and inference learns nothing: it adds noise. With more "
                 "steps each level changes less, the sum of all rates falls to a limit, and what is left "
                 "depends on the net that removes the noise alone.",
-                f"In {idle:.0%} of the time the rate is below a hundredth of its peak: most of these levels "
-                "are near the noise, where nothing of the image is left. They have almost no rate by design.",
+                _of_idle_time(idle),
                 f"The loss of one image at one time has a standard deviation of {own:.0f} nats with the "
                 f"schedule of this run; if gamma rose linearly between its ends, it would have {even:.0f}.",
             ],
@@ -152,6 +151,19 @@ def _sections(
         Section("In numbers", table=_table(found)),
         Section("What it draws", pictures=[_samples(model, settings), _animation(subject, model, settings)]),
     ]
+
+
+def _of_idle_time(share: float) -> str:
+    """What there is to say of a share of time with hardly any rate."""
+    if share < 0.05:
+        return (
+            "The rate is spread over nearly all of the time: hardly any level is near the noise, where "
+            "nothing of the image is left."
+        )
+    return (
+        f"In {share:.0%} of the time the rate is below a hundredth of its peak: most of these levels are near "
+        "the noise, where nothing of the image is left. They have almost no rate by design."
+    )
 
 
 def _stderr(values: Tensor) -> Tensor:
