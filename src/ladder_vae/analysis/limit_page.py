@@ -161,8 +161,8 @@ def _of_idle_time(share: float) -> str:
             "nothing of the image is left."
         )
     return (
-        f"In {share:.0%} of the time the rate is below a hundredth of its peak: most of these levels are near "
-        "the noise, where nothing of the image is left. They have almost no rate by design."
+        f"In {share:.0%} of the time the rate is below a hundredth of its peak: most of these levels are "
+        "near the noise, where nothing of the image is left. They have almost no rate by design."
     )
 
 
