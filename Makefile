@@ -55,7 +55,7 @@ analyze: $(READY) ## see what each level of a 3-level model encodes; trains one 
 	@$(if $(run),$(PY) -m ladder_vae.analyze run=$(run) $(args),$(PY) experiments/level_analysis/newest.py $(runs) $(args))
 
 # Levels whose rates are estimated are the image and noise: there is nothing to play with.
-explorers: $(READY) ## write the page on which one plays with levels, for each model that comes along
+explorers: $(READY) ## write the page on which one plays with levels, for each model of the package that has levels to play with
 	@for name in $$($(PY) -c 'from ladder_vae.runs.checkpoints import load_run; from ladder_vae.runs.releases import released; \
 		print(*(name for name in released() if not load_run(name).model.estimates_rates))'); do \
 		$(PY) -m ladder_vae.explore run=$$name || exit; \

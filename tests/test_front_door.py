@@ -279,6 +279,26 @@ def test_arrays_with_labels_and_settings(images):
     assert len(list(Path("runs/arrays").iterdir())) == 1  # written once
 
 
+@pytest.mark.usefixtures("workdir")
+def test_an_experiment_chooses_the_model_and_its_settings(monkeypatch):
+    composed = []
+
+    def refuse(config):
+        composed.append(config)
+        raise UserError("seen")
+
+    monkeypatch.setattr("ladder_vae.training.from_python.check_run", refuse)
+    with pytest.raises(UserError, match="seen"):
+        ladder_vae.train_model(experiment="diffusion_limit", width=8, **{"optimizer.lr": 0.5})
+    with pytest.raises(UserError, match="seen"):
+        ladder_vae.train_model("residual", experiment="diffusion_limit")
+    chosen, named = composed
+    assert (chosen.model._target_, chosen.model.width) == ("ladder_vae.models.Diffusion", 8)
+    assert (chosen.optimizer._target_, chosen.optimizer.lr) == ("torch.optim.AdamW", 0.5)
+    assert chosen.data._target_.endswith("MNIST")
+    assert named.model._target_ == "ladder_vae.models.ResidualVAE"
+
+
 WRONG = {
     "model": ({"model": "laddr"}, "there is no model/laddr; choose bottom_up"),
     "name": ({"num_layer": 3}, "there is no setting model.num_layer; did you mean model.num_layers?"),

@@ -219,6 +219,8 @@ def test_the_newest_run_of_a_depth(trained, workdir):
     os.utime(older / "status.json", (1, 1))
     assert newest("runs", 2) == str(newer)
     assert newest("runs", 3) == ""
+    trained("logger=none", run_dir="runs/released/a_copy_of_the_package")
+    assert newest("runs", 2) == str(newer)
     (newer / "status.json").write_text('{"status": "failed", "message": ""}')
     assert newest("runs", 2) == str(older)
 

@@ -10,6 +10,7 @@ from contracts import binary_images
 
 from ladder_vae.analysis import step_placement
 from ladder_vae.analysis.step_placement import Look, best_path, costs, look, loss_variances
+from ladder_vae.maths.diffusion import by_image, signal
 from ladder_vae.models import Diffusion
 
 
@@ -59,6 +60,15 @@ def test_costs_are_the_rates_that_are_measured(transition):
         rates = model.with_steps(3, transition, times).infer(x, 40).rates()[:-1].sum(0)
     error = float(rates.std() / math.sqrt(400))
     assert expected == pytest.approx(float(rates.mean()), abs=5 * error + 0.02 * expected)
+
+
+def test_an_image_has_the_same_noise_at_all_times(monkeypatch):
+    """Else a shortest path would go through the times whose draws came out well by chance."""
+    model = Diffusion((1, 4, 3), 5, denoiser="dense", width=4, blocks=1).double().eval()
+    monkeypatch.setattr(model, "denoise", lambda z, gamma: (z / signal(by_image(gamma)), z))
+    found = look(model, binary_images(7, (1, 4, 3)).double(), 3, torch.Generator().manual_seed(0))
+    lengths = found.error * torch.exp(-found.gamma)  # of the noise, squared, when nothing else is wrong
+    torch.testing.assert_close(lengths, lengths[:1].expand(9))
 
 
 def test_more_steps_than_times_are_refused():

@@ -118,8 +118,8 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
     waiting = sorted(range(len(configs)), key=lambda i: -int(configs[i].model.get("num_layers") or 0))
 
     def collect() -> None:
-        for connection in wait(list(running)):
-            assert isinstance(connection, Connection)
+        ready = wait(list(running))
+        for connection in [each for each in running if each in ready]:
             number, process = running.pop(connection)
             try:
                 result, printed = connection.recv()

@@ -46,6 +46,9 @@ class Look:
 def look(model: Diffusion, x: Tensor, chunk_size: int, generator: torch.Generator) -> Look:
     """Denoise images at each time of the grid, one draw each.
 
+    An image has the same noise at all times, so that what is found changes smoothly over time. With noise of
+    its own for each time, the best path would be the one through times whose draws came out well.
+
     Args:
         model: In eval mode.
         x: Images as the likelihood prepares them, ``(B, C, H, W)``, on its device.
@@ -53,12 +56,13 @@ def look(model: Diffusion, x: Tensor, chunk_size: int, generator: torch.Generato
         generator: Source of the noise, on the CPU.
     """
     image = model.scaled(x)
+    noise = torch.randn(image.shape, generator=generator).to(image)
     gammas, slopes = model.schedule.at(torch.linspace(0, 1, GRID).to(x))
     error, squared = torch.zeros(2, GRID, dtype=torch.float64)
     logits = torch.zeros(GRID, BINS, dtype=torch.float64)
     for place, gamma in enumerate(gammas):
-        for part in image.split(chunk_size):
-            z = noised(part, gamma).rsample(torch.randn(part.shape, generator=generator).to(part))
+        for part, e in zip(image.split(chunk_size), noise.split(chunk_size), strict=True):
+            z = noised(part, gamma).rsample(e)
             guess, logit = model.denoise(z, gamma.expand(len(part)))
             errors = (part - guess).square().flatten(1).sum(1).double().cpu()
             error[place] += errors.sum()

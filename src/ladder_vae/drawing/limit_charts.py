@@ -54,7 +54,7 @@ def save_bounds_by_steps(
         others: Number of levels and bound of other models, by their names.
         title: Title of the chart.
     """
-    figure = Figure(figsize=(10.4, 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(10.4, 5.0), dpi=DPI, layout="constrained")
     near, gap = figure.subplots(1, 2)
     colors = list(dict.fromkeys(curve.label.split(",")[0] for curve in curves))
     for curve in curves:
@@ -82,7 +82,7 @@ def save_bounds_by_steps(
     gap.set_title("how far it is from the limit", fontsize=9)
     for ax in (near, gap):
         _steps_axis(ax, sorted({steps for curve in curves for steps in curve.steps}))
-    near.legend(fontsize=7, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(title, fontsize=11)
     save(figure, path)
 

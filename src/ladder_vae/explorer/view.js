@@ -89,7 +89,7 @@ class View {
   }
 
   slider(level, number, mover) {
-    const name = `${level.places > 1 ? "channel" : "unit"} ${mover.number + 1}`;
+    const name = `${level.places > 1 ? "channel" : "unit"} ${mover.number}`;
     const range = element("input", { type: "range", min: -3, max: 3, step: 0.05,
       ariaLabel: `${name} of ${level.name}` });
     const value = element("output");

@@ -116,7 +116,8 @@ class ConvolutionalVAE(TopDown):
             :func:`~ladder_vae.models.pyramid.default_levels`.
         width: Features of the streams.
         widths: Pairs of a resolution and its own width, as in ``[[14,64],[7,96]]``.
-        latent_channels: Pairs of a resolution and its latent channels; the default is about 64 / resolution.
+        latent_channels: Pairs of a resolution and its latent channels; the default is 64 / resolution,
+            rounded down to a power of 2, at most 16.
         cell: ``bottleneck``; or ``nvae``.
         norm: ``none``, ``layer`` (over the features of each pixel) or ``batch``.
         blocks: Cells after each sample.

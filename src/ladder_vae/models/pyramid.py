@@ -97,8 +97,8 @@ def stages(
             :func:`default_levels`. With 0 levels a resolution has nets alone.
         width: Features at every resolution.
         widths: Pairs of a resolution and its own number of features.
-        latent_channels: Pairs of a resolution and its latent channels. The default is about 64 / resolution,
-            a power of 2 from 1 to 16.
+        latent_channels: Pairs of a resolution and its latent channels. The default is 64 / resolution,
+            rounded down to a power of 2, at most 16.
 
     Raises:
         ValueError: If a resolution does not exist, or numbers do not fit.

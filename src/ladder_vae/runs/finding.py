@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ladder_vae.runs.record import CONFIG, PLAN, STATUS, Record, is_run, read_record
+from ladder_vae.runs.releases import COPIES
 from ladder_vae.system.errors import UserError
 
 BELOW_A_LINK = 3  # folders in which runs are looked for below a link, which may lead anywhere
@@ -44,8 +45,14 @@ def run_paths(directory: Path) -> list[Path]:
 
 
 def newest(directory: str | Path, num_layers: int) -> str:
-    """Path of the finished run of so many levels that was finished last; empty if there is none."""
-    records = [read_record(path) for path in run_paths(Path(directory))]
+    """Path of the finished run of so many levels that was finished last; empty if there is none.
+
+    Copies of the package's models, which commands leave, are no runs of the user's.
+    """
+    paths = [
+        path for path in run_paths(Path(directory)) if not path.resolve().is_relative_to(COPIES.resolve())
+    ]
+    records = [read_record(path) for path in paths]
     fitting = [r for r in records if r.finished and r.config["model"].get("num_layers") == num_layers]
     latest = max(fitting, key=lambda r: (r.path / STATUS).stat().st_mtime, default=None)
     return os.path.relpath(latest.path) if latest else ""

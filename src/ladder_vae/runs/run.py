@@ -75,7 +75,9 @@ class Run:
     def elbo(self, images: Any, num_samples: int = MIN_UNIT_DRAWS, *, seed: int = 0) -> Tensor:
         """The ELBO of each image, nats, ``(N,)``: the mean over ``num_samples`` posterior draws.
 
-        Of all test images in order, the mean is ``test/elbo`` of ``metrics.json``.
+        Of all test images in order, the mean is ``test/elbo`` of ``metrics.json`` as training left it; after
+        ``evaluate``, that is of other draws. For a model whose ``estimates_rates`` is true, a draw looks at
+        one level only, so that a single image needs thousands of draws.
 
         Args:
             images: N images.

@@ -36,20 +36,20 @@ ONE_IN = 10  # images is a test image where no others are given
 
 
 def train_model(
-    model: str = "ladder", *, data: Any = "mnist", run_dir: str | Path | None = None, **settings: Any
+    model: str | None = None, *, data: Any = None, run_dir: str | Path | None = None, **settings: Any
 ) -> Run:
     """Train and test one model as ``ladder-vae train`` does, and open the run.
 
     A keyword is a setting of the model, unless ``ladder-vae train --help`` lists it without a dot, as
     ``seed`` or ``trainer``. A group of settings is chosen by a name, as in ``optimizer="adamw"``, or takes a
-    dictionary, as in ``trainer={"max_epochs": 5}``.
+    dictionary, as in ``trainer={"max_epochs": 5}``; ``**{"optimizer.lr": 1e-3}`` sets a value beside a name.
 
     Args:
-        model: Name of the model, as ``model=`` takes it.
-        data: Name of a data set, as ``data=`` takes it; a dictionary of settings of MNIST; or images, as an
-            array ``(N, H, W)``, ``(N, 1, H, W)``, ``(N, H * W)`` of square ones, or in color ``(N, H, W, 3)``
-            or ``(N, 3, H, W)``. Of an array, every tenth image is held out to test on. A dictionary with
-            ``x_train``, and if wanted ``x_test``, ``x_val`` and ``y_...`` of each, chooses them; its other
+        model: Name of the model, as ``model=`` takes it; None is that of ``experiment``, or else the ladder.
+        data: Name of a data set, as ``data=`` takes it; None is that of ``experiment``, or else MNIST; a
+            dictionary of settings of it; or images, as an array ``(N, H, W)``, ``(N, 1, H, W)``, ``(N, H * W)``
+            of square ones, or in color ``(N, H, W, 3)`` or ``(N, 3, H, W)``. Of an array, every tenth image is
+            held out to test on. A dictionary with ``x_train``, and if wanted ``x_test``, ``x_val`` and ``y_...`` of each, chooses them; its other
             entries are settings of the data. Arrays are written to ``runs/arrays``, where the run finds them.
         run_dir: Directory of the run; None makes one below ``runs/train``.
 
@@ -67,7 +67,9 @@ def train_model(
     """
     prepare()
     CLAIMED.clear()  # of an earlier run
-    given: dict[str, Any] = {"model": model, **_data_settings(data), **settings}
+    given: dict[str, Any] = {**_data_settings(data), **settings}
+    if model is not None:
+        given["model"] = model
     if run_dir is not None:
         given["run_dir"] = Path(run_dir).expanduser()
     config = _composed(list(_overrides(given)))
@@ -127,6 +129,8 @@ def _written(value: Any) -> str:
 
 def _data_settings(data: Any) -> dict[str, Any]:
     """The data as settings; arrays are written to disk."""
+    if data is None:
+        return {}
     if isinstance(data, (str, Path)):
         return {"data": str(data)}
     if isinstance(data, Mapping):
