@@ -9,7 +9,9 @@ from test_errors import only_line
 
 from ladder_vae.data import MNIST, Npz
 from ladder_vae.evaluation import parts
+from ladder_vae.maths.logistic_mixture import LogisticMixture
 from ladder_vae.models.passes import weigher
+from ladder_vae.system.errors import UserError
 
 
 def metrics(run):
@@ -31,6 +33,12 @@ def test_the_first_draw_is_that_of_training_and_the_others_are_draws_too(npz):
         Npz(path=str(npz), val_size=8, binarization="static").observe("test", [0], 1)
     split = data.observe("test", range(24), 1)
     assert torch.equal(data.observe("test", [3, 17], 1), split[[3, 17]])  # whatever is looked at beside it
+
+
+@pytest.mark.parametrize("binarization", ["static", "threshold"])
+def test_only_binary_pixels_are_binarized(npz, binarization):
+    with pytest.raises(UserError, match=f"data.binarization={binarization} makes pixels binary"):
+        Npz(path=str(npz), binarization=binarization, likelihood=LogisticMixture())
 
 
 def test_pixels_are_drawn_with_their_gray_levels():

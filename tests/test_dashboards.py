@@ -7,7 +7,7 @@ from conftest import events
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from ladder_vae.data.data_sets import Npz
+from ladder_vae.data import Npz
 from ladder_vae.runs.metrics import curves, level_keys
 from ladder_vae.settings.composition import compose_run, without_hydra
 from ladder_vae.system.naming import level_groups

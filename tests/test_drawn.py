@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ladder_vae import load_run
 from ladder_vae.analysis import manipulations
-from ladder_vae.data.data_sets import Npz
+from ladder_vae.data import Npz
 from ladder_vae.drawing import charts, embeddings, image_grids
 from ladder_vae.drawing.depth_charts import Series, save_against_depth, save_panel
 from ladder_vae.drawing.image_grids import save_strips, to_bytes

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from ladder_vae.evaluation.results import EVALUATED
 from ladder_vae.maths.logistic_mixture import LogisticMixture
 
 
@@ -133,6 +134,8 @@ def test_a_run_on_gray_values_from_training_to_the_report(train, command):
     metrics = json.loads((run / "metrics.json").read_text())
     per_nat = 1 / (12 * 16 * math.log(2))
     assert metrics["test/bits_per_dim"] == pytest.approx(-per_nat * metrics["test/elbo"])
+    of_bounds = [name.removeprefix("test/") for name in metrics if "/K=" in name]
+    assert all(name.startswith(EVALUATED) for name in of_bounds)  # else they would outlive other draws
     assert metrics["test/bits_per_dim/K=10"] == pytest.approx(-per_nat * metrics["test/log_px/K=10"])
     assert metrics["train_eval/bits_per_dim"] == pytest.approx(-per_nat * metrics["train_eval/elbo"])
     assert 6 < metrics["test/bits_per_dim"] < 12  # noise has 8

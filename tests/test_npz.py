@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import tiny
 
+from ladder_vae.data import Npz
 from ladder_vae.data import npz as npz_module
-from ladder_vae.data.data_sets import Npz
 from ladder_vae.data.npz import load_npz
 from ladder_vae.system.errors import UserError
 

@@ -8,8 +8,8 @@ import yaml
 from conftest import assert_same_weights, scalars, tiny, weights
 
 from ladder_vae import load_run
+from ladder_vae.data import Npz
 from ladder_vae.data.batches import Batches
-from ladder_vae.data.data_sets import Npz
 from ladder_vae.models import LadderVAE
 from ladder_vae.models.evaluator import Settings, image_statistics
 from ladder_vae.models.summary import summarize

@@ -64,7 +64,7 @@ def test_images_without_a_shape_to_bend_stay_as_they_are():
     warped = warp(images, 0.1, generator())
     assert torch.equal(warped[0], images[0])
     assert torch.equal(box(warped[2:], 64), box(images[2:], 64))
-    assert warped[1, 0, 2:-2, 2:-2].eq(255).all()
+    assert warped[1].eq(255).all()
 
 
 def test_an_image_that_is_not_square_is_warped_as_a_square_one_is():

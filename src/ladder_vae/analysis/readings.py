@@ -13,7 +13,7 @@ from torch import Tensor
 from ladder_vae.analysis.classifier import Classifier
 from ladder_vae.analysis.influence import Influence
 from ladder_vae.analysis.probes import Probes, commonest, probe_accuracy
-from ladder_vae.analysis.resolutions import images_per_pass, pooled
+from ladder_vae.analysis.resolutions import PASS, images_per_pass, on_grid, pooled
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.innovations import innovations
@@ -21,6 +21,7 @@ from ladder_vae.system.naming import z_name
 from ladder_vae.system.randomness import stream_seed
 
 PROBED = ("mean", "sample", "innovation")  # of each level
+PROBED_SIDE = 32  # places along a side of an image as a probe reads it, at most
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def read_levels(model: Hierarchy, data: ImageData, split: str, index: Sequence[i
     def kept(level: Tensor) -> Tensor:
         return pooled(level, model.num_layers).cpu()
 
-    for batch in data.observe(split, index).split(chunk):
-        x = batch.to(device)
+    for start in range(0, len(index), chunk):
+        x = data.observe(split, index[start : start + chunk]).to(device)
         features = model.encode(x)
         noise = model.draw_noise(1, len(x), like=x, generator=generator)
         inference = model.infer(x, noise=noise, features=features)
@@ -138,7 +139,7 @@ def probe_levels(
         )
     y, y_test = y[used], y_test[used_test]
     pixels = [
-        data.observe(name, np.asarray(index)[chosen].tolist()).flatten(1)
+        _probed_pixels(data, name, np.asarray(index)[chosen].tolist())
         for name, index, chosen in (("train", train, used), ("test", test, used_test))
     ]
     sets = {"probe_pixels": pixels}
@@ -156,6 +157,12 @@ def probe_levels(
     accuracies = {name: accuracy for name, (accuracy, _) in found.items()}
     accuracies["probe_none"] = float((y_test == labels[counts.argmax()]).mean())
     return Probes(accuracies, len(y_test), " ".join(remarks))
+
+
+def _probed_pixels(data: ImageData, split: str, index: Sequence[int]) -> Tensor:
+    """Images as vectors; large ones as means over the cells of a grid."""
+    parts = (data.observe(split, index[start : start + PASS]) for start in range(0, len(index), PASS))
+    return torch.cat([on_grid(part, PROBED_SIDE).flatten(1) for part in parts])
 
 
 def _estimate(name: str, values: Tensor) -> dict[str, float]:

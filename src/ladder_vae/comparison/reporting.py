@@ -130,11 +130,11 @@ def sections(
 
 
 READING = (
-    "All on the test split, in nats per image: a higher ELBO is better. z1 is the level next to the "
-    "image. MSE and SSIM hold one reconstruction of each image (the decoder's mean for one posterior draw) "
-    "against the image as the model sees it (binarized, where pixels are 0 or 1). The ELBO of training "
-    "images (train_eval/elbo) is measured as that of test images: by the same weights, in the same mode, of "
-    "unwarped images. ± is the standard deviation over seeds."
+    "All on the test split; bounds, rates and distortions are in nats per image: a higher ELBO is better. "
+    "z1 is the level next to the image. MSE and SSIM hold one reconstruction of each image (the decoder's "
+    "mean for one posterior draw) against the image as the model sees it (binarized, where pixels are 0 or "
+    "1). The ELBO of training images (train_eval/elbo) is measured as that of test images: by the same "
+    "weights, in the same mode, of unwarped images. ± is the standard deviation over seeds."
 )
 READING_BOUNDS = (
     "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K; the ELBO beside "

@@ -44,7 +44,9 @@ def bound_columns(groups: Sequence[Group], split: str) -> Columns:
     """Importance-weighted bounds, of evaluated groups."""
     sizes = sorted({k for group in groups for k in sample_sizes(group, split)} - {1})  # L_1 is the ELBO
     bounds = [(f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
+    bits = [(f"{split}/bits_per_dim/K={k}", f"L_{k} (bits per dimension)", ".3f") for k in sizes]
     columns = [(f"{split}/elbo", "ELBO (nats)", ".2f"), *bounds]
+    columns += [column for column in bits if any(group.values(column[0]) for group in groups)]
     if k := comparable(groups, split):
         columns += [
             (f"{split}/log_px/K={k}_stderr", "error over images", ".2f"),

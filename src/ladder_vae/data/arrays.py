@@ -61,7 +61,7 @@ def model_inputs(images: Any, image_shape: Sequence[int], likelihood: Likelihood
     """Images as the likelihood prepares them, float32 ``(N, C, H, W)``.
 
     Images that are prepared stay as they are. Floats from -1 to 1 for a likelihood of 256 values count as
-    prepared if one is negative.
+    prepared if one is negative, or if each is one of the 256 values that are prepared.
 
     Args:
         images: In a form that :func:`gray_bytes` takes. The shape is ``(N, C, H, W)``, ``(N, C * H * W)``,

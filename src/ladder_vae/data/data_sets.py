@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ladder_vae.data.batches import Batches, spaced
-from ladder_vae.data.npz import load_npz
 from ladder_vae.data.sources import FINGERPRINT, Images
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
 from ladder_vae.system.errors import UserError
@@ -80,6 +79,11 @@ class ImageData(ABC):
             raise UserError(f"data.val_size={val_size} must be at least 0")
         if not 0 <= warp <= MAX_WARP:
             raise UserError(f"data.warp={warp:g} must lie between 0 and {MAX_WARP}")
+        if binarization != "dynamic" and not (likelihood or Bernoulli()).binary:
+            raise UserError(
+                f"data.binarization={binarization} makes pixels binary, and those of this likelihood have "
+                "256 values; leave it at dynamic, or set likelihood=bernoulli"
+            )
         if warp and binarization != "dynamic":
             raise UserError(f"data.warp={warp:g} needs gray levels to warp; set data.binarization=dynamic")
         if warp_epochs is not None and warp_epochs < 0:
@@ -283,18 +287,3 @@ class ImageData(ABC):
     def batches(self, name: str) -> Batches:
         """Batches of a split in order; every run gets the same."""
         return Batches(self.split(name), self.eval_batch_size, self.likelihood)
-
-
-class Npz(ImageData):
-    """A user's own images; see :func:`~ladder_vae.data.npz.load_npz`. ``val_size=None`` takes its x_val."""
-
-    def __init__(self, path: str, val_size: int | None = None, **settings) -> None:
-        super().__init__(val_size=val_size or 0, **settings)
-        self.path = Path(path).expanduser()
-        self.own_validation = val_size is None
-
-    def load(self) -> Images:
-        images = load_npz(self.path.absolute(), validation=self.own_validation)
-        if self.own_validation:
-            self.val_size = images.held_out
-        return images

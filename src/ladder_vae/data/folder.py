@@ -181,7 +181,8 @@ def _splits(files: Sequence[File], test_share: float, val_share: float, where: s
         return [PurePosixPath(file.key).parts[0] for file in files]
     splits = []
     for file in files:
-        number = int.from_bytes(hashlib.sha256(file.key.encode()).digest()[:8], "big") / 2**64  # in [0, 1)
+        name = file.key.encode(errors="surrogateescape")  # of a name that is no UTF-8, the bytes on disk
+        number = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64  # in [0, 1)
         if sorted_by_hand:
             top = PurePosixPath(file.key).parts[0]
             splits.append("val" if top == "train" and number < val_share else top)

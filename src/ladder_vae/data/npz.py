@@ -17,6 +17,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from ladder_vae.data.data_sets import ImageData
 from ladder_vae.data.labels import as_labels
 from ladder_vae.data.mapping import is_mappable, mapped_array, read_header
 from ladder_vae.data.sources import Images
@@ -268,3 +269,18 @@ def _outside(array: np.ndarray, image: int, place: tuple[int, ...], where: str) 
     else:
         remedy = "divide them by 255" if np.nanmax(array) <= 255 else "scale them"
     return f"{where} holds {value:g} in image {image}, and floats outside 0 to 1 are no gray levels; {remedy}"
+
+
+class Npz(ImageData):
+    """A user's own images; see :func:`load_npz`. ``val_size=None`` takes its x_val."""
+
+    def __init__(self, path: str, val_size: int | None = None, **settings) -> None:
+        super().__init__(val_size=val_size or 0, **settings)
+        self.path = Path(path).expanduser()
+        self.own_validation = val_size is None
+
+    def load(self) -> Images:
+        images = load_npz(self.path.absolute(), validation=self.own_validation)
+        if self.own_validation:
+            self.val_size = images.held_out
+        return images

@@ -17,9 +17,9 @@ def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Te
     order in d, the ink stays in its box. (MNIST's digits were scaled to a box of 20 by 20 pixels. Models
     learn that, and an image scaled otherwise costs them some nats.)
 
-    Interpolation is bicubic, and everything outside the image is black. Interpolation blurs, so in the end
-    the batch as a whole gets back its histogram of gray levels; pixels drawn from it are then as certain as
-    before.
+    Interpolation is bicubic, and outside the image its outermost pixels go on. Interpolation blurs, so in the
+    end each channel of the batch as a whole gets back its histogram of gray levels; pixels drawn from it are
+    then as certain as before.
 
     Args:
         intensities: uint8 ``(B, C, H, W)``, on the generator's device.
@@ -43,8 +43,12 @@ def warp(intensities: Tensor, strength: float, generator: torch.Generator) -> Te
     dx, dy = _displacement(coefficients, source_x, source_y)
     # grid_sample measures each axis in units of its own half length
     grid = torch.stack([(source_x + dx) * (2 * unit / width), (source_y + dy) * (2 * unit / height)], -1)
-    warped = grid_sample(intensities.float(), grid, mode="bicubic", align_corners=False)
-    return _with_histogram(warped.round_().clamp_(0, 255).byte(), intensities)
+    warped = grid_sample(
+        intensities.float(), grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    warped = warped.round_().clamp_(0, 255).byte()
+    channels = zip(warped.unbind(1), intensities.unbind(1), strict=True)
+    return torch.stack([_with_histogram(channel, like) for channel, like in channels], 1)
 
 
 def _displacement(coefficients: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

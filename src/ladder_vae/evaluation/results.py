@@ -29,7 +29,7 @@ SAME_DRAWS = ("draws", "draws_seed", "draws_version", "binarizations")
 SECONDS_PER_LINE = 30  # where nobody watches a terminal
 PICTURES = ("log_px.png", "units.png")
 # These metrics of an earlier evaluation leave metrics.json when another one enters.
-EVALUATED = ("log_px/", "ess/", "khat/", "gap/", "active_units", "variance_ratio/")
+EVALUATED = ("log_px/", "ess/", "khat/", "gap/", "active_units", "variance_ratio/", "bits_per_dim/")
 
 
 @contextmanager
@@ -132,11 +132,15 @@ def print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) 
     """Bounds, levels and what their errors are worth, to the terminal."""
     metrics, path, split = evaluation.metrics, subject.run.path, subject.split
     table = Table("K", "L_K", "± over images", "± over draws", "gap to the ELBO", "effective samples")
+    bits = f"{split}/bits_per_dim" in metrics
+    if bits:
+        table.add_column("bits per dimension")
     table.title = escape(printable(f"{path}: bounds on log p(x), nats per image, {_images(subject)}"))
     for k in settings.sample_sizes:
         bound = f"{split}/log_px/K={k}"
         columns = {bound: ".2f", f"{bound}_stderr": ".2f", f"{bound}_mc_stderr": ".4f"}
         columns |= {f"{split}/gap/K={k}": ".2f", f"{split}/ess/K={k}": ",.1f"}
+        columns |= {f"{split}/bits_per_dim/K={k}": ".3f"} if bits else {}
         table.add_row(f"{k:,}", *(_number(metrics, name, form) for name, form in columns.items()))
     levels = Table("level", "rate", "units", "active (KL)", "active (variance)", "σ²q / σ²p")
     for level, units in enumerate(unit_counts(subject.run.model), start=1):

@@ -64,7 +64,7 @@ class LogisticMixture(Likelihood):
         return torch.logsumexp(mixture.log_weights + log_p.sum(-3), -3).flatten(-2).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
-        """E[x | z], where each component's is cut off at 0 and 1 in place of its values."""
+        """Approximately E[x | z]: the mean of each component is clamped to [0, 1], not each of its values."""
         mixture = self._mixture(params)
         means = torch.zeros_like(mixture.means)
         for channel in range(means.shape[-3]):  # linear in those before, so that their means are enough

@@ -104,7 +104,7 @@ class ConvolutionalVAE(TopDown):
     resolution; the sample is written to the stream, and ``blocks`` cells follow. Cell and initialization are
     those of very deep VAEs (Child 2021, arXiv 2011.10650): no norm, what each of N cells and samples adds is
     scaled by $1 / \sqrt N$ at first, priors begin as N(0, I), pixels are repeated to enlarge. Standard
-    deviations are bounded as in NVAE.
+    deviations that a net reads are bounded, after NVAE.
 
     A *resolution* is the longer side in pixels. Each is half the one below it, rounded up, down to 1.
 

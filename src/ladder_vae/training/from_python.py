@@ -45,12 +45,13 @@ def train_model(
     dictionary, as in ``trainer={"max_epochs": 5}``; ``**{"optimizer.lr": 1e-3}`` sets a value beside a name.
 
     Args:
-        model: Name of the model, as ``model=`` takes it; None is that of ``experiment``, or else the ladder.
-        data: Name of a data set, as ``data=`` takes it; None is that of ``experiment``, or else MNIST; a
-            dictionary of settings of it; or images, as an array ``(N, H, W)``, ``(N, 1, H, W)``, ``(N, H * W)``
-            of square ones, or in color ``(N, H, W, 3)`` or ``(N, 3, H, W)``. Of an array, every tenth image is
-            held out to test on. A dictionary with ``x_train``, and if wanted ``x_test``, ``x_val`` and ``y_...`` of each, chooses them; its other
-            entries are settings of the data. Arrays are written to ``runs/arrays``, where the run finds them.
+        model: Name of the model, as ``model=`` takes it; None is that of ``experiment``, else the ladder.
+        data: Name of a data set, as ``data=`` takes it; None is that of ``experiment``, else MNIST; a
+            dictionary of its settings; or images, as an array ``(N, H, W)``, ``(N, 1, H, W)``,
+            ``(N, H * W)`` of square ones, or in color ``(N, H, W, 3)`` or ``(N, 3, H, W)``. Of an array,
+            every tenth image is held out to test on. A dictionary with ``x_train``, and if wanted ``x_test``,
+            ``x_val`` and ``y_...`` of each, chooses them; its other entries are settings of the data. Arrays
+            are written to ``runs/arrays``, where the run finds them.
         run_dir: Directory of the run; None makes one below ``runs/train``.
 
     Returns:

@@ -81,7 +81,9 @@ def job(cfg: DictConfig) -> float | None:
                 raise
             raise Refusal from error  # of any other exception Hydra would print a line of its own
     if hydra_config.mode == RunMode.MULTIRUN:  # the report has the tables
-        print(printable(f"{path.name}: test ELBO {metrics['test/elbo']:.2f} nats"))
+        bits = metrics.get("test/bits_per_dim")
+        also = "" if bits is None else f", {bits:.3f} bits per dimension"
+        print(printable(f"{path.name}: test ELBO {metrics['test/elbo']:.2f} nats{also}"))
     else:
         _print_summary(metrics, assembly.module.model.num_layers)
     print(printable(str(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path)))

@@ -19,7 +19,8 @@ class SpectralNorms:
     A kernel counts as the matrix ``(out, in * kh * kw)``. Small singular values keep the outputs of the nets
     from changing fast with their inputs, so that rates stay bounded (Vahdat and Kautz 2020, arXiv 2007.03898,
     section 3.2, after Yoshida and Miyato 2017, arXiv 1705.10941). Power iteration goes on from the left
-    singular vectors of the step before. Matrices of the same shape are multiplied together.
+    singular vectors of the step before. Matrices of the same shape are multiplied together. (NVAE's code also
+    penalizes the largest factor of each batch norm; this does not.)
 
     Args:
         model: It is on the device where it is trained.
