@@ -130,6 +130,19 @@ def test_a_multirun_gives_what_single_runs_give(trained, command, npz, workdir):
         assert_same_weights(single, job)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_out_of_memory_says_which_batches_to_lower(command, npz, workdir, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fit, "train_and_test", full)
+    code, _, err = command("train", *tiny(npz), "run_dir=run")
+    assert code == 1
+    assert "error: out of memory on cpu; lower data.batch_size=16, or" in err
+    assert "data.eval_batch_size=1000" in err
+    assert json.loads((workdir / "run/status.json").read_text())["status"] == "failed"
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_before_any_checkpoint(command, npz, workdir):
     code, _, err = command("train", *tiny(npz), "optimizer.lr=1e30", "scheduler=constant", "run_dir=run")
     assert code == 1

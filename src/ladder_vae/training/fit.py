@@ -56,8 +56,15 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
         write_config(path, assembly.config)  # after the status: a process killed in between leaves no run
         module, trainer, asked = assembly.module, assembly.trainer, assembly.config["trainer"]
         device = choose_device_type(asked["accelerator"])
-        with together(asked["devices"], device, _join, assembly.config, path, resume_from):
-            tested, like_for_like = train_and_test(assembly, path, resume_from)
+        try:
+            with together(asked["devices"], device, _join, assembly.config, path, resume_from):
+                tested, like_for_like = train_and_test(assembly, path, resume_from)
+        except torch.OutOfMemoryError:
+            data = assembly.data
+            raise UserError(
+                f"out of memory on {device}; lower data.batch_size={data.batch_size}, or, if training had "
+                f"begun, data.eval_batch_size={data.eval_batch_size}"
+            ) from None
         metrics = {
             **tested,
             **like_for_like,
