@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny
 from test_replay import Again
 
-from ladder_vae.data.data_sets import Npz
+from ladder_vae.data import Npz
 from ladder_vae.models.passes import weigher
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from ladder_vae.analysis.classifier import Classifier, trained_classifier
 from ladder_vae.analysis.influence import Influence, measure_influence, slant
 from ladder_vae.analysis.probes import Probes, probe_accuracy
 from ladder_vae.analysis.readings import Readings, level_metrics, probe_levels, read_levels
-from ladder_vae.data.data_sets import Npz
+from ladder_vae.data import Npz
 from ladder_vae.models import LadderVAE, TextbookVAE
 from ladder_vae.system.randomness import stream_seed
 
