@@ -62,8 +62,8 @@ def default_levels(resolutions: Sequence[int], num_layers: int) -> list[tuple[in
 
     The largest resolution with levels is half the image's, and at most 64. One level lies at 1x1, from eight
     on another one at about 4x4, where few are of use; all other levels are shared equally by the larger
-    resolutions, the smaller of which come first. A single level lies at the
-    second largest resolution that may have levels.
+    resolutions, the smaller of which come first. A single level lies at the second largest
+    resolution that may have levels.
     """
     side = resolutions[0]
     largest = side if side <= TINY_IMAGE else min(LARGEST_DEFAULT, resolutions[1])
