@@ -68,7 +68,7 @@ def small(
     """A model of a few units, in float32 and training mode, always with the same weights."""
     torch.manual_seed(0)
     few = sizes(cls, [5, 4, 3][:num_layers], [12, 10, 8][:num_layers])
-    model = cls(shape, num_layers, **few, **settings)
+    model = cls(shape, num_layers, **few | settings)
     for rung in model.rungs if cls not in DENSE else ():
         if rung.prior_net is not None:  # begins as N(0, I), whatever lies above
             nn.init.normal_(rung.prior_net[-1].weight, std=0.3)

@@ -5,6 +5,8 @@ import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from ladder_vae.settings.hydra_internals import BasicLauncher
 from ladder_vae.system.errors import UserError
 from ladder_vae.training import restart
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
+from ladder_vae.training.job import job
 from ladder_vae.training.lightning_module import HierarchicalVAE
 
 
@@ -63,9 +66,30 @@ def test_jobs_find_their_data_and_their_directory_from_elsewhere(command, npz, e
     code, _, err = command("train", *elsewhere, *tiny(npz), "data.path=here.npz")
     assert code == 0, err
     assert Path.cwd() == workdir
-    (job,) = read_plan(Path("sweep"))
-    assert read_record(Path("sweep") / job.name).finished
-    assert job.threads is None  # those of the other machine are not known
+    (planned,) = read_plan(Path("sweep"))
+    assert read_record(Path("sweep") / planned.name).finished
+    assert planned.threads is None  # those of the other machine are not known
+
+
+def test_devices_of_a_machine_elsewhere_are_judged_there(command, npz, elsewhere):
+    code, _, err = command("train", *elsewhere, *tiny(npz), "trainer.devices=999", "data.batch_size=9999")
+    (planned,) = read_plan(Path("sweep"))  # this machine let it go
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"error: {planned.name}: trainer.devices=999: there ")
+    code, _, err = command("train", *elsewhere, *tiny(npz), "trainer.precision=half", "run_dir=other")
+    assert "trainer.precision=half is unknown" in err
+    assert not Path("other").exists()
+
+
+def test_a_fresh_process_reads_settings_as_soon_as_it_has_the_job():
+    """Before it calls it: Ray and submitit name a job's directory by them."""
+    read = (
+        "import pickle; from omegaconf import OmegaConf; from hydra.core.config_store import ConfigStore; "
+        f"pickle.loads({pickle.dumps(job)!r}); "
+        "assert OmegaConf.create({'n': '${sum:[[14,3],[7,5]],16}'}).n == 8; "
+        "assert ConfigStore.instance().list('')"
+    )
+    subprocess.run([sys.executable, "-c", read], check=True)
 
 
 def test_a_job_that_is_started_again_goes_on(train, command, npz, elsewhere, monkeypatch):
@@ -86,8 +110,8 @@ def test_a_job_that_is_started_again_goes_on(train, command, npz, elsewhere, mon
     first, second, third = Elsewhere.returns
     assert first.status == JobStatus.FAILED
     assert second.return_value == third.return_value == restart.validation_bound(whole)
-    (job,) = read_plan(Path("sweep"))
-    run = Path("sweep") / job.name
+    (planned,) = read_plan(Path("sweep"))
+    run = Path("sweep") / planned.name
     assert_same_weights(whole, run)
     found = [json.loads((path / "metrics.json").read_text()) for path in (whole, run)]
     assert found[0]["test/elbo"] == found[1]["test/elbo"]

@@ -12,7 +12,7 @@ import torch
 from contracts import CLASSES, binary_images, small
 from torch.nn.parallel import DistributedDataParallel
 
-from ladder_vae.models import LadderVAE, ResidualVAE, TextbookVAE
+from ladder_vae.models import Diffusion, LadderVAE, ResidualVAE, TextbookVAE
 from ladder_vae.models.evaluator import Settings, shared_statistics
 from ladder_vae.models.layers import BatchNorm
 from ladder_vae.system import ranks
@@ -58,7 +58,7 @@ def _answer(pipe, place, function, arguments):
     pipe.send(pickle.dumps(answer))  # as bytes: multiprocessing would have this process share its memory
 
 
-def same(a, b, what=""):
+def same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(
@@ -103,6 +103,7 @@ OBJECTIVES = {
     "balanced": (LadderVAE, {}, Objective(balance_rates=True, beta_warmup_epochs=9)),
     "textbook": (TextbookVAE, {}, Objective(monte_carlo_rates=True)),
     "importance-weighted": (ResidualVAE, {"norm": "layer"}, Objective(importance_samples=2)),
+    "learned schedule": (Diffusion, {"continuous": True, "schedule": "learned"}, Objective()),
 }
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ladder_vae.system.ranks import batch_mean
+
 LEAST_SHARE = 0.1  # of what a piece would have if all were equal, so that no piece vanishes
 
 
@@ -83,14 +85,16 @@ class NoiseSchedule(nn.Module):
         In the limit of many steps the mean of the loss does not depend on how gamma rises between its ends,
         but its variance does (Kingma et al. 2021, section 5.1). With a density p of gamma under uniform t, a
         loss is w(gamma) / p(gamma); its second moment under other shares is the mean of
-        $w^2 / (p\,\tilde p)$ over draws from p. Its gradient needs no gradient of w. The value is 1.
+        $w^2 / (p\,\tilde p)$ over draws from p. Its gradient needs no gradient of w. The value is 1. Processes
+        that share a batch have the same, that of the whole batch.
 
         Args:
             t: The times of some losses.
             squared: The squares of these losses, of the same shape.
         """
-        if self.pieces == 1:
+        if self.pieces == 1 or not torch.is_grad_enabled():  # processes evaluate as many batches as each has
             return torch.ones_like(self.lowest)
         slope = self.at(t)[1] / self.range()  # 1 / p
         moments = squared.detach() * slope / slope.detach()
-        return moments.mean() / moments.mean().detach().clamp(min=torch.finfo(moments.dtype).tiny)
+        mean = batch_mean(moments)
+        return mean / mean.detach().clamp(min=torch.finfo(moments.dtype).tiny)

@@ -104,7 +104,7 @@ class ProgressBar(callbacks.ProgressBar):
         self.refresh_rate = 0
 
     def enable(self) -> None:
-        pass  # there is one process, which shows it
+        pass  # rank 0 alone has a bar
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started, self._first = time.perf_counter(), trainer.current_epoch

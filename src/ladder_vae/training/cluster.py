@@ -19,7 +19,7 @@ from ladder_vae.system.ranks import rank
 
 #: Lightning's names; the second is for models of which a step leaves out some weights.
 STRATEGIES = ("ddp", "ddp_find_unused_parameters_true")
-SHARDING = ("fsdp", "deepspeed", "fairscale", "colossalai", "bagua", "model_parallel", "xla_fsdp")
+SHARDING = ("fsdp", "deepspeed", "model_parallel", "xla_fsdp")
 
 
 class Processes(LightningEnvironment):

@@ -44,6 +44,9 @@ def train_model(
     ``seed`` or ``trainer``. A group of settings is chosen by a name, as in ``optimizer="adamw"``, or takes a
     dictionary, as in ``trainer={"max_epochs": 5}``; ``**{"optimizer.lr": 1e-3}`` sets a value beside a name.
 
+    With several devices it starts processes, which import the script that calls it: the call must then stand
+    below ``if __name__ == "__main__":``.
+
     Args:
         model: Name of the model, as ``model=`` takes it; None is that of ``experiment``, else the ladder.
         data: Name of a data set, as ``data=`` takes it; None is that of ``experiment``, else MNIST; a

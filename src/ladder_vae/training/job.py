@@ -46,6 +46,8 @@ from ladder_vae.training.restart import as_started, started_again, validation_bo
 from ladder_vae.training.settle import plain, settle
 from ladder_vae.training.trust import foreign
 
+schema.register()  # at import: a fresh process of a launcher reads settings before it calls the job
+
 
 def job(cfg: DictConfig) -> float | None:
     """One job as Hydra calls it: build, train, test, record.
@@ -144,7 +146,6 @@ def _print_summary(metrics: dict[str, float], num_layers: int) -> None:
 
 def prepare() -> None:
     """What a process needs before it builds or trains anything. Harmless to repeat."""
-    schema.register()
     keep_freed_memory()
     limit_threads()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

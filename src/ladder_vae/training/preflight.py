@@ -38,12 +38,12 @@ from ladder_vae.settings.launchers import check_launcher, starts_here, suit_laun
 from ladder_vae.settings.paths import CLAIMED, as_override, shown
 from ladder_vae.settings.schema import Config
 from ladder_vae.system.countdown import Countdown
-from ladder_vae.system.devices import share_cores
+from ladder_vae.system.devices import DEVICES, PRECISIONS, share_cores
 from ladder_vae.system.errors import Refusal, UserError
 from ladder_vae.training.build import build
 from ladder_vae.training.memory import check_memory
 from ladder_vae.training.places import check_place, check_subdirectories, check_unused, prepare_directory
-from ladder_vae.training.settle import settle
+from ladder_vae.training.settle import Settled, settle
 from ladder_vae.training.trust import foreign
 
 MOVED = ("data.path=", "data.directory=")  # data may be elsewhere now; that they are the same is checked
@@ -130,8 +130,7 @@ def check_sweep(config: DictConfig) -> None:
     for number, job in enumerate(jobs):
         try:
             composed = compose(name, overrides=[*hydras, *job], return_hydra_config=True)
-            settled = settle(without_hydra(composed))
-            check_memory(settled)
+            settled = _settled(composed)
             build(settled, run_dir)
             overrides = [*flags, *_in_full(job, composed, settled.config)]
             data = settled.data.fingerprint
@@ -140,6 +139,20 @@ def check_sweep(config: DictConfig) -> None:
             raise UserError(f"{' '.join(job)}: {command_line.explain(error)}") from None
     check_subdirectories([job.name for job in plan])
     write_plan(_prepare_for_all(config, run_dir), plan)
+
+
+def _settled(config: DictConfig) -> Settled:
+    """A job of a sweep, settled; where its machine is not known here, as any machine could train it."""
+    cfg = without_hydra(config)
+    if starts_here(config.hydra):
+        settled = settle(cfg)
+        check_memory(settled)
+        return settled
+    for key, known in (("accelerator", ("gpu", *DEVICES)), ("precision", PRECISIONS)):
+        if cfg.trainer[key] in known:
+            cfg.trainer[key] = "auto"
+    cfg.trainer.devices = min(cfg.trainer.devices, 1)
+    return settle(cfg)
 
 
 def _in_full(job: Sequence[str], composed: DictConfig, settled: dict[str, Any]) -> list[str]:
@@ -155,7 +168,7 @@ def _in_full(job: Sequence[str], composed: DictConfig, settled: dict[str, Any]) 
 
 def _check_for_sweeper(config: DictConfig, run_dir: Path) -> None:
     """Raises UserError if a sweeper that learns from its jobs would learn nothing, or they cannot start."""
-    settled = settle(without_hydra(config))
+    settled = _settled(config)
     build(settled, run_dir)
     trainer = settled.config["trainer"]
     rare = trainer["check_val_every_n_epoch"] > trainer["max_epochs"]
