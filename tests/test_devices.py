@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from ladder_vae.models.layers import BatchNorm
 from ladder_vae.runs.record import read_record
 from ladder_vae.system import ranks
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.machine import processors
 from ladder_vae.training import cluster, processes, settle
 from ladder_vae.training.epoch_checkpoints import EpochCheckpoints
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -81,6 +83,18 @@ def test_two_processes_train_as_one(several, train, command, npz, undrawn):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_processes_that_start_anew_train_as_one(train, npz, undrawn):
+    """As users start them: from the command line, with the precision that there is."""
+    if processors() < 2 or torch.cuda.is_available():
+        pytest.skip("each process of a CPU needs a processor of its own")
+    alone = train(*UNEVEN, "trainer.precision=32-true", run_dir="alone")
+    line = [sys.executable, "-m", "ladder_vae.train", *tiny(npz), *UNEVEN, *TWO, "run_dir=shared"]
+    ran = subprocess.run([*line, "trainer.precision=32-true"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert figures(Path("shared")) == pytest.approx(figures(alone), rel=1e-3, nan_ok=True)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
