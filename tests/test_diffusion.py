@@ -7,7 +7,15 @@ import pytest
 import torch
 from contracts import binary_images
 
-from ladder_vae.maths.diffusion import added_precision, by_image, mixture_rate, noised, reverse, step_rate
+from ladder_vae.maths.diffusion import (
+    added_precision,
+    by_image,
+    mixture_rate,
+    noised,
+    pixel_evidence,
+    reverse,
+    step_rate,
+)
 from ladder_vae.maths.logistic_mixture import LogisticMixture
 from ladder_vae.models import Diffusion
 from ladder_vae.models.noise_schedules import NoiseSchedule
@@ -76,6 +84,41 @@ def test_sampled_rates_have_the_closed_mean():
     torch.testing.assert_close(rate, step_rate(x, best_guess(z, t), added_precision(t, s)))
     expected = 0.5 * float(added_precision(t, s) * smallest_error(t))
     assert float(rate.mean()) == pytest.approx(expected, abs=5 * float(rate.std()) / math.sqrt(len(x)))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 16, None])
+def test_training_sums_up_the_rates_of_gaussian_data(steps, monkeypatch):
+    """With the best guess in place of the net; None: in the limit."""
+    model = tiny((steps or 1) + 1, continuous=steps is None, gamma_min=LOWEST, gamma_max=HIGHEST)
+    monkeypatch.setattr(Diffusion, "scaled", lambda self, x: x)
+    monkeypatch.setattr(Diffusion, "denoise", lambda self, z, gamma: (best_guess(z, gamma),) * 2)
+    x = MEAN + math.sqrt(VARIANCE) * torch.randn(20_000, *SHAPE)
+    rate = model.terms(x, model.terms_noise(1, len(x), like=x)).rates[:-1].sum((0, 1)).detach()
+    if steps is None:
+        expected = 0.5 * math.log((1 + VARIANCE * math.exp(-LOWEST)) / (1 + VARIANCE * math.exp(-HIGHEST)))
+    else:
+        gamma = torch.linspace(LOWEST, HIGHEST, steps + 1)
+        expected = float(0.5 * (added_precision(gamma[1:], gamma[:-1]) * smallest_error(gamma[1:])).sum())
+    error = float(rate.std()) / math.sqrt(len(x))
+    assert float(rate.mean()) == pytest.approx(expected * math.prod(SHAPE), abs=5 * error)
+
+
+def test_what_a_noisy_pixel_says_of_itself():
+    z, gamma = torch.randn(2, *SHAPE), torch.tensor([-2.0, 1.5])
+    on, off = noised(torch.ones_like(z), gamma), noised(-torch.ones_like(z), gamma)
+    torch.testing.assert_close(pixel_evidence(z, gamma), on.unit_log_prob(z) - off.unit_log_prob(z))
+    model = tiny()
+    lowest = model.schedule.lowest.detach().expand(2)
+    torch.testing.assert_close(model.decoder(z), pixel_evidence(z, lowest))
+
+
+def test_a_net_that_knows_noise_and_image_guesses_256_values():
+    """Its output is the velocity, alpha e - sigma x."""
+    model = tiny(likelihood=LogisticMixture(2))
+    x, e, gamma = torch.randn(2, *SHAPE), torch.randn(2, *SHAPE), torch.tensor([-4.0, 1.5])
+    alpha, sigma = (by_image(torch.sigmoid(sign * gamma).sqrt()) for sign in (-1, 1))
+    object.__setattr__(model, "denoiser", lambda z, gamma: alpha * e - sigma * x)
+    torch.testing.assert_close(model.denoise(noised(x, gamma).rsample(e), gamma)[0], x)
 
 
 def test_the_rate_of_a_level_in_noise():
@@ -327,8 +370,9 @@ def test_questions_without_an_answer_are_refused():
     model, x = tiny(), binary_images(2, SHAPE).double()
     with pytest.raises(ValueError, match="no log q - log p"):
         model.terms(x, model.terms_noise(1, 2, like=x), monte_carlo=True)
-    with pytest.raises(ValueError, match="rising numbers"):
-        model.with_steps(2, times=torch.tensor([0.0, 1.0, 0.5]))
+    for times in ([0.0, 1.0, 0.5], [0.1, 0.5, 1.0], [0.0, 0.5, 0.9], [0.0, math.nan, 1.0], [0.0, 1.0]):
+        with pytest.raises(ValueError, match="rising numbers from 0 to 1"):
+            model.with_steps(2, times=torch.tensor(times))
     with pytest.raises(ValueError, match="num_layers=1 "):
         model.with_steps(0)
     assert not model.has_weights

@@ -3,11 +3,16 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
+from contracts import binary_images, small
 from PIL import Image
 
+from ladder_vae.analysis.limit import Kind, Settings, _on_grid
 from ladder_vae.drawing import limit_charts
+from ladder_vae.models import Diffusion
 
 SETTINGS = ("draws=4", "images=6", "steps=[1,2,4]", "device=cpu")
 
@@ -52,6 +57,26 @@ def test_what_a_look_at_the_limit_leaves(diffusion, trained, command, monkeypatc
     assert (diffusion / "limit/bounds.png").exists()
     with Image.open(diffusion / "limit" / "there_and_back.gif") as animation:
         assert animation.n_frames > 10
+
+
+def test_what_is_measured_on_the_grid_is_the_bound_of_each_hierarchy():
+    """Rates by level, of copies of three images, against draws of all levels."""
+    model, copies = small(Diffusion, 2).eval(), 1_500
+    x = binary_images(3)
+    paths = {
+        Kind(steps, transition, placed): path
+        for transition in ("gaussian", "mixture")
+        for steps, placed, path in ((2, False, [0, 64, 128]), (4, True, [0, 9, 40, 90, 128]))
+    }
+    data = SimpleNamespace(observe=lambda source, which, binarization: x[torch.tensor(which) % 3])
+    subject = SimpleNamespace(indices=range(3 * copies), data=data, source="test")
+    for bound in _on_grid(model, subject, Settings((2, 4), 1), torch.device("cpu"), paths):
+        times = torch.tensor(paths[bound.kind]) / 128
+        with torch.no_grad():
+            drawn = model.with_steps(bound.kind.steps, bound.kind.transition, times).infer(x, copies).terms()
+        rates = drawn.rates.double()
+        error = 2**0.5 * rates.std(1).mean(1) / (3 * copies) ** 0.5
+        assert ((bound.rates - rates.mean((1, 2))).abs() < 5 * error + 1e-5).all()
 
 
 def test_what_has_no_limit_is_refused(diffusion, trained, command):

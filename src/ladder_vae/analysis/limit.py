@@ -30,7 +30,8 @@ class Settings:
 
     Args:
         steps: Numbers of steps T, ascending.
-        draws: Draws of each image, where T steps are not on the grid of times; about so many.
+        draws: Draws of each image, where T steps are not on the grid of times; about so many, and of up to
+            128 steps at least one a level.
         seed: Seed of all draws.
         chunk_size: Draws per forward pass, all images together.
     """
@@ -217,8 +218,8 @@ def _sampled(
     model: Diffusion, subject: Subject, settings: Settings, device: torch.device, kind: Kind
 ) -> Bound:
     """The bound of a model, each image at times that are spread evenly."""
-    # As often at each level, unless there are more levels than draws.
-    each = kind.steps if LIMIT < kind.steps <= settings.draws else 1
+    # As often at each level, unless there are very many.
+    each = kind.steps if LIMIT < kind.steps <= max(settings.draws, GRID - 1) else 1
     draws = -(-settings.draws // each) * each
     parts = [
         model.estimate(x, keys, draws, max(1, settings.chunk_size // len(x)))

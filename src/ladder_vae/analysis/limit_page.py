@@ -16,7 +16,6 @@ from ladder_vae.analysis.step_placement import GRID
 from ladder_vae.drawing import image_grids, limit_charts
 from ladder_vae.drawing.image_grids import to_bytes
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
-from ladder_vae.maths.diffusion import noised
 from ladder_vae.models.diffusion import Diffusion
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.files import replacing
@@ -112,8 +111,8 @@ def _sections(
             "What happens as steps are added",
             [
                 headline(found),
-                "Every level is as large as the image and inference learns nothing: it adds noise. With more "
-                "steps each level changes less, the sum of all rates falls to a limit, and what is left "
+                "Every level is as large as the image. Inference only adds noise, and of it nothing is "
+                "learned but how fast. With more steps each level changes less, the sum of all rates falls to a limit, and what is left "
                 "depends on the net that removes the noise alone.",
                 _of_idle_time(idle),
                 f"The loss of one image at one time has a standard deviation of {own:.0f} nats with the "
@@ -235,9 +234,8 @@ def there_and_back(model: Diffusion, x: Tensor, seed: int) -> np.ndarray:
     steps = FRAMES // 2
     walk = model.with_steps(steps, kind)
     generator = torch.Generator().manual_seed(seed)
-    # One path of the noise: each level is the one below it with some more.
-    gammas, e = walk.gammas(), torch.randn(x.shape, generator=generator).to(x)
-    up = [noised(walk.scaled(x), gamma).rsample(e) for gamma in gammas]
+    noise = walk.draw_noise(1, len(x), like=x, generator=generator)
+    up = [level.z[0] for level in walk.infer(x, noise=noise).levels]
     down = walk.generate(len(x), hold={steps: up[-1]}, generator=generator)
     frames = [walk.scaled(x), *up, *reversed(down.z), 2 * down.mean - 1]
     frames += [frames[-1]] * (FRAMES // 8)

@@ -64,7 +64,7 @@ def save_bounds_by_steps(
             "marker": "o" if not curve.dashed else "s",
             "markersize": 4,
         }
-        near.plot(curve.steps, curve.elbo, label=curve.label, **style)
+        near.plot(np.array(curve.steps) + 1, curve.elbo, label=curve.label, **style)
         gaps = limit - np.array(curve.elbo)
         gap.errorbar(
             curve.steps, np.where(gaps > LEAST_GAP, gaps, np.nan), yerr=curve.error, capsize=2, **style
@@ -80,8 +80,11 @@ def save_bounds_by_steps(
     gap.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     gap.set_ylabel("nats below the limit (down is better)")
     gap.set_title("how far it is from the limit", fontsize=9)
-    for ax in (near, gap):
-        _steps_axis(ax, sorted({steps for curve in curves for steps in curve.steps}))
+    steps = sorted({steps for curve in curves for steps in curve.steps})
+    _powers_axis(near, [2**i for i in range((max(steps) + 1).bit_length())])
+    near.set_xlabel("number of levels (a diffusion of T steps has T + 1)")
+    _powers_axis(gap, steps)
+    gap.set_xlabel("number of steps T")
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(title, fontsize=11)
     save(figure, path)
@@ -167,11 +170,10 @@ def _pooled(values: np.ndarray) -> np.ndarray:
     return np.array([part.mean() for part in np.array_split(values, min(POINTS, len(values)))])
 
 
-def _steps_axis(ax: Axes, steps: Sequence[int]) -> None:
+def _powers_axis(ax: Axes, marked: Sequence[int]) -> None:
     ax.set_xscale("log", base=2)
-    shown = steps[:: max(1, -(-len(steps) // MOST_LABELS))]
+    shown = marked[:: max(1, -(-len(marked) // MOST_LABELS))]
     ax.xaxis.set_major_locator(FixedLocator(shown))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    ax.set_xlabel("number of steps T (the hierarchy has T + 1 levels)")
     ax.grid(alpha=0.3)

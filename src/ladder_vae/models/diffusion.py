@@ -51,7 +51,7 @@ class Diffusion(TopDown):
         schedule: ``linear``, or ``learned``: in straight pieces. In the limit their shape makes the variance
             of the loss small, else the bound high.
         gamma_min: Gamma, minus the logarithm of the signal-to-noise ratio, of z_1 at first; None: -3 for
-            binary pixels, -13 for 256 values.
+            binary pixels, -12.5 for 256 values.
         gamma_max: Gamma of the top level at first.
         learned_ends: Whether training changes these two.
         denoiser: ``unet`` or ``dense`` (:mod:`~ladder_vae.models.denoisers`).
@@ -103,7 +103,7 @@ class Diffusion(TopDown):
         sizes = Sizes(width, blocks, patch, ratio, attention)
         sizes.check()
         likelihood.channels(image[0])
-        lowest = gamma_min if gamma_min is not None else -3.0 if likelihood.binary else -13.0
+        lowest = gamma_min if gamma_min is not None else -3.0 if likelihood.binary else -12.5
         noise = NoiseSchedule(lowest, gamma_max, SCHEDULES[schedule], learned_ends)
         super().__init__([], NoisyLook(likelihood, noise), likelihood)
         self.image = image
@@ -157,7 +157,7 @@ class Diffusion(TopDown):
         Args:
             steps: T.
             transition: Another transition; None keeps it.
-            times: The time of each level, z_1's first, ascending from 0 to 1, ``(T + 1,)``; None: i / T.
+            times: The time of each level, z_1's first, rising from 0 to 1, ``(T + 1,)``; None: i / T.
             continuous: Whether it measures the limit, of which each level then has a part.
 
         Raises:
@@ -167,7 +167,9 @@ class Diffusion(TopDown):
         other = copy.copy(self)  # with the same parts
         other.levels, other.continuous = steps + 1, continuous
         other._become(transition or self.transition)
-        if times is not None and (times.shape != (steps + 1,) or not (times.diff() > 0).all()):
+        if times is not None and not (
+            times.shape == (steps + 1,) and (times.diff() > 0).all() and times[0] == 0 and times[-1] == 1
+        ):
             raise ValueError(f"times must be {steps + 1} rising numbers from 0 to 1, got {times.tolist()}")
         other.times = times
         return other

@@ -85,8 +85,8 @@ class NoiseSchedule(nn.Module):
         In the limit of many steps the mean of the loss does not depend on how gamma rises between its ends,
         but its variance does (Kingma et al. 2021, section 5.1). With a density p of gamma under uniform t, a
         loss is w(gamma) / p(gamma); its second moment under other shares is the mean of
-        $w^2 / (p\,\tilde p)$ over draws from p. Its gradient needs no gradient of w. The value is 1. Processes
-        that share a batch have the same, that of the whole batch.
+        $w^2 / (p\,\tilde p)$ over draws from p. Its gradient needs no gradient of w. The value is 1.
+        Processes that share a batch have the same, that of the whole batch.
 
         Args:
             t: The times of some losses.

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class NoisyLook(nn.Module):
-    """The decoder: p(x | z_0) is what z_0, a slightly noisy image, says of each pixel by itself.
+    """The decoder: p(x | z_1) is what z_1, a slightly noisy image, says of each pixel by itself.
+
+    (Formulas of a diffusion, whose subscripts are times, call this level z_0.)
 
     Args:
         likelihood: The distribution of the pixels.
-        schedule: Says how noisy z_0 is.
+        schedule: Says how noisy z_1 is.
     """
 
     def __init__(self, likelihood: Likelihood, schedule: NoiseSchedule) -> None:

@@ -76,7 +76,7 @@ class Run:
         """The ELBO of each image, nats, ``(N,)``: the mean over ``num_samples`` posterior draws.
 
         Of all test images in order, the mean is ``test/elbo`` of ``metrics.json`` as training left it; after
-        ``evaluate``, that is of other draws. For a model whose ``estimates_rates`` is true, a draw looks at
+        ``evaluate``, that is of other draws. For a model whose ``has_weights`` is false, a draw looks at
         one level only, so that a single image needs thousands of draws.
 
         Args:
@@ -139,7 +139,8 @@ class Run:
         Args:
             n: Number of images.
             hold: Maps a level to its latent, ``(n, *event)``, which is not drawn.
-            temperature: Maps a level to a factor on its prior's standard deviation.
+            temperature: Maps a level to a factor on its innovations; if its prior is Gaussian, that is one on
+                the standard deviation.
             seed: Seed of the draws; None goes on with PyTorch's global generator.
         """
         return self.model.generate(n, hold=hold, temperature=temperature, generator=_generator(seed)).mean

@@ -173,7 +173,13 @@ def _be_a_worker(
     """The whole life of one of the other processes."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # so that the terminal's Ctrl-C goes to rank 0 alone, which ends this one
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):  # a scheduler sends them to every process
+    for name in (
+        "SIGINT",
+        "SIGTERM",
+        "SIGUSR1",
+        "SIGUSR2",
+        "SIGHUP",
+    ):  # a scheduler sends them to every process
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
