@@ -1,6 +1,7 @@
 """Diffusion as a hierarchy: closed forms of Gaussian data, the sums over levels, the limit."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,8 @@ from ladder_vae.maths.diffusion import (
 from ladder_vae.maths.logistic_mixture import LogisticMixture
 from ladder_vae.models import Diffusion
 from ladder_vae.models.noise_schedules import NoiseSchedule
+from ladder_vae.training.lightning_module import HierarchicalVAE
+from ladder_vae.training.objective import Objective
 
 SHAPE = (1, 4, 3)
 MEAN, VARIANCE = 0.3, 0.6  # of Gaussian data, a pixel
@@ -322,6 +325,18 @@ def test_training_lowers_the_variance_and_keeps_the_gradient_of_the_bound():
     fixed = tiny()  # the same, but for its shape
     fixed.terms(x, noise).mean().elbo.backward()
     torch.testing.assert_close(gradient, fixed.schedule.lowest.grad)
+
+
+def test_weight_decay_leaves_the_schedule_alone():
+    model = tiny(schedule="learned")
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    module = HierarchicalVAE(model, Objective(), partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5))
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    module.configure_optimizers().step()
+    for name, weight in model.named_parameters():
+        kept = name.startswith("decoder.schedule.")
+        torch.testing.assert_close(weight.detach(), before[name] * (1.0 if kept else 0.95))
 
 
 def test_eight_bits_and_colour():

@@ -72,6 +72,7 @@ class Diffusion(TopDown):
     """
 
     estimates_rates = True
+    undecayed = ("decoder.schedule.",)  # its zero means nothing
 
     def __init__(
         self,

@@ -43,6 +43,8 @@ class Hierarchy(nn.Module, ABC):
     estimates_rates = False
     #: Whether draws of all levels have importance weights.
     has_weights = True
+    #: How the names of parameters begin that weight decay would bias toward a value that means nothing.
+    undecayed: tuple[str, ...] = ()
 
     def __init__(
         self, rungs: Sequence[Rung], decoder: nn.Module, likelihood: Likelihood | None = None

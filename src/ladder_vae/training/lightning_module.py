@@ -95,7 +95,7 @@ class HierarchicalVAE(L.LightningModule):
         return batch_values(model, self.objective)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.model.parameters())
+        optimizer = self.make_optimizer(self._parameters_by_decay())
         if self.make_scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
@@ -104,6 +104,15 @@ class HierarchicalVAE(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def _parameters_by_decay(self) -> list[Any]:
+        """All parameters; those that weight decay would bias are a group without it, if there are any."""
+        named = list(self.model.named_parameters())
+        spared = [weight for name, weight in named if name.startswith(self.model.undecayed)]
+        if not spared:
+            return [weight for _, weight in named]
+        rest = [weight for name, weight in named if not name.startswith(self.model.undecayed)]
+        return [{"params": rest}, {"params": spared, "weight_decay": 0.0}]
 
     def on_fit_start(self) -> None:
         self._values = self._plain_values(self.model)  # anew: the model is on its device now
