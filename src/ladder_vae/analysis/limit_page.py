@@ -112,8 +112,8 @@ def _sections(
             [
                 headline(found),
                 "Every level is as large as the image. Inference only adds noise, and of it nothing is "
-                "learned but how fast. With more steps each level changes less, the sum of all rates falls to "
-                "a limit, and what is left depends on the net that removes the noise alone.",
+                "learned but how fast. With more steps each level changes less, the sum of all rates falls "
+                "to a limit, and what is left depends on the net that removes the noise alone.",
                 _of_idle_time(idle),
                 f"The loss of one image at one time has a standard deviation of {own:.0f} nats with the "
                 f"schedule of this run; if gamma rose linearly between its ends, it would have {even:.0f}.",
