@@ -33,6 +33,8 @@ NARROWED = {  # what makes few jobs of a sweep, or needs no other run; and how m
     "depth_ladder": (["model.num_layers=2"], 1),
     "fine_tune": (["model.batch_norm=false"], 1),  # instead of a trained model to begin with
     "restart": (["init_from=null"], 1),
+    # without scikit-image
+    "photographs": (["data.train=[china]", "data.test=[flower]", "data.stride=32"], 1),
 }
 
 
