@@ -38,12 +38,17 @@ def five_levels() -> LadderVAE:
     return LadderVAE((1, 28, 28), num_layers=5, hidden_sizes=HIDDEN)
 
 
-def settings(run_dir: Path, *more: str) -> DictConfig:
-    """Its configuration on all 60,000 images."""
+def configuration(run_dir: Path, *overrides: str) -> DictConfig:
+    """The configuration of a run on all training images, as the command line would compose it."""
     schema.register()
-    model = [f"model.hidden_sizes={HIDDEN}".replace(" ", ""), f"data.batch_size={BATCH}", "data.val_size=0"]
     with initialize_config_module("ladder_vae.conf", version_base="1.3"):
-        return compose("config", [*model, f"run_dir={run_dir}", *more])
+        return compose("config", ["data.val_size=0", f"run_dir={run_dir}", *overrides])
+
+
+def settings(run_dir: Path, *more: str) -> DictConfig:
+    """That of the 5-level ladder."""
+    hidden = f"model.hidden_sizes={HIDDEN}".replace(" ", "")
+    return configuration(run_dir, hidden, f"data.batch_size={BATCH}", *more)
 
 
 def bare_training(model: LadderVAE) -> Callable[[], float]:

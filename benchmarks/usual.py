@@ -28,14 +28,19 @@ class UsualBernoulli:
         return (x * params - F.softplus(params)).flatten(-3).sum(-1)
 
 
-def usual_training(
-    directory: Path, model: LadderVAE, batch_size: int, workers: int
-) -> Callable[[int], float]:
-    """A function that trains for so many steps, and returns the images a second."""
+def unpack(directory: Path) -> None:
+    """Put the MNIST of the package into a directory, in torchvision's layout."""
     raw = directory / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in MNIST_DIR.glob("*.gz"):
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+
+
+def usual_training(
+    directory: Path, model: LadderVAE, batch_size: int, workers: int
+) -> Callable[[int], float]:
+    """A function that trains for so many steps, and returns the images a second."""
+    unpack(directory)
     data = MNIST(str(directory), transform=transforms.Compose([transforms.ToTensor(), torch.bernoulli]))
     loader = DataLoader(data, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     model.likelihood = UsualBernoulli()  # type: ignore[assignment]
