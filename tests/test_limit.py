@@ -43,6 +43,7 @@ def test_what_a_look_at_the_limit_leaves(diffusion, trained, command, monkeypatc
         for steps in "124":
             assert (steps, transition, "False") in kinds
             assert ((steps, transition, "True") in kinds) == (steps != "1")
+    assert "bits_per_dim" not in rows[0]  # of binary pixels nobody compares these
     for row in rows:
         elbo, rate, distortion = (float(row[name]) for name in ("elbo", "rate", "distortion"))
         assert math.isclose(elbo, -(rate + distortion), rel_tol=1e-6)
@@ -77,6 +78,24 @@ def test_what_is_measured_on_the_grid_is_the_bound_of_each_hierarchy():
         rates = drawn.rates.double()
         error = 2**0.5 * rates.std(1).mean(1) / (3 * copies) ** 0.5
         assert ((bound.rates - rates.mean((1, 2))).abs() < 5 * error + 1e-5).all()
+
+
+def test_of_256_values_the_bound_is_in_bits_per_dimension_too(trained, command, monkeypatch):
+    drawn, draw = [], limit_charts.bits_axis
+    monkeypatch.setattr(limit_charts, "bits_axis", lambda ax, f: (drawn.append(f), draw(ax, f)))
+    run = trained("model=diffusion", "model.denoiser=dense", "model.width=4", "model.num_layers=3",
+                  "likelihood=logistic_mixture", "likelihood.components=2", run_dir="gray")  # fmt: skip
+    code, out, err = command("limit", f"run={run}", *SETTINGS)
+    assert code == 0, err
+    per_nat = 1 / (12 * 16 * math.log(2))
+    assert drawn == pytest.approx([-per_nat, per_nat])  # of the bound, and of its distance to the limit
+    with open(run / "limit" / "limit.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert float(row["bits_per_dim"]) == pytest.approx(-per_nat * float(row["elbo"]))
+    limit = float(rows[0]["bits_per_dim"])
+    assert f"In bits per dimension that is {limit:.3f}, " in out.splitlines()[0]
+    assert f" | {limit:.3f} | " in (run / "limit.md").read_text()
 
 
 def test_what_has_no_limit_is_refused(diffusion, trained, command):

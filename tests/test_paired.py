@@ -65,6 +65,26 @@ def test_the_difference_image_by_image(evaluated, command):
     assert cell in out
 
 
+def test_differences_of_bounds_on_256_values_are_in_bits_per_dimension_too(evaluated):
+    one, two = evaluated
+    groups = group_runs([read_record(run) for run in (*one, two)])
+    headings, ((*plain,),) = paired_rows(groups)
+    assert not [heading for heading in headings if "bits" in heading]
+    for group in groups:
+        for run in group.runs:
+            bound = "test/log_px/K=10"
+            run.metrics["test/bits_per_dim/K=10"] = -0.25 * run.metrics[bound]
+    (difference,) = paired_differences(groups, "test", 10)
+    headings, (row,) = paired_rows(groups)
+    cells = dict(zip(headings, row, strict=True))
+    assert row[:4] + row[6:] == plain
+    value, error = difference.log_px, difference.log_px_error
+    assert cells["change of L_10 (nats)"] == f"{value:+.2f} ± {error:.2f}"
+    assert cells["change of L_10 (bits per dimension)"] == f"{-0.25 * value:+.4f} ± {0.25 * error:.4f}"
+    changes = (-0.25 * difference.elbo, 0.25 * difference.elbo_error)
+    assert cells["change of ELBO (bits per dimension)"] == "{:+.4f} ± {:.4f}".format(*changes)
+
+
 @pytest.mark.parametrize("other", ["images", "pixels", "gone"])
 def test_other_images_have_no_difference(evaluated, command, other):
     one, two = evaluated

@@ -141,6 +141,42 @@ def test_two_models():
     ]
 
 
+def of_values(depth, elbos, per_nat=0.002, **more):
+    """Runs on pixels of 256 values."""
+    made = group(depth, elbos, **more)
+    for run in made.runs:
+        run.metrics["test/bits_per_dim"] = -per_nat * run.metrics["test/elbo"]
+    return made
+
+
+def test_bounds_on_256_values_are_in_bits_per_dimension_too():
+    depths = [of_values(1, around(-1000.0)), of_values(2, around(-990.0)), of_values(3, around(-989.98))]
+    assert verdict(depths) == [
+        "A second level brings 10.0 nats of ELBO (0.0200 bits per dimension), a third 0.02 (less than "
+        "0.0001, which seeds alone can make). Seeds scatter by 0.1 nats (0.0002 bits per dimension). "
+        f"{EQUAL}"
+    ]
+    models = [of_values(2, [-1000.0], kind="NVAE"), of_values(2, [-900.0])]
+    assert verdict(models)[0] == (
+        "The highest ELBO, -900.00 nats (1.800 bits per dimension), has LadderVAE, L=2: 100.0 (0.2000) "
+        "more than the best of the others, NVAE, L=2."
+    )
+    assert verdict(models[:1])[0].startswith("NVAE, L=2: ELBO -1,000.00 nats (2.000 bits per dimension). ")
+
+
+def test_where_images_have_other_sizes_no_difference_is_in_bits():
+    """One nat is another number of bits per dimension there."""
+    groups = [
+        of_values(2, around(-1000.0), settings={"data.size": 8}),
+        of_values(2, around(-4000.0), per_nat=0.0005, settings={"data.size": 16}),
+    ]
+    assert verdict(groups)[-1].endswith("Seeds scatter by 0.1 nats.")
+    evaluated_only = [group(1, [-90.0]), of_values(1, [-1000.0])]
+    evaluated_only[1].runs[0].metrics.update({"test_9/log_px/K=5": -500.0, "test_9/bits_per_dim/K=5": 1.0})
+    del evaluated_only[1].runs[0].metrics["test/bits_per_dim"]
+    assert [made.bits_per_nat for made in evaluated_only] == [None, 0.002]
+
+
 def test_elbos_of_other_pixels_are_not_compared():
     groups = [group(2, [-92.0], settings={"data.binarization": kind}) for kind in ("dynamic", "static")]
     assert verdict(groups)[0].endswith("their ELBOs do not compare.")

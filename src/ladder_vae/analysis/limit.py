@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,10 +115,12 @@ class Findings:
         bounds: By the number of steps; the limit is the first.
         variances: Of the loss of one image at one time in the limit: with the model's schedule, and if gamma
             rose linearly between its ends, nats squared.
+        bits_per_nat: Bits per dimension in a nat per image; None of binary pixels.
     """
 
     bounds: list[Bound]
     variances: tuple[float, float]
+    bits_per_nat: float | None = None
 
     @property
     def limit(self) -> Bound:
@@ -164,7 +166,8 @@ def measure(
             on_step(f"T = {even.steps:,}, {even.transition}")
             hierarchy = model.with_steps(even.steps, even.transition)
             found.append(_sampled(hierarchy, subject, settings, device, even))
-    return Findings(sorted(found, key=lambda bound: bound.kind), loss_variances(seen))
+    bits = subject.data.likelihood.bits_per_nat(subject.data.image_shape)
+    return Findings(sorted(found, key=lambda bound: bound.kind), loss_variances(seen), bits)
 
 
 @torch.inference_mode()
@@ -245,7 +248,7 @@ def _bound(kind: Kind, distortion: Tensor, rates: Tensor, times: Tensor) -> Boun
     return Bound(kind, -(distortion + rates.sum(0)), float(distortion.mean()), rates.mean(1), times)
 
 
-def rows(bounds: Sequence[Bound]) -> list[dict[str, object]]:
+def rows(found: Findings) -> list[dict[str, object]]:
     """The bounds as rows of ``limit.csv``; in the limit, the number of steps is ``inf``."""
     return [
         {
@@ -254,9 +257,10 @@ def rows(bounds: Sequence[Bound]) -> list[dict[str, object]]:
             "placed": b.kind.placed,
             "elbo": b.mean,
             "elbo_stderr": b.error,
+            **({"bits_per_dim": -found.bits_per_nat * b.mean} if found.bits_per_nat else {}),
             "rate": float(b.rates.sum()),
             "prior": float(b.rates[-1]),
             "distortion": b.distortion,
         }
-        for b in bounds
+        for b in found.bounds
     ]

@@ -52,9 +52,9 @@ def write(
     directory = subject.run.path / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
     with replacing(directory / "limit.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows(found.bounds)[0])
+        writer = csv.DictWriter(file, rows(found)[0])
         writer.writeheader()
-        writer.writerows(rows(found.bounds))
+        writer.writerows(rows(found))
     on_step("drawing")
     sections, _ = save_pictures(directory, _sections(subject, found, others, settings))
     title = "From a hierarchy to a diffusion"
@@ -76,7 +76,11 @@ def headline(found: Findings) -> str:
         f"With infinitely many steps the ELBO is {limit.mean:.2f} ± {limit.error:.2f} nats, "
         f"with {most:,} steps {best.mean:.2f}"
     )
-    return said + (f", and with {few.kind.steps} at best {few.mean:.2f} ({few.kind.name})." if few else ".")
+    said += f", and with {few.kind.steps} at best {few.mean:.2f} ({few.kind.name})." if few else "."
+    if (per_nat := found.bits_per_nat) is not None:
+        each = [f"{-per_nat * b.mean:.3f}" for b in (limit, best, few) if b]
+        said += f" In bits per dimension that is {', '.join(each[:-1])} and {each[-1]}."
+    return said
 
 
 def _sections(
@@ -131,6 +135,7 @@ def _sections(
                         limit=limit.mean,
                         others=others,
                         title="A diffusion is the limit of a hierarchy of many levels",
+                        bits_per_nat=found.bits_per_nat,
                     ),
                 ),
                 Picture(
@@ -183,7 +188,13 @@ def _table(found: Findings) -> Table:
         for b in [*found.finite, found.limit]
     ]
     headings = ["T", "transition", "steps", "ELBO", "±", "distortion", "rate of the top level"]
-    return Table(headings, rows, "Nats per image. ± is the standard error over images, with that of draws.")
+    unit = "Nats per image"
+    if (per_nat := found.bits_per_nat) is not None:
+        headings.insert(5, "bits per dimension")
+        for row, b in zip(rows, [*found.finite, found.limit], strict=True):
+            row.insert(5, f"{-per_nat * b.mean:.3f}")
+        unit += "; the ELBO in bits per dimension, too"
+    return Table(headings, rows, f"{unit}. ± is the standard error over images, with that of draws.")
 
 
 def _samples(model: Diffusion, settings: Settings) -> Picture:

@@ -6,16 +6,24 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, sample_sizes
+from ladder_vae.comparison.groups import (
+    Group,
+    analyzed,
+    evaluated,
+    evaluated_split,
+    sample_sizes,
+    shared_bits,
+)
 from ladder_vae.comparison.tables import depth_columns
 from ladder_vae.comparison.verdict import DISTORTION, ELBO, MSE
 from ladder_vae.drawing import charts, depth_charts, image_grids
 from ladder_vae.drawing.pages import Picture
 from ladder_vae.runs.images import read_images
-from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of
+from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, images_of, of_runs
 from ladder_vae.runs.record import Record
 from ladder_vae.system.naming import z_name
 
+BITS = of_runs("test/bits_per_dim")
 UNITS = {
     "active_units": "with a rate above 0.01 nats",
     "active_units_var": "whose posterior mean has a variance above 0.01",
@@ -34,6 +42,7 @@ def panels(groups: Sequence[Group]) -> list[Picture]:
                 label=metric.heading if metric is ELBO else f"{metric.heading} of reconstructions",
                 form=metric.form,
                 better=metric.better,
+                bits_per_nat=shared_bits(groups) if metric is ELBO else None,
             )
             name = metric.name.rpartition("/")[2]
             title = f"{metric.title} against depth"
@@ -114,8 +123,8 @@ def _series(groups: Sequence[Group], metric: str) -> list[depth_charts.Series]:
 
 
 def _quality(run: Record) -> str:
-    """ELBO and MSE of a run, a line each; without those that it does not have."""
-    known = [metric for metric in (ELBO, MSE) if metric.name in run.metrics]
+    """ELBO, bits per dimension and MSE of a run, a line each; without those that it does not have."""
+    known = [metric for metric in (ELBO, BITS, MSE) if metric.name in run.metrics]
     return "\n".join(f"{metric.title} {metric.text(run.metrics[metric.name])}" for metric in known)
 
 
@@ -134,7 +143,7 @@ def _of_evaluated(groups: Sequence[Group]) -> list[Picture]:
         curves.append(charts.BoundCurve(_short(group, groups), sizes, values, spreads))
     images = images_of(split)
     title = f"Importance-weighted bounds, {images}\nbars: standard deviation over seeds"
-    draw = partial(charts.save_bounds, curves=curves, title=title)
+    draw = partial(charts.save_bounds, curves=curves, title=title, bits_per_nat=shared_bits(kept))
     found = [Picture("log_px.png", "The bound on log p(x) against the number of samples", "", draw)]
     for metric, what in UNITS.items():
         if units := _by_level(kept, groups, f"{split}/{metric}"):  # one image has no variance over images

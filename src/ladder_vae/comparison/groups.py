@@ -80,6 +80,17 @@ class Group:
         """The metric of each run that has it."""
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
+    @property
+    def bits_per_nat(self) -> float | None:
+        """Bits per dimension in a nat per image, by a bound that is recorded in both; None where none is."""
+        for run in self.runs:
+            for name, bits in run.metrics.items():
+                if found := re.fullmatch(r"(\w+)/bits_per_dim(/K=\d{1,9})?", name):
+                    of_bound = f"{found[1]}/log_px{found[2]}" if found[2] else f"{found[1]}/elbo"
+                    if nats := run.metrics.get(of_bound):
+                        return -bits / nats
+        return None
+
     def by_level(self, metric: str) -> list[float]:
         """Mean over seeds of ``metric`` of each level, z_1 first."""
         return [self.mean(f"{metric}/{z_name(level)}") for level in range(self.depth)]
@@ -160,6 +171,14 @@ def left_out(
     sweeps = {plan.parent for directory in directories for plan in directory.rglob(PLAN)}
     jobs = [(sweep, job) for sweep in sorted(sweeps) for job in not_started(sweep)]
     return reasons + [(sweep / job.name, f"never started: {' '.join(job.overrides)}") for sweep, job in jobs]
+
+
+def shared_bits(groups: Sequence[Group]) -> float | None:
+    """Bits per dimension in a nat per image, where all groups have equally many; else None."""
+    found = [group.bits_per_nat for group in groups]
+    if not found or found[0] is None:
+        return None
+    return found[0] if all(math.isclose(bits or 0.0, found[0]) for bits in found) else None
 
 
 def seed_noise(groups: Sequence[Group], metric: str) -> float:

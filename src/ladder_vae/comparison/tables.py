@@ -14,6 +14,7 @@ from ladder_vae.comparison.groups import (
     evaluated_split,
     sample_sizes,
     seed_noise,
+    shared_bits,
 )
 from ladder_vae.comparison.paired import paired_differences
 from ladder_vae.runs.metrics import LEVELS, OF_LEVELS, OF_RUNS, OF_UNITS, images_of
@@ -44,7 +45,8 @@ def bound_columns(groups: Sequence[Group], split: str) -> Columns:
     """Importance-weighted bounds, of evaluated groups."""
     sizes = sorted({k for group in groups for k in sample_sizes(group, split)} - {1})  # L_1 is the ELBO
     bounds = [(f"{split}/log_px/K={k}", f"L_{k} (nats)", ".2f") for k in sizes]
-    bits = [(f"{split}/bits_per_dim/K={k}", f"L_{k} (bits per dimension)", ".3f") for k in sizes]
+    bits = [(f"{split}/bits_per_dim", "ELBO (bits per dimension)", ".3f")]
+    bits += [(f"{split}/bits_per_dim/K={k}", f"L_{k} (bits per dimension)", ".3f") for k in sizes]
     columns = [(f"{split}/elbo", "ELBO (nats)", ".2f"), *bounds]
     columns += [column for column in bits if any(group.values(column[0]) for group in groups)]
     if k := comparable(groups, split):
@@ -146,6 +148,7 @@ def depth_columns(groups: Sequence[Group]) -> Columns:
         columns[quality:quality] = [(f"{split}/{m.name}", m.heading + of, m.form) for m in OF_UNITS[:2]]
         columns[1:1] = [
             (f"{split}/log_px/K={k}", f"L_{k} (nats{of})", ".2f"),
+            (f"{split}/bits_per_dim/K={k}", f"L_{k} (bits per dimension{of})", ".3f"),
             (f"{split}/gap/K={k}", f"L_{k} - ELBO (nats{of})", ".2f"),
         ]
     return [column for column in columns if any(group.values(column[0]) for group in groups)]
@@ -173,6 +176,13 @@ def paired_rows(groups: Sequence[Group]) -> Cells:
     split = evaluated_split(groups)
     k = comparable(groups, split)
     found = paired_differences(evaluated(groups, split), split, k) if k else []
+    bounds = ["ELBO", f"L_{k}"]
+    headings = [
+        "on the same images",
+        "images",
+        *(f"change of {name} (nats)" for name in bounds),
+        "± unpaired",
+    ]
     rows = [
         [
             f"{d.first.label} → {d.second.label}",
@@ -183,13 +193,14 @@ def paired_rows(groups: Sequence[Group]) -> Cells:
         ]
         for d in found
     ]
-    return [
-        "on the same images",
-        "images",
-        "change of ELBO (nats)",
-        f"change of L_{k} (nats)",
-        "± unpaired",
-    ], rows
+    per_nat = [shared_bits([d.first, d.second]) for d in found]
+    if any(per_nat):
+        headings[4:4] = [f"change of {name} (bits per dimension)" for name in bounds]
+        for row, d, bits in zip(rows, found, per_nat, strict=True):
+            changes = [(d.elbo, d.elbo_error), (d.log_px, d.log_px_error)]
+            row[4:4] = [f"{-bits * c:+.4f} ± {bits * e:.4f}" if bits else NONE for c, e in changes]
+        headings[-1] += " (nats)"
+    return headings, rows
 
 
 def _change(value: float, form: str) -> str:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from ladder_vae.comparison.groups import Group, seed_noise
+from ladder_vae.comparison.groups import Group, seed_noise, shared_bits
 from ladder_vae.runs.metrics import of_runs
 
 ELBO, MSE, DISTORTION = (of_runs(f"test/{name}") for name in ("elbo", "mse", "distortion"))
@@ -52,7 +52,7 @@ def _compared(groups: Sequence[Group]) -> list[str]:
         said.append(f"What levels bring in {len(deep) - MAX_SERIES} more series is in the tables.")
     if not deep and len(series) == 1:
         (group,) = groups
-        reached = f"{group.label}: ELBO {ELBO.text(group.mean(ELBO.name))} nats"
+        reached = f"{group.label}: ELBO {_reached(group)}"
         said.append(f"{reached}. There is no other depth or model to compare with. {_scatter(groups)}")
     elif not deep:
         said.append(f"No model has several depths: what levels bring is unknown. {_scatter(groups)}")
@@ -68,12 +68,18 @@ def _best(groups: Sequence[Group]) -> str:
     first = max(groups, key=lambda group: group.mean(ELBO.name))
     others = [group for group in groups if group.series != first.series]
     second = max(others, key=lambda group: group.mean(ELBO.name))
-    reached, lead = ELBO.text(first.mean(ELBO.name)), first.mean(ELBO.name) - second.mean(ELBO.name)
+    lead = first.mean(ELBO.name) - second.mean(ELBO.name)
     chance = ", which seeds alone can make" if _by_chance(lead, first, second, groups) else ""
     return (
-        f"The highest ELBO, {reached} nats, has {first.label}: {_nats(lead)} more than the best of the "
-        f"others, {second.label}{chance}."
+        f"The highest ELBO, {_reached(first)}, has {first.label}: {_nats(lead)}"
+        f"{_aside(_bits(lead, [first, second]))} more than the best of the others, {second.label}{chance}."
     )
+
+
+def _reached(group: Group) -> str:
+    """The mean ELBO in its units: ``-90.12 nats``; of 256 values a pixel, in bits per dimension, too."""
+    nats, per_nat = group.mean(ELBO.name), group.bits_per_nat
+    return f"{ELBO.text(nats)} nats" + _aside(f"{-per_nat * nats:.3f} {BITS}" if per_nat else "")
 
 
 def _of_pixels(key: str) -> bool:
@@ -115,8 +121,10 @@ def _step(a: Group, b: Group, groups: Sequence[Group], before: str) -> str:
     words.append(_nats(change))
     if not before:
         words.append("nats" if verb == "change" else "nats of ELBO")
+    bits = _bits(change, [a, b])
     chance = verb != "change" and _by_chance(change, a, b, groups)
-    return " ".join(words) + (" (which seeds alone can make)" if chance else "")
+    unit = f" {BITS}" if bits and not before else ""
+    return " ".join(words) + _aside(bits + unit, "which seeds alone can make" if chance else "")
 
 
 def _verb(change: float) -> str:
@@ -124,6 +132,7 @@ def _verb(change: float) -> str:
 
 
 SMALLEST = 0.005  # nats: a change below is none to speak of
+BITS, SMALLEST_BITS = "bits per dimension", 0.0001  # the last digit of a difference
 
 
 def _nats(value: float) -> str:
@@ -132,6 +141,21 @@ def _nats(value: float) -> str:
     if size < SMALLEST:
         return "less than 0.01"
     return f"{size:,.1f}" if size >= 0.095 else f"{size:.2f}"
+
+
+def _bits(value: float, groups: Sequence[Group]) -> str:
+    """A difference in bits per dimension, without sign and unit; empty where groups do not share them."""
+    per_nat = shared_bits(groups)
+    if per_nat is None:
+        return ""
+    size = abs(per_nat * value)
+    return f"{size:.4f}" if size >= SMALLEST_BITS / 2 else f"less than {SMALLEST_BITS}"
+
+
+def _aside(*words: str) -> str:
+    """What there is of the words, in parentheses behind a space."""
+    said = ", ".join(filter(None, words))
+    return f" ({said})" if said else ""
 
 
 def _by_chance(change: float, a: Group, b: Group, groups: Sequence[Group]) -> bool:
@@ -147,7 +171,8 @@ def _scatter(groups: Sequence[Group]) -> str:
         return "One seed each: how far seeds scatter is unknown."
     several = sum(len(group.values(ELBO.name)) > 1 for group in groups)
     which = "" if several == len(groups) else f", of which {several} of {len(groups)} models have several,"
-    return f"Seeds{which} scatter by {_nats(noise)} nats."
+    bits = _bits(noise, groups)
+    return f"Seeds{which} scatter by {_nats(noise)} nats{_aside(bits and f'{bits} {BITS}')}."
 
 
 def _reconstructions(groups: Sequence[Group]) -> str:

@@ -7,14 +7,15 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, MaxNLocator
+from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
 
 from ladder_vae.drawing.image_grids import DPI, save
 from ladder_vae.system.naming import z_name
@@ -88,13 +89,30 @@ class BoundCurve:
     error: Sequence[float]
 
 
-def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None:
+def bits_axis(ax: Axes, factor: float, place: Literal["right"] | float = "right") -> None:
+    """Give a chart in nats per image a second vertical axis, in bits per dimension.
+
+    Args:
+        ax: The chart.
+        factor: Bits per dimension in one nat of its axis: negative of a bound, positive of a distance.
+        place: Where the axis stands, as Matplotlib's ``secondary_yaxis`` takes it.
+    """
+    there_and_back = (lambda nats: np.multiply(nats, factor), lambda bits: np.divide(bits, factor))
+    bits = ax.secondary_yaxis(place, functions=there_and_back)
+    bits.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    bits.set_ylabel("bits per dimension")
+
+
+def save_bounds(
+    path: Path, curves: Sequence[BoundCurve], *, title: str, bits_per_nat: float | None = None
+) -> None:
     """Draw L_K against K, one line per model.
 
     Args:
         path: PNG to write.
         curves: One curve per model.
         title: Title of the chart, which also says what the error bars are.
+        bits_per_nat: Bits per dimension in a nat per image, for a second axis; None for none.
     """
     figure = Figure(figsize=(6.4, 4.2 + 0.12 * min(len(curves), MAX_NAMED)), dpi=DPI)
     ax = figure.subplots()
@@ -114,6 +132,8 @@ def save_bounds(path: Path, curves: Sequence[BoundCurve], *, title: str) -> None
         for k, value in zip(curves[0].k, curves[0].log_px, strict=True):
             ax.annotate(f"{value:.2f}", (k, value), xytext=(0, 8), textcoords="offset points", ha="center")
         ax.margins(0.08, 0.14)
+    if bits_per_nat is not None:
+        bits_axis(ax, -bits_per_nat)
     figure.set_layout_engine("constrained")
     save(figure, path)
 

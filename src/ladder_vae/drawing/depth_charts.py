@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from ladder_vae.drawing.charts import legend
+from ladder_vae.drawing.charts import bits_axis, legend
 from ladder_vae.drawing.image_grids import DPI, save
 
 SPAN = 0.1  # the least height of a large panel, relative to the largest value in it
+BESIDE_ARROW = 1.12  # where a second axis stands, in widths of a panel
 MAX_LABELED = 12  # means with a number beside them
 
 
@@ -66,7 +67,15 @@ def save_against_depth(path: Path, panels: Mapping[str, Sequence[Series]]) -> No
     save(figure, path)
 
 
-def save_panel(path: Path, series: Sequence[Series], *, label: str, form: str, better: str) -> None:
+def save_panel(
+    path: Path,
+    series: Sequence[Series],
+    *,
+    label: str,
+    form: str,
+    better: str,
+    bits_per_nat: float | None = None,
+) -> None:
     """Draw one large panel against the number of levels, in which a small difference looks small.
 
     Its height is at least :data:`SPAN` of the largest value.
@@ -77,6 +86,7 @@ def save_panel(path: Path, series: Sequence[Series], *, label: str, form: str, b
         label: What is drawn (metric and unit).
         form: Format of a number, as in ``format(value, form)``.
         better: ``up`` or ``down``, where an arrow points.
+        bits_per_nat: Of a bound, bits per dimension in a nat per image, for a second axis; None for none.
     """
     figure = Figure(figsize=(5.6, 4.4), dpi=DPI)
     ax = figure.subplots()
@@ -97,6 +107,8 @@ def save_panel(path: Path, series: Sequence[Series], *, label: str, form: str, b
     ends: dict[str, Any] = {"xycoords": "axes fraction", "annotation_clip": False}
     ax.annotate("", (1.03, high), (1.03, low), arrowprops=arrow, **ends)
     ax.annotate("better", (1.05, 0.5), rotation=90, va="center", color="tab:green", **ends)
+    if bits_per_nat is not None:
+        bits_axis(ax, -bits_per_nat, BESIDE_ARROW)
     if len(series) > 1:
         legend(figure, handles, loc="outside lower center", fontsize=9)
     figure.set_layout_engine("constrained")

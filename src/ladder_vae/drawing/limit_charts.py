@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from PIL import Image
 
+from ladder_vae.drawing.charts import bits_axis
 from ladder_vae.drawing.image_grids import DPI, save
 from ladder_vae.system.files import replacing
 
@@ -43,7 +44,13 @@ class Curve:
 
 
 def save_bounds_by_steps(
-    path: Path, curves: Sequence[Curve], limit: float, others: Mapping[str, tuple[int, float]], *, title: str
+    path: Path,
+    curves: Sequence[Curve],
+    limit: float,
+    others: Mapping[str, tuple[int, float]],
+    *,
+    title: str,
+    bits_per_nat: float | None = None,
 ) -> None:
     """Draw the gap to the limit on a logarithmic axis, and the bounds near it on a plain one.
 
@@ -53,6 +60,7 @@ def save_bounds_by_steps(
         limit: The bound of infinitely many steps, nats.
         others: Number of levels and bound of other models, by their names.
         title: Title of the chart.
+        bits_per_nat: Bits per dimension in a nat per image, for a second axis of both; None for none.
     """
     figure = Figure(figsize=(10.4, 5.0), dpi=DPI, layout="constrained")
     near, gap = figure.subplots(1, 2)
@@ -85,6 +93,9 @@ def save_bounds_by_steps(
     near.set_xlabel("number of levels (a diffusion of T steps has T + 1)")
     _powers_axis(gap, steps)
     gap.set_xlabel("number of steps T")
+    if bits_per_nat is not None:
+        bits_axis(near, -bits_per_nat)
+        bits_axis(gap, bits_per_nat)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(title, fontsize=11)
     save(figure, path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -137,8 +136,8 @@ def evaluate(
     more |= {"binarizations": settings.binarizations, "draws_version": VERSION}
     units = unit_counts(model)
     metrics = dict(summarize(statistics, settings, units, split))
-    if subject.data.likelihood.bits:
-        metrics |= bits_per_dim(metrics, math.prod(subject.data.image_shape))
+    if per_nat := subject.data.likelihood.bits_per_nat(subject.data.image_shape):
+        metrics |= bits_per_dim(metrics, per_nat)
     # Shares and quantiles are of single images, not of their means over binarizations, which differ less.
     singly = [summarize(one, settings, units, split) for one in each]
     for name in metrics:

@@ -122,7 +122,8 @@ def _draw(directory: Path, subject: Subject, evaluation: Evaluation, settings: S
         "moves the whole curve"
     )
     curve = charts.BoundCurve(subject.run.path.name, sizes, bounds, errors)
-    charts.save_bounds(directory / PICTURES[0], [curve], title=title)
+    bits = subject.data.likelihood.bits_per_nat(subject.data.image_shape)
+    charts.save_bounds(directory / PICTURES[0], [curve], title=title, bits_per_nat=bits)
     assert statistics.units is not None  # what has bounds has units
     rates = statistics.units.rate.split(unit_counts(subject.run.model))
     charts.save_units(directory / PICTURES[1], [rate.numpy() for rate in rates], ACTIVE_KL)
@@ -158,8 +159,9 @@ def print_summary(subject: Subject, evaluation: Evaluation, settings: Settings) 
         metrics[f"{split}/{name}"]
         for name in ("elbo", "distortion", "rate", "mse", "ssim", "evaluation_seconds")
     )
+    also = f" ({_number(metrics, f'{split}/bits_per_dim', '.3f')} bits per dimension)" if bits else ""
     print(
-        f"ELBO {elbo:.2f} = -(distortion {distortion:.2f} + rate {rate:.2f}), MSE {mse:.5f}, "
+        f"ELBO {elbo:.2f} = -(distortion {distortion:.2f} + rate {rate:.2f}){also}, MSE {mse:.5f}, "
         f"SSIM {ssim:.4f}; {seconds / 60:.1f} minutes; pictures and numbers of each image in "
         f"{printable(str(plan(subject, settings)))}"
     )

@@ -6,7 +6,9 @@ output means.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,14 @@ class Likelihood(ABC):
                 f"{self.span[0]:g} to {self.span[1]:g}; ladder_vae.binarize(images) draws binary pixels of "
                 "gray ones, and likelihood.prepare takes bytes"
             )
+
+    def bits_per_nat(self, image_shape: Sequence[int]) -> float | None:
+        """Bits per dimension in one nat per image; None of binary pixels, which nobody compares by them.
+
+        Args:
+            image_shape: Of one image, ``(C, H, W)``.
+        """
+        return 1 / (math.prod(image_shape) * math.log(2)) if self.bits else None
 
     def channels(self, image_channels: int) -> int:
         """Number of channels that the decoder needs for images of ``image_channels`` channels.

@@ -82,16 +82,15 @@ def _of_units(statistics: UnitStatistics, units: Sequence[int], split: str) -> d
     return metrics
 
 
-def bits_per_dim(metrics: Mapping[str, float], dimensions: int) -> dict[str, float]:
+def bits_per_dim(metrics: Mapping[str, float], bits_per_nat: float) -> dict[str, float]:
     """ELBO and bounds in bits per dimension, as ``test/bits_per_dim`` and ``test/bits_per_dim/K=1000``.
 
     Args:
         metrics: By the names of ``metrics.json``, nats.
-        dimensions: Numbers that an image consists of.
+        bits_per_nat: Bits per dimension in a nat per image.
     """
     found = ((re.fullmatch(r"(\w+)/(?:elbo|log_px(/K=\d+))", name), value) for name, value in metrics.items())
-    per_nat = -1 / (dimensions * math.log(2))
-    return {f"{name[1]}/bits_per_dim{name[2] or ''}": per_nat * value for name, value in found if name}
+    return {f"{name[1]}/bits_per_dim{name[2] or ''}": -bits_per_nat * value for name, value in found if name}
 
 
 def _stderr(values: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ OF_RUNS = (
     Metric("test/mse", "MSE", 5, "", "down", in_hparams=True),
     Metric("test/ssim", "SSIM", 4, "", "up", in_hparams=True),
     Metric("train_eval/elbo", "ELBO, training images", 2, "nats", "up", in_hparams=True),
+    Metric("train_eval/bits_per_dim", "bits per dimension, training images", 3, "", "down"),
     Metric("model/parameters", "parameters", 0, cost=True),
     Metric("train/images_per_second", "images/s", 0, cost=True, in_hparams=True),
     Metric("train/seconds", "training", 0, "s", cost=True, in_hparams=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,8 +74,8 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             **assembly.totals.metrics(),
             **module.counts(),
         }
-        if assembly.data.likelihood.bits:
-            metrics |= bits_per_dim(metrics, math.prod(assembly.data.image_shape))
+        if per_nat := assembly.data.likelihood.bits_per_nat(assembly.data.image_shape):
+            metrics |= bits_per_dim(metrics, per_nat)
         with suppress(UserError, OSError):  # there may be none
             if any("/log_px/" in name for name in read_metrics(path)):
                 warn(f"the bounds of {path} were of its earlier weights and are dropped; evaluate it again")
