@@ -1,7 +1,9 @@
 """The fixed binarization of MNIST, from few images in files of the same format."""
 
 import hashlib
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,9 @@ def test_a_run_trains_and_is_evaluated_on_the_files(command, npz, files):
     assert "as published" in err
     with open("run/config.yaml") as file:
         assert yaml.safe_load(file)["data"]["path"] == str(files)
+    kept = {f"binarized_mnist_{name}.amat": known for name, known in mnist_module.PUBLISHED.items()}
+    state = json.loads(Path("run/status.json").read_text())
+    assert (state["status"], state["data_files"]) == ("finished", kept)
     code, _, err = command("evaluate", "run=run", "num_samples=2")
     assert code == 0, err
 
@@ -115,6 +120,6 @@ def test_fifty_thousand_rows_take_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist_module, "ROWS", {"train": 50_000})
     (tmp_path / "binarized_mnist_train.amat").write_bytes(line * 50_000)
     began = time.process_time()
-    images = mnist_module._read(tmp_path / "binarized_mnist_train.amat", "train")
+    images, _ = mnist_module._read(tmp_path / "binarized_mnist_train.amat", "train")
     assert time.process_time() - began < 20
     assert images.float().mean() == 127.5

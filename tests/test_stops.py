@@ -56,7 +56,7 @@ def test_a_run_that_was_killed_as_it_began(workdir, monkeypatch, writes):
 
     run = workdir / "run"
     run.mkdir()
-    data = SimpleNamespace(fingerprint="")
+    data = SimpleNamespace(fingerprint="", source=SimpleNamespace(files={}))
     assembly = SimpleNamespace(config={"model": {}, "trainer": {"max_epochs": 1}}, data=data)
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(Killed):

@@ -58,8 +58,8 @@ def load_larochelle(directory: Path) -> Images:
     ``binarized_mnist_train.amat``, ``..._valid.amat`` and ``..._test.amat`` hold one image a line: 784
     numbers, 0 or 1, separated by spaces. The 10,000 images of ``valid`` follow the 50,000 of ``train``, so
     that ``val_size=10000`` validates on them. The files have no labels. The SHA-256 of each is printed on
-    standard error, with a warning where it is not that of the published file. A checkpoint keeps the
-    fingerprint of all pixels.
+    standard error, with a warning where it is not that of the published file, and ``status.json`` of a run
+    keeps it. A checkpoint keeps the fingerprint of all pixels.
 
     Raises:
         UserError: If a file is missing or has another form.
@@ -67,13 +67,16 @@ def load_larochelle(directory: Path) -> Images:
     if not directory.is_dir():
         what = "is a file; name its directory" if directory.exists() else "does not exist"
         raise UserError(f"data.path={directory} {what}; it holds binarized_mnist_train.amat, ...")
-    splits = {name: _read(directory / f"binarized_mnist_{name}.amat", name) for name in ROWS}
+    paths = {name: directory / f"binarized_mnist_{name}.amat" for name in ROWS}
+    found = {name: _read(path, name) for name, path in paths.items()}
+    splits = {name: images for name, (images, _) in found.items()}
+    files = {paths[name].name: digest for name, (_, digest) in found.items()}
     train = torch.cat([splits["train"], splits["valid"]])
-    return Images(train, splits["test"], held_out=len(splits["valid"]))
+    return Images(train, splits["test"], held_out=len(splits["valid"]), files=files)
 
 
-def _read(path: Path, name: str) -> torch.Tensor:
-    """Images of a file, bytes of 0 and 255, ``(N, 1, 28, 28)``."""
+def _read(path: Path, name: str) -> tuple[torch.Tensor, str]:
+    """Images of a file, bytes of 0 and 255, ``(N, 1, 28, 28)``, and its SHA-256."""
     rows = ROWS[name]
     try:
         content = path.read_bytes()
@@ -101,4 +104,4 @@ def _read(path: Path, name: str) -> torch.Tensor:
             f"{path}: SHA-256 {found} is not that of the published file ({PUBLISHED[name][:12]}...); bounds "
             "compare with published ones only if the pixels are the same"
         )
-    return torch.from_numpy(bits * np.uint8(255)).view(rows, 1, 28, 28)
+    return torch.from_numpy(bits * np.uint8(255)).view(rows, 1, 28, 28), found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Images:
         held_out: How many of the training images, the last ones, are the source's own validation split.
         mapped: Whether images stay on disk, from where each batch is read; they are then in any order of
             memory.
+        files: SHA-256 of the files that they were read from, by name, where a source tells it; runs keep it.
     """
 
     train: Tensor
@@ -46,6 +48,7 @@ class Images:
     test_labels: Tensor | None = None
     held_out: int = 0
     mapped: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         shape = tuple(self.train.shape[1:])

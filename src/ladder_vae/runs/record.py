@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ def write_status(path: Path, status: str, message: str = "", **facts: Any) -> No
     """Write ``status.json``; other facts than these stay as they are.
 
     Args:
-        facts: Host, process and threads of the training, fingerprint of its images.
+        facts: Host, process and threads of the training, fingerprint of its images, SHA-256 of their files.
     """
     known = _read_status(path) | facts | {"status": status, "message": message}
     write_checked(path / STATUS, (json.dumps(known) + "\n").encode())
@@ -137,15 +137,19 @@ def threads_of(path: Path) -> int | None:
 
 
 @contextmanager
-def recording(path: Path, threads: int, data: str = "") -> Iterator[None]:
+def recording(
+    path: Path, threads: int, data: str = "", files: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """``status.json`` while a run trains, and how it ended.
 
     Args:
         threads: Number of threads of the training, on which its last bits depend.
         data: Fingerprint of the images that it is trained on.
+        files: SHA-256 of the files that they were read from, by name, where that is known.
     """
     facts: dict[str, Any] = {"host": platform.node(), "process": os.getpid(), "threads": threads}
     with locked(path, RECORD):  # an evaluation may enter its own; from then on it finds the run unfinished
+        facts |= {"data_files": dict(files)} if files else {}
         write_status(path, "running", **facts, data_fingerprint=data)
     try:
         yield

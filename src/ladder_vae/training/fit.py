@@ -51,7 +51,8 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
     """
     if said := beta_stays_below_one(assembly.config, assembly.config["trainer"]["max_epochs"]):
         warn(said)
-    with recording(path, torch.get_num_threads(), assembly.data.fingerprint):
+    data = assembly.data
+    with recording(path, torch.get_num_threads(), data.fingerprint, data.source.files):
         write_config(path, assembly.config)  # after the status: a process killed in between leaves no run
         module, trainer, asked = assembly.module, assembly.trainer, assembly.config["trainer"]
         device = choose_device_type(asked["accelerator"])
@@ -59,7 +60,6 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             with together(asked["devices"], device, _join, assembly.config, path, resume_from):
                 tested, like_for_like = train_and_test(assembly, path, resume_from)
         except torch.OutOfMemoryError:
-            data = assembly.data
             raise UserError(
                 f"out of memory on {device}; lower data.batch_size={data.batch_size}, or, if training had "
                 f"begun, data.eval_batch_size={data.eval_batch_size}"
