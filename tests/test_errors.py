@@ -60,6 +60,7 @@ BAD = {
     "+trainer.num_nodes=2": "trainer.num_nodes=2: a run takes devices of one machine",
     "trainer.max_epoch=3": "did you mean trainer.max_epochs?",
     "callbacks.averaging.decay=1.5": "callbacks.averaging.decay=1.5 must lie in [0, 1)",
+    "callbacks.averaging.recalibrate_batches=-1": "recalibrate_batches=-1 must be at least 0",
     "callbacks=early_stopping": "set data.val_size=10000 or callbacks=default",
     "experiment=papper": "there is no experiment/papper; choose collapse, convolutional, ",
     "learning_rate=3": "there is no setting learning_rate; --cfg job lists all settings",

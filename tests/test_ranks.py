@@ -138,16 +138,18 @@ def test_images_are_shared_and_none_twice():
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def moments(x):
-    norm = BatchNorm(3).double()
-    y = norm(x[:, ranks.share(x.shape[1])])
+def moments(x, momentum=0.1):
+    norm = BatchNorm(3, momentum=momentum).double()
+    for scale in (1, 2):
+        y = norm(scale * x[:, ranks.share(x.shape[1])])
     return {"mean": norm.running_mean, "var": norm.running_var, "count": norm.num_batches_tracked}, y.detach()
 
 
-def test_batch_norm_is_that_of_the_whole_batch():
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_is_that_of_the_whole_batch(momentum):
     x = 100 + torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    alone, y = moments(x)
-    found = in_two(moments, x)
+    alone, y = moments(x, momentum)
+    found = in_two(moments, x, momentum)
     for statistics, _ in found:
         same(statistics, alone)
     same({"y": torch.cat([part for _, part in found], 1)}, {"y": y})

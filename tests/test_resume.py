@@ -32,6 +32,7 @@ def interrupted(*args):
 @pytest.mark.parametrize("val_size", [0, 8])
 def test_stopped_and_resumed_is_the_run_that_was_never_stopped(trained, broken_off, workdir, val_size):
     settings = [f"data.val_size={val_size}", "trainer.max_epochs=4"]
+    settings.append(f"callbacks.averaging.recalibrate_batches={val_size // 4}")
     whole = trained(*settings, run_dir="whole")
     code, err = broken_off(EpochCheckpoints, "on_train_epoch_end", crash_after(2), *settings)
     assert code == 1

@@ -10,8 +10,10 @@ from conftest import scalars, tiny, weights
 from contracts import binary_images, small
 
 from ladder_vae import load_run
+from ladder_vae.data import Npz
 from ladder_vae.data.batches import Batches
 from ladder_vae.models import LadderVAE
+from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.training import lightning_module
 from ladder_vae.training.averaging import ExponentialMovingAverage
 from ladder_vae.training.lightning_module import HierarchicalVAE
@@ -132,6 +134,33 @@ def test_the_average_of_a_run_is_that_of_its_weights(train, monkeypatch):
         average = decay * average + (1 - decay) * value
     first = next(name for name, _ in load_run(run, "last").model.named_parameters())
     torch.testing.assert_close(weights(run)[f"model.{first}"].double(), average, rtol=1e-5, atol=1e-7)
+
+
+def test_batch_norm_of_averaged_weights_is_measured_anew_if_asked(train, npz, command):
+    """On evenly spaced training images, each batch from all over the split; training stays the same."""
+    anew = "callbacks.averaging.recalibrate_batches=3"
+    settings = ("optimizer.lr=0.05", "scheduler=constant", "data.batch_size=8", "trainer.max_epochs=3")
+    runs = [train(*settings, run_dir="averaged"), train(*settings, anew, run_dir="measured")]
+    raw = [read_checkpoint(run / "checkpoints/last.ckpt")["current_model_state"] for run in runs]
+    assert all(torch.equal(raw[0][name], raw[1][name]) for name in raw[0])
+    data = Npz(path=str(npz), batch_size=8)
+    x = data.observe("train", data.sample("train", 24))
+    for run in runs:
+        layer, norm, *_ = load_run(run, "last").model.encoder[0]
+        with torch.no_grad():
+            batches = [layer(x[start::3].flatten(1)) for start in range(3)]
+        means, variances = (
+            torch.stack([of(b, 0) for b in batches]).mean(0) for of in (torch.mean, torch.var)
+        )
+        same = [
+            torch.allclose(kept, expected, rtol=1e-3, atol=1e-5)
+            for kept, expected in ((norm.running_mean, means), (norm.running_var, variances))
+        ]
+        assert same == [str(run) == "measured"] * 2
+    fine_tuned = ("init_from=measured", "objective.importance_samples=2", "objective.beta_warmup_epochs=0")
+    code, _, err = command("train", *tiny(npz), *fine_tuned, anew)
+    assert code != 0
+    assert err.splitlines()[-1].startswith("error: training on L_K keeps the batch-norm statistics")
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -31,7 +31,12 @@ NOT_A_SETTING = (
     "trainer.strategy",
 )
 # Settings that came later, with the value that runs from before them have without saying so.
-LATER = {"objective.balance_rates": False, "objective.spectral": 0.0, "scheduler.final_factor": 0.0}
+LATER = {
+    "callbacks.averaging.recalibrate_batches": 0,
+    "objective.balance_rates": False,
+    "objective.spectral": 0.0,
+    "scheduler.final_factor": 0.0,
+}
 PLACES = ("path", "directory")  # settings of data that say where they lie
 LONGEST = 60  # characters of a setting in a name
 

@@ -43,12 +43,13 @@ class BatchNorm(nn.BatchNorm1d):
         total = counts.sum()
         mean = (counts * means).sum(0) / total
         var = (parts + counts * (means - mean) ** 2).sum(0) / total
-        assert self.momentum is not None
         with torch.no_grad():
             unbiased = var * total / (total - 1).clamp(min=1)
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+            # without a momentum, as in torch's own, statistics are the mean over all batches
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean), share)
+            self.running_var.lerp_(unbiased.to(self.running_var), share)
         return ((x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(rows.dtype)
 
 

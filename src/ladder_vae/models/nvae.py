@@ -23,9 +23,10 @@ class NVAE(ConvolutionalVAE):
     images are not padded to a power of two; the posteriors of a resolution all read the features that its
     cells end with; the stream is added to and not mixed with what a sample writes; the top prior is N(0, I),
     without a learned stream above it; by default features are normalized by pixel, because for averaged
-    weights the statistics of batches would have to be measured anew (``norm="batch"`` averages them, too); a
-    posterior's log-variance is bounded as the sum of two that are. There are no normalizing flows, as there
-    are none in the published run on MNIST with 15 levels.
+    weights the statistics of batches have to be measured anew (``norm="batch"`` averages them, too, unless
+    ``callbacks.averaging.recalibrate_batches`` is set); a posterior's log-variance is bounded as the sum of
+    two that are. There are no normalizing flows, as there are none in the published run on MNIST with 15
+    levels.
 
     Args:
         input_shape: Image shape (C, H, W), H and W from 4 to 256.

@@ -90,6 +90,11 @@ def build(settled: Settled, run_dir: str | Path, resume_from: Path | None = None
     for callback in chosen:
         if isinstance(callback, EarlyStopping):
             _check_stopping(callback, model, config)
+        if getattr(callback, "recalibrate_batches", 0) and objective.importance_samples > 1:
+            raise UserError(
+                "training on L_K keeps the batch-norm statistics; set "
+                "callbacks.averaging.recalibrate_batches=0"
+            )
     totals = Totals()
     checkpoints = EpochCheckpoints(Path(run_dir) / "checkpoints")
     callbacks = [*chosen, Interruption(), totals, Dashboards(config), checkpoints]
