@@ -2,14 +2,21 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import tiny
 from test_readme import commands
+from torch.utils.flop_counter import FlopCounterMode
 
 import ladder_vae.conf
+from ladder_vae.maths import LogisticMixture
+from ladder_vae.models import ConvolutionalVAE
+from ladder_vae.training.objective import Objective
+from ladder_vae.training.step import batch_values, training_memory
 
 CONF = Path(ladder_vae.conf.__file__).parent
 ONE_STEP = [
@@ -140,6 +147,31 @@ def test_the_paper_preset_is_the_papers(command):
     assert cfg["optimizer"]["_target_"].endswith(".Adam")
     assert cfg["scheduler"]["_target_"].endswith(".constant")
     assert cfg["trainer"]["gradient_clip_val"] is cfg["callbacks"]["averaging"] is None
+
+
+def test_the_command_for_cifar10_costs_what_is_said(command):
+    """It composes, and its model has the weights, the arithmetic and the memory that stand beside it."""
+    text = (Path(__file__).parents[1] / "docs/settings.md").read_text()
+    written, said = re.search(r"\n    ladder-vae (train .*?)\n\n(.*?)\n\n", text, re.DOTALL).groups()
+    code, out, err = command(*shlex.split(written.replace("\\\n", "")), "--cfg", "job", "--resolve")
+    assert code == 0, err
+    config = yaml.safe_load(out)
+    assert config["data"]["_target_"].endswith(".CIFAR10")
+    settings = {name: value for name, value in config["model"].items() if name != "_target_"}
+    likelihood, size = LogisticMixture(config["likelihood"]["components"]), config["data"]["batch_size"]
+    with torch.device("meta"):
+        model = ConvolutionalVAE(**settings | {"input_shape": (3, 32, 32)}, likelihood=likelihood)
+        x = torch.empty(2, 3, 32, 32)
+        noise = model.terms_noise(1, 2, like=x)
+    with FlopCounterMode(display=False) as counter:
+        batch_values(model, Objective())(x, x.new_full((), 1.0), *noise).loss.backward()
+    assert f"{model.num_layers} levels" in said
+    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights" in said
+    assert f"{counter.get_total_flops() / 2e9:.1f} GFLOP for each image" in said.replace("\n", " ")
+    memory = {w: training_memory(model, Objective(), (size, 3, 32, 32), w) / 2**30 for w in (4, 2)}
+    assert "{:.1f} GiB in float32 and {:.1f} GiB in bfloat16".format(*memory.values()) in said.replace(
+        "\n", " "
+    )
 
 
 def test_a_users_own_optimizer_by_target(train, workdir):
