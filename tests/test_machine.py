@@ -11,8 +11,13 @@ import pytest
 import torch
 from conftest import tiny
 
+from ladder_vae.models import LadderVAE
+from ladder_vae.settings.composition import compose_run, without_hydra
 from ladder_vae.system import environment, machine
 from ladder_vae.system.environment import COMPILED, DRAWING
+from ladder_vae.system.errors import UserError
+from ladder_vae.training.memory import _Live, check_memory, evaluation_memory
+from ladder_vae.training.settle import settle
 
 
 def made_up(root: Path, files: dict[str, str]) -> Path:
@@ -123,7 +128,7 @@ def test_threads_jobs_and_the_memory_check_follow(monkeypatch, command, npz, wor
 
 def test_a_batch_that_fits_is_named(command, npz, monkeypatch):
     """It does fit, and one image more does not."""
-    here = 2_000_000
+    here = 1_000_000  # too little for 1,000 images in bfloat16, too
     monkeypatch.setattr("ladder_vae.training.memory.total_memory", lambda device: here)
 
     def said(images):
@@ -137,6 +142,53 @@ def test_a_batch_that_fits_is_named(command, npz, monkeypatch):
     assert said(int(named[1])) == (0, None)
     code, again = said(int(named[1]) + 1)
     assert (code, again[1]) == (1, named[1])
+
+
+def test_an_evaluation_that_fits_is_named(command, npz, monkeypatch):
+    """Where training fits and its validation does not; the size that is named is checked, too."""
+    monkeypatch.setattr("ladder_vae.training.memory.total_memory", lambda device: 700_000)
+    arguments = ("train", *tiny(npz), "data.batch_size=2", "trainer.limit_train_batches=1")
+    code, _, err = command(*arguments)
+    assert code == 1
+    named = re.search(r"to be validated and tested and there are .*; set (data.eval_batch_size=\d+) or", err)
+    assert command(*arguments, named[1])[0] == 0
+
+
+def test_memory_without_gradients_is_that_of_what_exists_at_once():
+    with torch.device("meta"):
+        a = torch.empty(1000)
+        with _Live() as live:
+            b = a + 1  # of tensors made before nothing is known
+            b.view(10, 100).mul_(2)
+            assert (live.now, live.peak) == (4000, 4000)
+            c = b.double()
+            del b
+            assert (live.now, live.peak) == (8000, 12000)
+            del c
+            torch.stack([a, a]).sum()
+    assert (live.now, live.peak) == (0, 12000)
+    with torch.device("meta"):
+        model = LadderVAE((1, 12, 16), 2, latent_sizes=[4, 3], hidden_sizes=[16, 8])
+    weights, pixels = (4 * sum(each.numel() for each in model.parameters()), 4 * 12 * 16)
+    needed = {n: evaluation_memory(model, (n, 1, 12, 16), 1) - 4 * weights for n in (100, 200)}
+    assert needed[200] == pytest.approx(2 * needed[100], rel=0.01)
+    assert 2 * pixels <= needed[100] / 100 <= 8 * pixels  # images, parameters of p(x | z), and little more
+    assert model.training
+
+
+def test_images_that_lie_on_a_gpu_are_counted(npz, monkeypatch):
+    settled = settle(without_hydra(compose_run(tiny(npz))))
+    here = []
+    monkeypatch.setattr("ladder_vae.training.memory.total_memory", lambda device: here[0])
+    monkeypatch.setattr("ladder_vae.training.memory.training_memory", lambda *of: 1000)
+    monkeypatch.setattr("ladder_vae.training.memory.evaluation_memory", lambda *of: 1000)
+    for device, more in (("cpu", 0), ("cuda", 40 * 12 * 16)):
+        monkeypatch.setattr("ladder_vae.training.memory.choose_device_type", lambda asked, d=device: d)
+        here[:] = [1000 + more]
+        check_memory(settled)
+        here[:] = [999 + more]
+        with pytest.raises(UserError, match="GiB to train"):
+            check_memory(settled)
 
 
 def run(code: str, **variables: str) -> str:
