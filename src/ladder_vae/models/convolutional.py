@@ -102,9 +102,9 @@ class ConvolutionalVAE(TopDown):
     and is enlarged from resolution to resolution. At each level the prior $p(z_l | z_{>l})$ is read from the
     stream, and the posterior $q(z_l | x, z_{>l})$ from the stream and the features of the image at this
     resolution; the sample is written to the stream, and ``blocks`` cells follow. Cell and initialization are
-    those of very deep VAEs (Child 2021, arXiv 2011.10650): no norm, what each of N cells and samples adds is
-    scaled by $1 / \sqrt N$ at first, priors begin as N(0, I), pixels are repeated to enlarge. Standard
-    deviations that a net reads are bounded, after NVAE.
+    those of very deep VAEs (Child 2021, arXiv 2011.10650): no norm, what each sample and each of the N cells
+    of the way down adds is scaled by $1 / \sqrt N$ at first, priors begin as N(0, I), pixels are repeated to
+    enlarge. Standard deviations that a net gives are bounded, after NVAE.
 
     A *resolution* is the longer side in pixels. Each is half the one below it, rounded up, down to 1.
 
