@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import torch
+from torch import Tensor
 
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.explorer.steps import Untranslatable
@@ -18,6 +19,7 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.summary import ACTIVE_KL
 from ladder_vae.runs.checkpoints import Run
 from ladder_vae.runs.opened import Subject, check_learned
+from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import write_text
 from ladder_vae.system.naming import z_name
@@ -65,7 +67,7 @@ def content(subject: Subject, seed: int = 0) -> str:
     try:
         computed = programs(model, data.image_shape)
     except Untranslatable as error:
-        raise UserError(f"{path} has no page to play with: {error}") from None
+        raise UserError(f"{path} has no page to play with: {error}; {_served(path)}") from None
     page = _rendered(model, data, computed, seed)
     _check_size(path, len(page))
     return page
@@ -74,17 +76,30 @@ def content(subject: Subject, seed: int = 0) -> str:
 def check(run: Run) -> None:
     """Raises UserError if the model is too large for a page, or its levels encode nothing."""
     check_learned(run)
-    weights = sum(value.numel() for value in run.model.state_dict().values())
-    _check_size(run.path, weights * 2 * 4 / 3)  # half precision, in base64
+    _check_size(run.path, _size(run.model))
+
+
+def fits(run: Run) -> bool:
+    """Whether the weights of the model fit into a page."""
+    return _size(run.model) <= LARGEST
+
+
+def _size(model: Hierarchy) -> float:
+    """Bytes of the weights of a model on a page: in half precision, in base64."""
+    return sum(value.numel() for value in model.state_dict().values()) * 2 * 4 / 3
 
 
 def _check_size(path: Path, size: float) -> None:
     if size > LARGEST:
-        most = LARGEST * 3 / 8 / 1e6
         raise UserError(
-            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB; choose a "
-            f"run of up to {most:.0f} million weights, whose page has {LARGEST / 1e6:.0f} MB"
+            f"{path} is too large for a page to play with, which would have {size / 1e6:.0f} MB, more than "
+            f"{LARGEST / 1e6:.0f}; {_served(path)}"
         )
+
+
+def _served(path: Path) -> str:
+    """What can be done with a run that has no page."""
+    return f"ladder-vae explore run={shown(path)} serve=true plays with it by a server on this machine"
 
 
 def _rendered(model: Hierarchy, data: ImageData, computed: dict[str, Any], seed: int) -> str:
@@ -92,8 +107,14 @@ def _rendered(model: Hierarchy, data: ImageData, computed: dict[str, Any], seed:
     levels = f"{depth} levels" if depth > 1 else "one level"
     facts = {
         "image": list(data.image_shape),
-        "levels": _levels(model, data, seed),
-        "pictures": _pictures(model, data),
+        "levels": level_facts(model, data, seed),
+        "pictures": [
+            {
+                "name": name,
+                "bytes": base64.b64encode(picture.mul(255).round().byte().numpy().tobytes()).decode(),
+            }
+            for name, picture in gallery(model, data)
+        ],
         "programs": {name: part for name, part in computed.items() if name != "weights"},
     }
     parameters = sum(value.numel() for value in model.parameters())
@@ -116,18 +137,26 @@ def _rendered(model: Hierarchy, data: ImageData, computed: dict[str, Any], seed:
 
 
 @torch.inference_mode()
-def _levels(model: Hierarchy, data: ImageData, seed: int) -> list[dict[str, Any]]:
+def level_facts(
+    model: Hierarchy, data: ImageData, seed: int, averaged: int = AVERAGED
+) -> list[dict[str, Any]]:
     """Of each level, z_1 first: name, shape, rate, and what there is to move, the highest rates first.
 
     What is moved is a unit, or, where latents are images, a channel at all its places.
+
+    Args:
+        model: The model, in eval mode, on any device.
+        data: Its data, of whose test images rates are means.
+        seed: Seed of the draws that rates are averaged over.
+        averaged: Number of test images, evenly spaced.
     """
     rates = [torch.zeros(event, dtype=torch.float64) for event in model.event_shapes]
     source = torch.Generator().manual_seed(stream_seed(seed, "explorer"))
-    index = data.sample("test", AVERAGED)
-    for x in data.observe("test", index).split(100):
+    index = data.sample("test", averaged)
+    for x in data.observe("test", index).to(next(model.parameters()).device).split(100):
         noise = model.draw_noise(1, len(x), like=x, generator=source)
         for total, level in zip(rates, model.infer(x, noise=noise).levels, strict=True):
-            total += level.unit_rate()[0].double().sum(0) / len(index)
+            total += level.unit_rate()[0].cpu().double().sum(0) / len(index)
     levels = []
     for number, level_rates in enumerate(rates):
         places = math.prod(level_rates.shape[1:])
@@ -146,15 +175,12 @@ def _levels(model: Hierarchy, data: ImageData, seed: int) -> list[dict[str, Any]
     return levels
 
 
-def _pictures(model: Hierarchy, data: ImageData) -> list[dict[str, str]]:
-    """Test images as the model sees them, bytes ``(C, H, W)`` in base64, and what they are called."""
+def gallery(model: Hierarchy, data: ImageData) -> list[tuple[str, Tensor]]:
+    """Test images as the model sees them: names, and intensities ``(C, H, W)`` in [0, 1]."""
     index, labels = data.gallery(SHOWN), data.labels("test")
     seen = model.likelihood.intensities(data.observe("test", index))
-    content = seen.mul(255).round().byte().numpy()
-    return [
-        {
-            "name": f"test image {each}" + ("" if labels is None else f", {data.noun} {int(labels[each])}"),
-            "bytes": base64.b64encode(image.tobytes()).decode(),
-        }
-        for each, image in zip(index, content, strict=True)
+    names = [
+        f"test image {each}" + ("" if labels is None else f", {data.noun} {int(labels[each])}")
+        for each in index
     ]
+    return list(zip(names, seen, strict=True))

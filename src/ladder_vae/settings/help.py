@@ -18,7 +18,7 @@ COMMANDS = {
     "sweep": "train models of several depths and compare them",
     "evaluate": "bounds on log p(x) and active units of a run, or of a folder of runs",
     "analyze": "see what each level of a run encodes",
-    "explore": "write a page on which one plays with the levels of a run",
+    "explore": "write a page on which one plays with the levels of a run, or serve it",
     "limit": "measure a diffusion at every number of steps",
     "report": "compare runs",
     "export": "write a bundle of a run to pass on, which opens with nothing of this package",

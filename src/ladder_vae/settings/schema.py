@@ -157,6 +157,9 @@ class ExploreConfig(OfRuns):
     """The configuration of ``ladder_vae.explore``."""
 
     checkpoint: str = MISSING
+    serve: bool = MISSING
+    port: int = MISSING
+    device: str = MISSING
 
 
 @dataclass
