@@ -48,7 +48,7 @@ def test_what_cannot_be_played_with_is_refused_before_anything_is_written(traine
     monkeypatch.setattr(page, "LARGEST", 1_000)
     monkeypatch.setattr(
         server, "find_spec", lambda name: None
-    )  # without the extra there is no server, either
+    )  # nor is there a server
     code, _, err = command("explore", f"run={run}")
     assert code == 1
     assert "too large for a page" in only_line(err)
