@@ -46,9 +46,7 @@ def test_the_page_needs_no_other_file(trained, command):
 def test_what_cannot_be_played_with_is_refused_before_anything_is_written(trained, command, monkeypatch):
     run = trained("logger=none")
     monkeypatch.setattr(page, "LARGEST", 1_000)
-    monkeypatch.setattr(
-        server, "find_spec", lambda name: None
-    )  # nor is there a server
+    monkeypatch.setattr(server, "find_spec", lambda name: None)  # nor is there a server
     code, _, err = command("explore", f"run={run}")
     assert code == 1
     assert "too large for a page" in only_line(err)
