@@ -83,9 +83,8 @@ def test_two_processes_train_as_one(several, train, command, npz, undrawn):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_processes_that_start_anew_train_as_one(train, npz, undrawn):
-    """As users start them: from the command line, with the precision that there is."""
+    """As users start them, from the command line."""
     if processors() < 2 or torch.cuda.is_available():
         pytest.skip("each process of a CPU needs a processor of its own")
     alone = train(*UNEVEN, "trainer.precision=32-true", run_dir="alone")
@@ -95,6 +94,7 @@ def test_processes_that_start_anew_train_as_one(train, npz, undrawn):
     assert figures(Path("shared")) == pytest.approx(figures(alone), rel=1e-3, nan_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

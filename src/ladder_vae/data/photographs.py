@@ -27,7 +27,7 @@ NAMES = tuple(name for names in PHOTOGRAPHS.values() for name in names)
 class Photographs(ImageData):
     """Natural images in color without a download: tiles of photographs that come with Python packages.
 
-    Each photograph belongs to one split, so that validation and test are of photographs that were not
+    Unless ``val_size`` is given, each photograph belongs to one split, so that validation and test are of photographs that were not
     trained on. ``china``, a temple by danielbuechele, and ``flower`` by vultilion (both CC BY 2.0) come with
     scikit-learn, the portrait ``grace_hopper`` with matplotlib; ``astronaut``, ``chelsea`` (a cat),
     ``coffee``, ``motorcycle`` (the left one of a pair) and ``rocket`` come with scikit-image, which has to be
@@ -107,7 +107,8 @@ class Photographs(ImageData):
         if needed > there:
             raise UserError(
                 f"data.stride={self.stride} makes {count:,} training tiles, which take "
-                f"{needed / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f}; raise it"
+                f"{needed / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f}; "
+                "raise data.stride"
             )
 
 

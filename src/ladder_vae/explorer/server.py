@@ -96,8 +96,8 @@ def serve(subject: Subject, port: int, seed: int, device: torch.device) -> None:
                 theme=looks,
                 css=STYLE,
             )
-        except OSError:
-            raise UserError(f"port={port} is taken meanwhile; choose another") from None
+        except OSError as error:
+            raise UserError(f"port={port} cannot be had ({error}); choose another") from None
         try:
             print(f"http://{HOST}:{port}", flush=True)
             while True:

@@ -30,6 +30,7 @@ from ladder_vae.system.signals import interrupts_held
 PATIENCE = timedelta(minutes=30)  # that a process waits for another: a disk may be slow
 LAST_WORDS = 2.0  # seconds in which a process that has failed says why
 FAREWELL = 60.0  # seconds in which one that is done ends by itself
+IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")  # a scheduler sends them to every process
 BACKENDS = {"cuda": "nccl"}  # by the device that trains; else gloo
 
 
@@ -173,13 +174,7 @@ def _be_a_worker(
     """The whole life of one of the other processes."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # so that the terminal's Ctrl-C goes to rank 0 alone, which ends this one
-    for name in (
-        "SIGINT",
-        "SIGTERM",
-        "SIGUSR1",
-        "SIGUSR2",
-        "SIGHUP",
-    ):  # a scheduler sends them to every process
+    for name in IGNORED:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
