@@ -28,11 +28,11 @@ class Photographs(ImageData):
     """Natural images in color without a download: tiles of photographs that come with Python packages.
 
     Unless ``val_size`` is given, each photograph belongs to one split, so that validation and test are of
-    photographs that were not trained on. ``china``, a temple by danielbuechele, and ``flower`` by vultilion (both CC BY 2.0) come with
-    scikit-learn, the portrait ``grace_hopper`` with matplotlib; ``astronaut``, ``chelsea`` (a cat),
-    ``coffee``, ``motorcycle`` (the left one of a pair) and ``rocket`` come with scikit-image, which has to be
-    installed for them. They have 300 to 600 rows and 451 to 741 columns. Some are JPEG files, whose 8x8
-    blocks can be seen in the pixels.
+    photographs that were not trained on. ``china``, a temple by danielbuechele, and ``flower`` by vultilion
+    (both CC BY 2.0) come with scikit-learn, the portrait ``grace_hopper`` with matplotlib; ``astronaut``,
+    ``chelsea`` (a cat), ``coffee``, ``motorcycle`` (the left one of a pair) and ``rocket`` come with
+    scikit-image, which has to be installed for them. They have 300 to 600 rows and 451 to 741 columns. Some
+    are JPEG files, whose 8x8 blocks can be seen in the pixels.
 
     Tiles are in the order of the names, and of rows. Those that validate and test do not overlap; what is
     left at the right and the bottom is not used. There are no labels.
