@@ -220,10 +220,14 @@ def test_a_server_answers(trained):
     held.close()
     arguments = [f"run={run}", "serve=true", f"port={port}", "device=cpu"]
     started = [sys.executable, "-m", "ladder_vae.explore", *arguments]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    told_by = Path("stderr.txt")  # a pipe that nobody reads may fill up
+    with (
+        told_by.open("w") as errors,
+        subprocess.Popen(started, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         try:
             address = process.stdout.readline().strip()
-            assert address == f"http://{server.HOST}:{port}", process.stderr.read()
+            assert address == f"http://{server.HOST}:{port}", told_by.read_text()
             from gradio_client import Client
 
             client = Client(address, verbose=False)
@@ -242,6 +246,6 @@ def test_a_server_answers(trained):
             assert Path(other[0]).read_bytes() == Path(first).read_bytes()
         finally:
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            process.wait(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted"
+    assert told_by.read_text().splitlines()[-1] == "interrupted"
