@@ -17,7 +17,7 @@ from ladder_vae.comparison.groups import group_runs
 from ladder_vae.maths import Bernoulli
 from ladder_vae.models.layers import BatchNorm
 from ladder_vae.runs.record import read_record
-from ladder_vae.system import ranks
+from ladder_vae.system import devices, ranks
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.machine import processors
 from ladder_vae.training import cluster, processes, settle
@@ -38,7 +38,7 @@ def several(monkeypatch):
     monkeypatch.setattr(settle, "choose_precision", lambda *_: "32-true")
     monkeypatch.setattr(Bernoulli, "prepare", lambda self, images: images.gt(0).double())
     torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(cluster, "processors", lambda: 4)
+    monkeypatch.setattr(devices, "processors", lambda: 4)
     yield
     torch.set_default_dtype(torch.float32)
 

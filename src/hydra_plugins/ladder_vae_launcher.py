@@ -42,7 +42,7 @@ from ladder_vae.system.console import lasting_output
 from ladder_vae.system.countdown import Countdown
 from ladder_vae.system.errors import UserError
 from ladder_vae.system.locks import TRAINING, locked
-from ladder_vae.system.processes import fresh_processes
+from ladder_vae.system.processes import ended, fresh_processes
 from ladder_vae.system.signals import gentle_stops, interrupts_held, release_interrupts
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _run(task: TaskFunction, configs: Sequence[DictConfig], at_once: int, thread
 def _died(config: DictConfig, code: int | None) -> JobReturn:
     """The result of a job whose process was killed; also writes its status."""
     path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-    message = f"the process ended with code {code}" + (", killed, perhaps for its memory" * (code == -9))
+    message = f"the process {ended(code)}"
     if is_run(path) and not read_record(path).finished:  # it is where the process drew pictures
         with contextlib.suppress(OSError):  # a full disk must not stop the other jobs
             write_status(path, "failed", message)

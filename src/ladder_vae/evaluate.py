@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
-from ladder_vae.evaluation.parts import SAMPLE_SIZES, choose_sample_sizes, evaluate
+from ladder_vae.evaluation.parts import SAMPLE_SIZES, choose_sample_sizes
 from ladder_vae.evaluation.results import keep, print_summary, progress_bar
+from ladder_vae.evaluation.sharing import evaluate_on
 from ladder_vae.models.evaluator import Settings
 from ladder_vae.models.passes import draws_per_pass
 from ladder_vae.runs.metrics import IMAGES_OF
-from ladder_vae.runs.opened import Subject, over_runs
+from ladder_vae.runs.opened import Subject, load_subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import composition, schema
 from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose
-from ladder_vae.system.devices import choose_device
+from ladder_vae.system.devices import choose_devices
 from ladder_vae.system.errors import UserError, warn
 
 
 def run(cfg: DictConfig) -> None:
     """Check everything, then evaluate run after run."""
-    composition.check_settings(cfg, schema.EvaluateConfig, {"binarizations": 1})
+    composition.check_settings(cfg, schema.EvaluateConfig, {"binarizations": 1, "devices": 1})
     chunk_size = _chunk_size(cfg.chunk_size)
     sizes = choose_sample_sizes(cfg.num_samples, None if cfg.k is None else list(cfg.k))
     for k in SAMPLE_SIZES:
@@ -31,7 +33,8 @@ def run(cfg: DictConfig) -> None:
     settings = Settings(cfg.num_samples, sizes, cfg.seed, binarizations=cfg.binarizations)
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
-    device = choose_device(cfg.device)
+    devices = choose_devices(cfg.device, cfg.devices)
+    device = devices[0]
     choose("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
 
     def check(subject: Subject) -> None:
@@ -49,6 +52,15 @@ def run(cfg: DictConfig) -> None:
             )
 
     def work(subject: Subject, name: str) -> None:
+        reopen = partial(
+            load_subject,
+            subject.run.path,
+            cfg.checkpoint,
+            cfg.images,
+            cfg.split,
+            trust=cfg.trust,
+            data=dict(cfg.data),
+        )
         images = settings.binarizations * len(subject.indices)
         with progress_bar(name, images) as advance:
             pays = settings.draws * images >= DRAWS_THAT_PAY["cuda" if device.type == "cuda" else "cpu"]
@@ -57,7 +69,7 @@ def run(cfg: DictConfig) -> None:
                 settings,
                 chunk_size=chunk_size or draws_per_pass(subject.run.model, subject.data.image_shape, device),
             )
-            evaluation = evaluate(subject, here, device, advance, compile=compile_pass)
+            evaluation = evaluate_on(devices, subject, here, reopen, advance, compile=compile_pass)
         keep(subject, evaluation, settings)
         print_summary(subject, evaluation, settings)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -115,17 +115,14 @@ def evaluate(
         UserError: If the run directory cannot be written, or an image has no finite likelihood.
     """
     model = subject.run.model.to(device)
-    passes = cache(lambda: _passes(model, device, compile))  # if anything is left to do
-    found = [
-        _evaluate_once(subject, replace(settings, binarizations=1, binarization=draw), passes, on_progress)
-        for draw in range(settings.binarizations)
-    ]
+    passes = cache(lambda: make_passes(model, device, compile))  # if anything is left to do
+    found = [_evaluate_once(subject, once, passes, on_progress) for once in each_binarization(settings)]
     each, seconds = [statistics for statistics, _ in found], sum(seconds for _, seconds in found)
     statistics, split = each[0], subject.split
     more = {}
     if len(each) > 1:
         statistics = ImageStatistics.mean(each)
-        with _writing(plan(subject, settings)) as directory:
+        with writing(plan(subject, settings)) as directory:
             _write(directory / IMAGES, statistics, seconds, _identity(subject, settings))
         spread = torch.stack([one.log_px.mean(0) for one in each]).std(0)
         more = {
@@ -146,6 +143,11 @@ def evaluate(
     return Evaluation({**metrics, **{f"{split}/{name}": n for name, n in more.items()}}, statistics)
 
 
+def each_binarization(settings: Settings) -> list[Settings]:
+    """The settings of the evaluation with each draw of the pixels."""
+    return [replace(settings, binarizations=1, binarization=draw) for draw in range(settings.binarizations)]
+
+
 def _evaluate_once(
     subject: Subject,
     settings: Settings,
@@ -153,11 +155,11 @@ def _evaluate_once(
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, binarized once, and the seconds that they took."""
-    with _writing(plan(subject, settings)) as directory:
+    with writing(plan(subject, settings)) as directory:
         finished = _read(directory / IMAGES, len(subject.indices))
         if finished is None:
             with fast_products(next(subject.run.model.parameters()).device.type):
-                finished = _evaluate_parts(subject, settings, passes(), on_progress)
+                finished = _evaluate_parts(subject, settings, passes, on_progress)
             _write(directory / IMAGES, *finished, _identity(subject, settings))
         else:
             on_progress(len(subject.indices), True)
@@ -167,7 +169,7 @@ def _evaluate_once(
 
 
 @contextmanager
-def _writing(directory: Path) -> Iterator[Path]:
+def writing(directory: Path) -> Iterator[Path]:
     """The directory, made if need be. Raises UserError if it cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -188,7 +190,8 @@ def _identity(subject: Subject, settings: Settings) -> dict[str, np.ndarray]:
     return {"identity": np.asarray(" ".join(words)), **{name: np.asarray(n) for name, n in numbers.items()}}
 
 
-def _passes(model: Hierarchy, device: torch.device, compile: bool) -> Passes:
+def make_passes(model: Hierarchy, device: torch.device, compile: bool) -> Passes:
+    """The passes of an evaluation, recorded where the device can, and compiled if asked for."""
     recorder = RECORDERS[device.type]() if device.type in RECORDERS else None
     return Passes(model, compiled_weigher(model) if compile else None, recorder)
 
@@ -204,36 +207,49 @@ def compiled_weigher(model: Hierarchy) -> Weigher:
 
 
 def _evaluate_parts(
-    subject: Subject, settings: Settings, passes: Passes, on_progress: Callable[[int, bool], None]
+    subject: Subject,
+    settings: Settings,
+    passes: Callable[[], Passes],
+    on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
     """Statistics of all images, and the seconds that they took."""
     parts = []
-    for start in range(0, len(subject.indices), PART):
-        path = plan(subject, settings) / f"part-{start // PART:05d}.npz"
-        indices = subject.indices[start : start + PART]
-        part = _read(path, len(indices))
+    for start, path in part_files(subject, settings).items():
+        images = len(subject.indices[start : start + PART])
+        part = _read(path, images)
         if part is None:
-            part = _evaluate_part(passes, subject, indices, settings, on_progress)
-            _write(path, *part)
+            part = evaluate_part(subject, settings, start, passes(), on_progress)
         else:
-            on_progress(len(indices), True)
+            on_progress(images, True)
         parts.append(part)
     return ImageStatistics.concatenate([part for part, _ in parts]), sum(seconds for _, seconds in parts)
 
 
-def _evaluate_part(
-    passes: Passes,
+def part_files(subject: Subject, settings: Settings) -> dict[int, Path]:
+    """Where each part of the images is kept once it is computed, by the place of its first image."""
+    directory, starts = plan(subject, settings), range(0, len(subject.indices), PART)
+    return {start: directory / f"part-{start // PART:05d}.npz" for start in starts}
+
+
+def evaluate_part(
     subject: Subject,
-    indices: Sequence[int],
     settings: Settings,
+    start: int,
+    passes: Passes,
     on_progress: Callable[[int, bool], None],
 ) -> tuple[ImageStatistics, float]:
+    """Evaluate ``PART`` images from ``start`` on, binarized once, and keep what is returned in their file.
+
+    Raises:
+        UserError: If an image has no finite likelihood, or memory is too small.
+    """
     began = time.perf_counter()
+    indices = subject.indices[start : start + PART]
     model = subject.run.model
     device = next(model.parameters()).device
     parts = []
-    for start in range(0, len(indices), settings.images_per_pass):
-        batch = indices[start : start + settings.images_per_pass]
+    for at in range(0, len(indices), settings.images_per_pass):
+        batch = indices[at : at + settings.images_per_pass]
         x = subject.data.observe(subject.source, batch, settings.binarization).to(device)
         try:
             statistics = image_statistics(model, x, batch, settings, passes)
@@ -247,7 +263,9 @@ def _evaluate_part(
             )
         parts.append(statistics)
         on_progress(len(batch), False)
-    return ImageStatistics.concatenate(parts), time.perf_counter() - began
+    found = ImageStatistics.concatenate(parts), time.perf_counter() - began
+    _write(part_files(subject, settings)[start], *found)
+    return found
 
 
 def _write(

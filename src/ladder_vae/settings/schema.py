@@ -120,6 +120,7 @@ class EvaluateConfig(OfRuns):
     checkpoint: str = MISSING
     binarizations: int = MISSING
     device: str = MISSING
+    devices: int = MISSING
     compile: Any = MISSING  # true, false or auto
     chunk_size: Any = MISSING  # a number or auto
 

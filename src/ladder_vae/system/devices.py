@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ladder_vae.system.errors import UserError
+from ladder_vae.system.machine import processors
 from ladder_vae.system.memory import total_memory
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -131,3 +132,37 @@ def choose_device(name: str) -> torch.device:
         return device
     except (RuntimeError, AssertionError):
         raise UserError(f"device={name} is not here; choose auto or cpu") from None
+
+
+def choose_devices(name: str, count: int) -> list[torch.device]:
+    """So many devices of one kind, for a process each. On a CPU these are processors, which have no numbers.
+
+    Args:
+        name: See :func:`choose_device`.
+        count: How many, from 1.
+
+    Raises:
+        UserError: If this machine does not have them.
+    """
+    device = choose_device(name)
+    if count == 1:
+        return [device]
+    if device.index is not None:
+        raise UserError(f"device={name} is a single one; devices={count} takes device={device.type}")
+    check_number("devices", count, device.type)
+    return [torch.device("cuda", i) if device.type == "cuda" else device for i in range(count)]
+
+
+def check_number(setting: str, count: int, device: str) -> None:
+    """Raises UserError if this machine has fewer devices of the type.
+
+    Args:
+        setting: Name of the setting that asks for them, for the error message.
+        count: How many it asks for.
+        device: Their type; a CPU has as many as processors.
+    """
+    there = {"cuda": torch.cuda.device_count, "cpu": processors}.get(device, lambda: 1)()
+    if count > there:
+        what = "processor" if device == "cpu" else f"{device} device"
+        found = f"there are {there} {what}s" if there > 1 else f"there is {there} {what}"
+        raise UserError(f"{setting}={count}: {found} here; set {setting}={there}{' or less' * (there > 1)}")

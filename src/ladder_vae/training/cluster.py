@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy
@@ -13,8 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladder_vae.models.layers import BatchNorm
+from ladder_vae.system.devices import check_number
 from ladder_vae.system.errors import UserError
-from ladder_vae.system.machine import processors
 from ladder_vae.system.ranks import rank
 
 #: Lightning's names; the second is for models of which a step leaves out some weights.
@@ -93,13 +92,7 @@ def check_devices(trainer: Mapping[str, Any], device: str, batch_size: int) -> N
         )
     if devices < 1:
         raise UserError(f"trainer.devices={devices} must be at least 1")
-    there = {"cuda": torch.cuda.device_count, "cpu": processors}.get(device, lambda: 1)()
-    if devices > there:
-        what = "processor" if device == "cpu" else f"{device} device"
-        found = f"there are {there} {what}s" if there > 1 else f"there is {there} {what}"
-        raise UserError(
-            f"trainer.devices={devices}: {found} here; set trainer.devices={there}{' or less' * (there > 1)}"
-        )
+    check_number("trainer.devices", devices, device)
     if devices > batch_size:
         raise UserError(
             f"trainer.devices={devices} cannot share a batch of {batch_size}: data.batch_size counts the "

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,14 +19,12 @@ from torch import distributed as dist
 
 from ladder_vae.settings.command_line import explain
 from ladder_vae.system.errors import UserError
-from ladder_vae.system.memory import keep_freed_memory
-from ladder_vae.system.processes import fresh_processes
+from ladder_vae.system.processes import be_a_worker, ended, fresh_processes
 from ladder_vae.system.signals import interrupts_held
 
 PATIENCE = timedelta(minutes=30)  # that a process waits for another: a disk may be slow
 LAST_WORDS = 2.0  # seconds in which a process that has failed says why
 FAREWELL = 60.0  # seconds in which one that is done ends by itself
-IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")  # a scheduler sends them to every process
 BACKENDS = {"cuda": "nccl"}  # by the device that trains; else gloo
 
 
@@ -158,9 +152,7 @@ def _first_failure(workers: list[_Worker]) -> _Failure | None:
                 failures.append(failure._replace(said=f"{name}: {failure.said}"))
             except (EOFError, OSError):
                 worker.process.join()
-                code = worker.process.exitcode
-                killed = ", killed, perhaps for its memory" * (code == -signal.SIGKILL)
-                failures.append(_Failure(False, f"{name} ended with code {code}{killed}"))
+                failures.append(_Failure(False, f"{name} {ended(worker.process.exitcode)}"))
     return min(failures, default=None)
 
 
@@ -172,15 +164,7 @@ def _be_a_worker(
     arguments: tuple[Any, ...],
 ) -> None:
     """The whole life of one of the other processes."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # so that the terminal's Ctrl-C goes to rank 0 alone, which ends this one
-    for name in IGNORED:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    _say_nothing()
+    be_a_worker(threads)
     connection.send("ready")
     try:
         with joined(*place):
@@ -189,18 +173,3 @@ def _be_a_worker(
         with contextlib.suppress(OSError):  # rank 0 is gone
             connection.send(_Failure(isinstance(error, RuntimeError), explain(error), traceback.format_exc()))
         sys.exit(1)
-
-
-def _say_nothing() -> None:
-    """Have nowhere to print, whatever prints: libraries hold on to the streams that they find at first."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    sys.stdout = sys.stderr = open(nowhere, "w")  # noqa: SIM115  until the process ends
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
