@@ -43,6 +43,15 @@ def parse_once():
         yield
 
 
+@pytest.fixture
+def float64():
+    """The test computes in float64, and draws the same at every call."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory) -> Path:
     """40 training and 24 test images of 12x16 pixels, with labels."""
