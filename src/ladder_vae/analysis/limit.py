@@ -210,8 +210,9 @@ def _on_grid(
         for kind, found in rates.items():
             parts[kind].append(found)
     whole = torch.cat(distortions)
+    rates = {kind: torch.cat(found, 1) for kind, found in parts.items()}
     return [
-        _bound(kind, whole, torch.cat(parts[kind], 1), torch.tensor(path) / (GRID - 1))
+        _bound(kind, whole, rates[kind].sum(0), rates[kind].mean(1), torch.tensor(path) / (GRID - 1))
         for kind, path in paths.items()
     ]
 
@@ -224,13 +225,15 @@ def _sampled(
     # As often at each level, unless there are very many.
     each = kind.steps if LIMIT < kind.steps <= max(settings.draws, GRID - 1) else 1
     draws = -(-settings.draws // each) * each
-    parts = [
-        model.estimate(x, keys, draws, max(1, settings.chunk_size // len(x)))
-        for x, keys in _batches(subject, settings, device, max(1, settings.chunk_size // min(draws, 100)))
-    ]
-    rates = torch.cat([part.rates for part in parts], 1)  # (L, M)
-    distortion = torch.cat([part.distortion for part in parts])
-    return _bound(kind, distortion, rates, torch.linspace(0, 1, model.num_layers))
+    distortions, totals = [], []
+    rates = torch.zeros(model.num_layers, dtype=torch.float64)  # summed over images: levels may be thousands
+    for x, keys in _batches(subject, settings, device, max(1, settings.chunk_size // min(draws, 100))):
+        found = model.estimate(x, keys, draws, max(1, settings.chunk_size // len(x)))
+        distortions.append(found.distortion)
+        totals.append(found.rates.sum(0))
+        rates += found.rates.sum(1)
+    distortion, times = torch.cat(distortions), torch.linspace(0, 1, model.num_layers)
+    return _bound(kind, distortion, torch.cat(totals), rates / len(distortion), times)
 
 
 def _batches(
@@ -244,8 +247,9 @@ def _batches(
         yield x, image_keys(which, keyed).to(device)
 
 
-def _bound(kind: Kind, distortion: Tensor, rates: Tensor, times: Tensor) -> Bound:
-    return Bound(kind, -(distortion + rates.sum(0)), float(distortion.mean()), rates.mean(1), times)
+def _bound(kind: Kind, distortion: Tensor, total: Tensor, rates: Tensor, times: Tensor) -> Bound:
+    """From distortion and rate of each image, ``(M,)``, and the mean rate of each level, ``(T + 1,)``."""
+    return Bound(kind, -(distortion + total), float(distortion.mean()), rates, times)
 
 
 def rows(found: Findings) -> list[dict[str, object]]:

@@ -204,7 +204,8 @@ def _samples(model: Diffusion, settings: Settings) -> Picture:
         rows = {}
         for steps in SAMPLED:
             generator = torch.Generator().manual_seed(stream_seed(settings.seed, "limit samples"))
-            drawn = model.with_steps(steps, kind).generate(SHOWN, generator=generator)
+            walk = model.with_steps(steps, kind)
+            drawn = walk.generate(SHOWN, generator=generator, keep_levels=False)
             rows[f"T = {steps}"] = to_bytes(drawn.mean)
         image_grids.save_strips(path, rows, columns=SHOWN, title="Samples by the number of steps")
 

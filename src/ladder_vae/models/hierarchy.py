@@ -10,8 +10,9 @@ inference and ``(n,)`` in generation.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import Gaussian
 from ladder_vae.maths.likelihoods import Bernoulli, Likelihood
+from ladder_vae.models.descending_noise import from_the_top
 from ladder_vae.models.inference import Density, Estimate, Generation, Inference, Level, Terms
 from ladder_vae.models.rung import Rung
 from ladder_vae.system.naming import level_index, z_name
@@ -87,21 +89,24 @@ class Hierarchy(nn.Module, ABC):
             noise: Standard-normal noise of each level, ``(K, B, *event)``.
         """
 
-    def walk(self, pick: Pick) -> tuple[Tensor, tuple[Level, ...]]:
+    def walk(self, pick: Pick, *, keep_levels: bool = True) -> tuple[Tensor, tuple[Level, ...]]:
         """Walk from the top to the image: on each level form the prior, pick the latent, descend.
 
         Args:
             pick: Chooses the latent of each level.
+            keep_levels: Whether the levels are returned. Else each is forgotten once the next is picked.
 
         Returns:
             The decoder's output, ``(*lead, channels, H, W)``, and the levels, z_1 first.
         """
-        state, levels = None, []
+        state: Any = None
+        levels: list[Level] = []
         for level in reversed(range(self.num_layers)):
             rung = self.rung(level)
             p = rung.prior(state)
             z, q = pick(level, state, p)
-            levels.append(Level(z, q, p, closed_form=self.closed_form_rates or state is None))
+            if keep_levels:
+                levels.append(Level(z, q, p, closed_form=self.closed_form_rates or state is None))
             state = rung.descend(state, z)
         return self.decoder(state), tuple(reversed(levels))
 
@@ -175,6 +180,7 @@ class Hierarchy(nn.Module, ABC):
         temperature: Mapping[Any, float] | None = None,
         noise: Mapping[Any, Tensor] | None = None,
         generator: torch.Generator | None = None,
+        keep_levels: bool = True,
     ) -> Generation:
         """Draw ``n`` images from the prior, top level first. The model should be in eval mode.
 
@@ -187,6 +193,8 @@ class Hierarchy(nn.Module, ABC):
                 factor on its standard deviation.
             noise: Maps a level to its innovation, ``(n, *event)``: (z - mu_p) / sigma_p for a Gaussian prior.
             generator: Source of all other innovations (default: torch's global generator).
+            keep_levels: Whether the result holds the latents of all levels. Without them, memory is that of
+                one level and of a part of the noise, however many levels there are; images are the same.
 
         Raises:
             ValueError: If a level does not exist.
@@ -194,16 +202,16 @@ class Hierarchy(nn.Module, ABC):
         hold, temperature, noise = map(self._by_index, (hold, temperature, noise))
         missing = any(level not in hold and level not in noise for level in range(self.num_layers))
         # Noise is drawn for all levels or none, so that holding a level does not change another level's draw.
-        like = next(self.parameters())
-        fresh = self.draw_noise(1, n, like=like, generator=generator) if missing else []
+        fresh = self._noise_from_the_top(n, generator) if missing else None
 
         def pick(level: int, state: Any, p: Density) -> tuple[Tensor, Density]:
+            e = None if fresh is None else next(fresh)
             if level in hold:
                 return hold[level], p
-            e = noise[level] if level in noise else fresh[level][0]
+            e = noise.get(level, e)
             return p.rsample(temperature.get(level, 1.0) * e), p
 
-        params, levels = self.walk(pick)
+        params, levels = self.walk(pick, keep_levels=keep_levels)
         return Generation(params, self.likelihood.mean(params), levels)
 
     def _by_index(self, values: Mapping[Any, Any] | None) -> dict[int, Any]:
@@ -213,13 +221,22 @@ class Hierarchy(nn.Module, ABC):
         self, num_samples: int, batch: int, *, like: Tensor, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """Standard-normal noise of each level, ``(K, B, *event)``, with the device and dtype of ``like``."""
-        source = generator.device if generator else like.device  # a generator on the CPU serves any device
-        return [
-            torch.randn(
-                (num_samples, batch, *event), generator=generator, device=source, dtype=like.dtype
-            ).to(like.device)
-            for event in self.event_shapes
-        ]
+        return [_normal((num_samples, batch, *event), like, generator) for event in self.event_shapes]
+
+    def _noise_from_the_top(self, n: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """What ``draw_noise(1, n)`` draws, ``(n, *event)`` each, top level first."""
+        events, like = self.event_shapes, next(self.parameters())
+        return from_the_top(
+            [n * math.prod(event) for event in events],
+            lambda level, source: _normal((1, n, *events[level]), like, source)[0],
+            generator,
+            like.device,
+        )
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    source = generator.device if generator else like.device  # a generator on the CPU serves any device
+    return torch.randn(shape, generator=generator, device=source, dtype=like.dtype).to(like.device)
 
 
 class TopDown(Hierarchy):

@@ -175,7 +175,7 @@ class Generation:
     Args:
         params: Decoder output, ``(n, channels, H, W)``; logits for Bernoulli pixels.
         mean: E[x | z] as intensities in [0, 1], ``(n, C, H, W)``.
-        levels: Latent and prior of each level; ``levels[0]`` is z_1.
+        levels: Latent and prior of each level; ``levels[0]`` is z_1. Empty if they were not kept.
     """
 
     params: Tensor
@@ -186,6 +186,8 @@ class Generation:
         return f"Generation(levels: {len(self.levels)}, images: {tuple(self.mean.shape)})"
 
     def __getitem__(self, level: int | str) -> Level:
+        if not self.levels:
+            raise ValueError("no levels were kept; generate with keep_levels=True")
         return self.levels[level_index(level, len(self.levels))]
 
     @property

@@ -38,7 +38,7 @@ def innovations(inference: Inference) -> Code:
 @torch.no_grad()
 def render(model: Hierarchy, code: Sequence[Tensor]) -> Tensor:
     """The decoder's mean for each code, ``(n, C, H, W)`` in [0, 1]. The model should be in eval mode."""
-    generation = model.generate(len(code[0]), noise=dict(enumerate(code)))
+    generation = model.generate(len(code[0]), noise=dict(enumerate(code)), keep_levels=False)
     return generation.mean
 
 

@@ -7,7 +7,7 @@ levels. Times are spread evenly (Kingma et al. 2021, arXiv 2107.00630, appendix 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,31 @@ def terms(model: Diffusion, x: Tensor, noise: Sequence[Tensor]) -> Terms:
         x: Images as the likelihood prepares them, ``(B, C, H, W)``.
         noise: From :func:`draw_noise`.
     """
+    found = sampled(model, x, noise)
+    rates = found.rate.new_zeros(model.steps, *found.rate.shape).scatter(
+        0, found.level[None], found.rate[None]
+    )
+    return Terms(found.distortion, torch.cat([rates, found.top.expand_as(found.rate)[None]]))
+
+
+class Sampled(NamedTuple):
+    """What draws that look at one level each say of images, nats.
+
+    Args:
+        distortion: -log p(x | z), ``(K, B)``.
+        level: Index of the level that a draw looks at, ``(K, B)``.
+        rate: Its rate times the number of steps, ``(K, B)``.
+        top: The rate of the top level, ``(B,)``.
+    """
+
+    distortion: Tensor
+    level: Tensor
+    rate: Tensor
+    top: Tensor
+
+
+def sampled(model: Diffusion, x: Tensor, noise: Sequence[Tensor]) -> Sampled:
+    """:func:`terms`, without an entry for each level that a draw does not look at."""
     e, t, *e_below = noise
     image, schedule, steps = model.scaled(x), model.schedule, model.steps
     level = (t * steps).long().clamp(0, steps - 1)  # (K, B)
@@ -81,8 +106,7 @@ def terms(model: Diffusion, x: Tensor, noise: Sequence[Tensor]) -> Terms:
         else:
             rate = steps * step_rate(image, model.denoise(z, gamma)[0], added_precision(gamma, below))
     distortion, top = ends(model, x, e)
-    rates = rate.new_zeros(steps, *rate.shape).scatter(0, level[None], rate[None])
-    return Terms(distortion, torch.cat([rates, top.expand_as(rate)[None]]))
+    return Sampled(distortion, level, rate, top)
 
 
 def ends(model: Diffusion, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +142,8 @@ def mirrored(own_logit: Tensor, gamma: Tensor, below: Tensor, e: Tensor) -> Tens
 def estimate(model: Diffusion, x: Tensor, keys: Tensor, num_samples: int, per_pass: int) -> Estimate:
     """Means over draws whose times are spread evenly, from a start of its own for each image.
 
-    With T steps and a multiple of T draws, each level has equally many draws: the sum goes through all.
+    With T steps and a multiple of T draws, each level has equally many draws: the sum goes through all. Of
+    all levels nothing is kept but the result: what a pass needs does not depend on their number.
 
     Args:
         x: Images as the likelihood prepares them, ``(B, C, H, W)``.
@@ -135,9 +160,10 @@ def estimate(model: Diffusion, x: Tensor, keys: Tensor, num_samples: int, per_pa
         draws = torch.arange(first, min(first + per_pass, num_samples), device=keys.device)[:, None]
         noise = [each.to(x) for each in keyed_normals(fold(keys, draws), events)]
         times = ((draws / num_samples + start) % 1).to(x)
-        found = terms(model, x, [noise[0], times, *noise[1:]])
+        found = sampled(model, x, [noise[0], times, *noise[1:]])
         distortion += found.distortion.double().sum(0).cpu()
-        rates += found.rates.double().sum(1).cpu()
+        rates.scatter_add_(0, found.level.cpu(), found.rate.double().cpu())  # there always in the same order
+        rates[-1] += len(draws) * found.top.double().cpu()
         if first == 0:
             z_1 = noised(model.scaled(x), model.schedule.lowest).rsample(noise[0][0])
             reconstruction = model.likelihood.mean(model.decoder(z_1))

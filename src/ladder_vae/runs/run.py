@@ -143,7 +143,11 @@ class Run:
                 the standard deviation.
             seed: Seed of the draws; None goes on with PyTorch's global generator.
         """
-        return self.model.generate(n, hold=hold, temperature=temperature, generator=_generator(seed)).mean
+        source = _generator(seed)
+        drawn = self.model.generate(
+            n, hold=hold, temperature=temperature, generator=source, keep_levels=False
+        )
+        return drawn.mean
 
     def _statistics(
         self, images: Any, num_samples: int, sample_sizes: tuple[int, ...], seed: int

@@ -111,7 +111,7 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
     model.eval()
     try:
         reconstructions = model.likelihood.mean(model.infer(x).params[0])
-        generated = model.generate(samples).mean
+        generated = model.generate(samples, keep_levels=False).mean
     finally:  # training goes on if drawing fails
         model.train(was_training)
     return model.likelihood.intensities(x).cpu(), reconstructions.cpu(), generated.cpu()
