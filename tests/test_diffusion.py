@@ -18,6 +18,8 @@ from ladder_vae.maths.diffusion import (
 )
 from ladder_vae.maths.logistic_mixture import LogisticMixture
 from ladder_vae.models import Diffusion
+from ladder_vae.models.evaluator import Settings, image_statistics, unit_counts
+from ladder_vae.models.summary import summarize
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -149,6 +151,20 @@ def test_estimates_go_through_all_levels():
     torch.testing.assert_close(found.rates, again.rates)
     other = model.estimate(x[1:], torch.tensor([6]), 12, per_pass=12)
     torch.testing.assert_close(other.rates, again.rates[:, 1:])  # the noise is the image's own
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_the_error_of_an_estimate_holds_that_of_looking_at_few_levels(continuous):
+    """Of copies of an image, which differ in nothing else, against the scatter from seed to seed."""
+    model, copies = tiny(201, continuous=continuous), 400
+    x = binary_images(1, SHAPE).double().expand(copies, -1, -1, -1)
+    found = []
+    for seed in range(100):
+        settings = Settings(10, (), seed)
+        statistics = image_statistics(model, x, range(copies), settings)
+        found.append(summarize(statistics, settings, unit_counts(model)))
+    stated = math.sqrt(sum(one["test/elbo_stderr"] ** 2 for one in found) / len(found))
+    assert float(torch.tensor([one["test/elbo"] for one in found]).std()) == pytest.approx(stated, rel=0.25)
 
 
 @pytest.mark.parametrize("transition", ["gaussian", "mixture"])

@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import tiny
 from contracts import binary_images, small
 from PIL import Image
 
@@ -115,6 +117,18 @@ def test_what_has_no_limit_is_refused(diffusion, trained, command):
         assert code != 0
         assert message in err
         assert err.splitlines()[-1].startswith("error:")
+
+
+def test_who_reads_an_estimate_is_told_from_how_many_levels_it_is(command, npz):
+    """In the metrics, where a training ends, and in a report."""
+    settings = [*tiny(npz, "diffusion"), "model=diffusion", "model.continuous=true"]
+    code, out, err = command("train", *settings, "run_dir=many")
+    assert code == 0, err
+    assert json.loads(Path("many/metrics.json").read_text())["test/sampled_times"] == 10
+    assert "estimated from 10 times of each image" in " ".join(out.split())
+    code, _, err = command("report", "many", "--output", "report")
+    assert code == 0, err
+    assert "is estimated from at most 10 times of each image" in Path("report/report.md").read_text()
 
 
 def test_commands_of_learned_levels_refuse_a_diffusion(diffusion, command):

@@ -28,7 +28,7 @@ from ladder_vae.comparison.tables import (
 from ladder_vae.comparison.verdict import verdict
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
 from ladder_vae.runs.finding import find_runs
-from ladder_vae.runs.metrics import OF_RUNS, beta_stays_below_one, images_of, level_keys
+from ladder_vae.runs.metrics import OF_RUNS, SAMPLED, beta_stays_below_one, images_of, level_keys
 from ladder_vae.runs.record import Record, class_name, flat, warn_of_changes
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import refuse_link_out, write_text
@@ -99,7 +99,7 @@ def sections(
         found.append(Section("Images", pictures=drawn.images))
     if groups:
         (runs, *deep) = run_tables(groups)
-        note = f"{shared_settings(groups)} {READING}"
+        note = " ".join([shared_settings(groups), READING, *of_few_levels(groups)])
         found.append(Section("Runs", table=Table(*runs, note=note)))
         found += [Section("Rates of all levels", table=Table(*cells)) for cells in deep]
         split = evaluated_split(groups)
@@ -204,6 +204,18 @@ def not_the_elbo(groups: Sequence[Group]) -> list[str]:
         if said := beta_stays_below_one(run.config, epochs if isinstance(epochs, (int, float)) else 0):
             found.append(f"{group.label}: {said}.")
     return found
+
+
+def of_few_levels(groups: Sequence[Group]) -> list[str]:
+    """A sentence on groups whose ELBO was estimated from a few levels of each image."""
+    times = {group.label: found for group in groups if (found := group.values(SAMPLED))}
+    if not times:
+        return []
+    most = max(value for found in times.values() for value in found)
+    return [
+        f"Of {', '.join(times)} the ELBO is estimated from at most {most:.0f} times of each image and not "
+        "from all levels; its standard error over images (test/elbo_stderr) holds the error of that."
+    ]
 
 
 def report(directories: Sequence[Path], output: Path) -> list[Group]:
