@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import pickle
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +17,11 @@ from PIL import Image
 
 from ladder_vae.analysis.limit import Kind, Settings, _on_grid
 from ladder_vae.drawing import limit_charts
+from ladder_vae.evaluation.own_steps import load_with_steps
+from ladder_vae.evaluation.parts import plan
 from ladder_vae.models import Diffusion
+from ladder_vae.models.evaluator import Settings as Draws
+from ladder_vae.runs.checkpoints import load_run
 
 SETTINGS = ("draws=4", "images=6", "steps=[1,2,4]", "device=cpu")
 
@@ -119,6 +126,61 @@ def test_what_has_no_limit_is_refused(diffusion, trained, command):
         assert err.splitlines()[-1].startswith("error:")
 
 
+def test_a_run_in_the_limit_is_evaluated_as_a_hierarchy_of_few_steps(diffusion, command):
+    """As ``with_steps`` says; the record of the run keeps what it had."""
+    before = (diffusion / "metrics.json").read_text()
+    run, found = load_run(diffusion), {}
+    x = run.data.observe("test", range(24))
+    for given, transition in (((), "gaussian"), (("transition=mixture",), "mixture")):
+        code, out, err = command("evaluate", f"run={diffusion}", "num_samples=10", "steps=3", *given)
+        assert code == 0, err
+        assert "not in metrics.json: they are of a hierarchy with other steps" in err
+        assert f"T = 3 ({transition})" in " ".join(out.split())
+        (new,) = set((diffusion / "evaluation").glob("*/metrics.json")) - set(found)
+        found[new] = json.loads(new.read_text())
+        expected = replace(run, model=run.model.with_steps(3, transition)).log_px(x, 10).mean()
+        assert found[new]["test/log_px/K=10"] == pytest.approx(float(expected), rel=1e-5)
+        assert {f"test/rate/z{level}" for level in range(1, 5)} <= found[new].keys()
+    assert (diffusion / "metrics.json").read_text() == before
+    opened = pickle.loads(pickle.dumps(partial(load_with_steps, 3, "mixture", diffusion, "best")))()
+    assert repr(opened.run.model) == repr(run.model.with_steps(3))  # as each of several processes has it
+    assert plan(opened, Draws(10, (1, 10))).name == new.parent.name
+
+
+def test_a_run_of_few_steps_is_evaluated_as_it_is(trained, command):
+    run = trained("model=diffusion", "model.denoiser=dense", "model.width=4", "model.continuous=false",
+                  "model.num_layers=4", run_dir="few")  # fmt: skip
+    assert "test/sampled_times" not in json.loads((run / "metrics.json").read_text())
+    for given in ((), ("steps=3",)):  # the same
+        code, _, err = command("evaluate", f"run={run}", "num_samples=10", *given)
+        assert code == 0, err
+        assert "not in metrics.json" not in err
+    assert len(list((run / "evaluation").iterdir())) == 1
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/log_px/K=10"] > metrics["test/log_px/K=1"]
+
+
+def test_steps_that_cannot_be_evaluated_are_refused(diffusion, trained, command):
+    ladder = trained("model=ladder", run_dir="ladder")
+    gray = trained("model=diffusion", "model.denoiser=dense", "model.width=4", "model.num_layers=3",
+                   "likelihood=logistic_mixture", "likelihood.components=2", run_dir="gray")  # fmt: skip
+    for arguments, message in (
+        (
+            (f"run={ladder}", "steps=3"),
+            "ladder is a LadderVAE, which has as many levels as it has; leave out",
+        ),
+        ((f"run={diffusion}", "steps=0"), "steps=0 must be from 1 to 64"),
+        ((f"run={diffusion}", "steps=65"), "steps=65 must be from 1 to 64"),
+        ((f"run={diffusion}", "transition=mixture"), "add steps=T"),
+        ((f"run={diffusion}", "steps=3", "transition=cubic"), "transition=cubic is unknown"),
+        ((f"run={gray}", "steps=3", "transition=mixture"), "transition=mixture is for binary pixels"),
+    ):
+        code, _, err = command("evaluate", *arguments, "num_samples=10")
+        assert code != 0
+        assert message in err
+        assert err.splitlines()[-1].startswith("error:")
+
+
 def test_who_reads_an_estimate_is_told_from_how_many_levels_it_is(command, npz):
     """In the metrics, where a training ends, and in a report."""
     settings = [*tiny(npz, "diffusion"), "model=diffusion", "model.continuous=true"]
@@ -135,6 +197,7 @@ def test_commands_of_learned_levels_refuse_a_diffusion(diffusion, command):
     code, _, err = command("evaluate", f"run={diffusion}", "num_samples=10")
     assert code != 0
     assert "Diffusion whose draws have no importance weights" in err
+    assert "add steps=T" in err
     for name in ("analyze", "explore"):
         code, _, err = command(name, f"run={diffusion}")
         assert code != 0

@@ -8,13 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from ladder_vae.evaluation.own_steps import check_steps, load_with_steps, with_steps
 from ladder_vae.evaluation.parts import SAMPLE_SIZES, choose_sample_sizes
 from ladder_vae.evaluation.results import keep, print_summary, progress_bar
 from ladder_vae.evaluation.sharing import evaluate_on
+from ladder_vae.models.diffusion import MOST_WEIGHED
 from ladder_vae.models.evaluator import Settings
 from ladder_vae.models.passes import draws_per_pass
 from ladder_vae.runs.metrics import IMAGES_OF
-from ladder_vae.runs.opened import Subject, load_subject, over_runs
+from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import composition, schema
 from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose
@@ -33,16 +35,19 @@ def run(cfg: DictConfig) -> None:
     settings = Settings(cfg.num_samples, sizes, cfg.seed, binarizations=cfg.binarizations)
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
+    check_steps(cfg.steps, cfg.transition)
     devices = choose_devices(cfg.device, cfg.devices)
     device = devices[0]
     choose("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
 
     def check(subject: Subject) -> None:
+        subject = with_steps(subject, cfg.steps, cfg.transition)
         data, model = subject.data, subject.run.model
         if not model.has_weights:
             raise UserError(
                 f"{subject.run.path} is a {type(model).__name__} whose draws have no importance weights, as "
-                "its levels are too many or without number; python -m ladder_vae.limit measures its bound"
+                "its levels are too many or without number; add steps=T to evaluate it as a hierarchy of T "
+                f"steps, up to {MOST_WEIGHED - 1}, or measure its bound by python -m ladder_vae.limit"
             )
         if settings.binarizations > 1 and not (data.likelihood.random and data.binarization == "dynamic"):
             raise UserError(
@@ -52,8 +57,11 @@ def run(cfg: DictConfig) -> None:
             )
 
     def work(subject: Subject, name: str) -> None:
+        subject = with_steps(subject, cfg.steps, cfg.transition)
         reopen = partial(
-            load_subject,
+            load_with_steps,
+            cfg.steps,
+            cfg.transition,
             subject.run.path,
             cfg.checkpoint,
             cfg.images,

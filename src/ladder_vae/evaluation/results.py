@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ladder_vae.drawing import charts, image_grids
 from ladder_vae.evaluation.parts import Evaluation, plan
+from ladder_vae.models.diffusion import Diffusion
 from ladder_vae.models.evaluator import Settings, unit_counts
 from ladder_vae.models.summary import ACTIVE_KL, ESS_QUANTILES
 from ladder_vae.runs.metrics import IMAGES_OF, curves
@@ -198,7 +199,9 @@ def _on_weights(metrics: dict[str, float], split: str, settings: Settings) -> It
 
 
 def _images(subject: Subject) -> str:
-    return f"{len(subject.indices):,} {IMAGES_OF[subject.source]}"
+    """What was evaluated: how many images, and of a diffusion with how many steps."""
+    model, images = subject.run.model, f"{len(subject.indices):,} {IMAGES_OF[subject.source]}"
+    return f"{images}, T = {model.steps} ({model.transition})" if isinstance(model, Diffusion) else images
 
 
 def _number(metrics: dict[str, float], name: str, form: str) -> str:

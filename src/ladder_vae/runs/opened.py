@@ -16,6 +16,7 @@ from ladder_vae.runs.record import (
     checked_record,
     checkpoint_path,
     is_run,
+    read_config,
     read_record,
     warn_of_changes,
 )
@@ -100,6 +101,8 @@ def why_not_final(subject: Subject) -> str:
     now = read_checkpoint(checkpoint_path(path, "best"))["sha256"]
     if not read_record(path).finished or now != subject.run.checkpoint["sha256"]:
         return f"{path} was trained further meanwhile"
+    if subject.run.config["model"] != read_config(path)["model"]:
+        return "they are of a hierarchy with other steps than the run's own"
     return ""
 
 

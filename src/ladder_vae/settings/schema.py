@@ -115,6 +115,8 @@ class EvaluateConfig(OfRuns):
 
     num_samples: int = MISSING
     k: list[int] | None = None
+    steps: int | None = None
+    transition: str | None = None
     images: int | None = None
     split: str = MISSING
     checkpoint: str = MISSING
