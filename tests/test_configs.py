@@ -38,6 +38,7 @@ NARROWED = {  # what makes few jobs of a sweep, or needs no other run; and how m
     "collapse": (["seed=1", "model.num_layers=2", "model.batch_norm=false"], 2),
     "depth_residual": (["model.num_layers=2"], 2),
     "depth_ladder": (["model.num_layers=2"], 1),
+    "convolutional_depth": (["model.num_layers=2"], 1),
     "fine_tune": (["model.batch_norm=false"], 1),  # instead of a trained model to begin with
     "restart": (["init_from=null"], 1),
     # without scikit-image
