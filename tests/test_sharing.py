@@ -108,6 +108,21 @@ def test_several_processes_find_what_one_does(several, trained, command, compute
     assert_same(taken(run), alone)
 
 
+def test_a_run_that_is_trained_further_meanwhile(several, trained, command, monkeypatch):
+    reopen = sharing.part_files
+    parent = os.getpid()
+
+    def part_files(subject, settings):
+        found = reopen(subject, settings)
+        return found if os.getpid() == parent else dict.fromkeys(found, Path("elsewhere"))
+
+    monkeypatch.setattr(sharing, "part_files", part_files)
+    run = trained()
+    code, _, err = command("evaluate", f"run={run}", "num_samples=10", "devices=2")
+    assert code == 1
+    assert only_line(err).endswith(f"{run} has been trained further meanwhile; start again")
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_after_a_stop_nobody_is_left_and_others_go_on(
     several, trained, command, computed, monkeypatch, number, expected
@@ -142,7 +157,7 @@ def stumble():
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (stumble, "ValueError: a stone (set HYDRA_FULL_ERROR=1 for the traceback)"),
+        (stumble, "RuntimeError: process 2 of 2: ValueError: a stone (set HYDRA_FULL_ERROR=1"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "process 2 of 2 ended with code -9, killed, perhaps"),
     ],
     ids=["raises", "is killed"],
@@ -213,3 +228,18 @@ def test_processes_that_start_anew(command):
     assert ran.returncode == 0, ran.stderr
     assert "Warning" not in ran.stderr
     assert_same(taken(run), alone)
+
+
+@pytest.mark.slow
+def test_processes_that_compile(command):
+    """Each compiles for itself, and finds the same but for rounding."""
+    if processors() < 2 or torch.cuda.is_available():
+        pytest.skip("each process of a CPU needs a processor of its own")
+    arguments = ("run=three_levels", "num_samples=10", "images=251")
+    code, out, err = command("evaluate", *arguments, "compile=false")
+    assert code == 0, err
+    run = Path(out.splitlines()[-1])
+    alone, _ = taken(run)
+    code, _, err = command("evaluate", *arguments, "compile=true", "devices=2")
+    assert (code, err) == (0, "")
+    assert taken(run)[0] == pytest.approx(alone, rel=1e-3, abs=1e-3)

@@ -71,7 +71,8 @@ def run(cfg: DictConfig) -> None:
         )
         images = settings.binarizations * len(subject.indices)
         with progress_bar(name, images) as advance:
-            pays = settings.draws * images >= DRAWS_THAT_PAY["cuda" if device.type == "cuda" else "cpu"]
+            worth = len(devices) * DRAWS_THAT_PAY["cuda" if device.type == "cuda" else "cpu"]  # each compiles
+            pays = settings.draws * images >= worth
             compile_pass = choose("compile", cfg.compile, pays)
             here = replace(
                 settings,

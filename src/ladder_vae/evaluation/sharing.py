@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -27,13 +28,14 @@ from ladder_vae.evaluation.parts import (
 )
 from ladder_vae.models.evaluator import Settings
 from ladder_vae.runs.opened import Subject
-from ladder_vae.settings.command_line import explain
 from ladder_vae.system.devices import choose_device, fast_products
-from ladder_vae.system.errors import UserError, warn
-from ladder_vae.system.processes import be_a_worker, ended, fresh_processes
+from ladder_vae.system.errors import UserError, one_line, warn
+from ladder_vae.system.processes import be_a_worker, end_all, ended, fresh_processes
 from ladder_vae.system.signals import interrupts_held
 
-Part = tuple[Settings, int]  # one draw of the pixels, and the place of the first image
+Part = tuple[
+    Settings, int, Path
+]  # one draw of the pixels, the place of the first image, and the file to write
 
 
 class _Failure(NamedTuple):
@@ -41,10 +43,12 @@ class _Failure(NamedTuple):
 
     Args:
         said: In one line.
+        foreseen: Whether it is a UserError, after which other runs may be evaluated.
         traceback: Where.
     """
 
     said: str
+    foreseen: bool
     traceback: str
 
 
@@ -73,7 +77,7 @@ def evaluate_on(
         UserError: As ``evaluate`` does, or if a process failed, which then says why.
     """
     left = [
-        (once, start)
+        (once, start, file)
         for once in each_binarization(settings)
         if not (plan(subject, once) / IMAGES).exists()
         for start, file in part_files(subject, once).items()
@@ -85,10 +89,13 @@ def evaluate_on(
     if len(devices) == 1:
         return evaluate(subject, settings, devices[0], on_progress, compile=compile)
     images = len(subject.indices)
-    kept = settings.binarizations * images - sum(min(PART, images - start) for _, start in left)
+    kept = settings.binarizations * images - sum(min(PART, images - start) for _, start, _ in left)
     on_progress(kept, True)
     _compute(devices, left, reopen, on_progress, compile)
-    return evaluate(subject, settings, devices[0], compile=compile)
+    # All is there now, but for a part that was kept and turns out to be damaged.
+    return evaluate(
+        subject, settings, devices[0], lambda n, kept: None if kept else on_progress(n, kept), compile=compile
+    )
 
 
 def _compute(
@@ -127,19 +134,23 @@ def _compute(
                     process.join()
                     connection.close()
                     if process.exitcode:
-                        raise UserError(f"{process.name} {ended(process.exitcode)}") from None
+                        raise UserError(
+                            f"{process.name} {ended(process.exitcode)}; finished parts are kept, and the "
+                            "same command continues, with fewer devices or a smaller chunk_size if memory "
+                            "ran out"
+                        ) from None
                     continue
                 if isinstance(said, _Failure):
-                    raise UserError(said.said) from RuntimeError(said.traceback)
+                    kind = UserError if said.foreseen else RuntimeError
+                    raise kind(f"{running[connection].name}: {said.said}") from RuntimeError(said.traceback)
                 if isinstance(said, int):
                     on_progress(said, False)
                 elif said not in printed:  # all of them may have the same to say
                     printed.add(said)
                     print(said, end="", file=sys.stderr, flush=True)
     finally:
-        for connection, process in running.items():
-            process.kill()
-            process.join()
+        end_all(running.values())
+        for connection in running:
             connection.close()
 
 
@@ -163,11 +174,15 @@ def _work(
             model = subject.run.model.to(choose_device(str(device)))  # which makes a GPU the current one
             passes = make_passes(model, device, compile)
             with fast_products(device.type):
-                for settings, start in parts:
+                for settings, start, file in parts:
+                    if part_files(subject, settings)[start] != file:
+                        raise UserError(f"{subject.run.path} has been trained further meanwhile; start again")
                     with writing(plan(subject, settings)):
                         evaluate_part(subject, settings, start, passes, report)
         connection.send(warnings.getvalue())
     except BaseException as error:
+        foreseen = isinstance(error, UserError)
+        said = str(error) if foreseen else f"{type(error).__name__}: {one_line(error)}"
         with contextlib.suppress(OSError):  # the parent is gone
-            connection.send(_Failure(explain(error), traceback.format_exc()))
+            connection.send(_Failure(said, foreseen, traceback.format_exc()))
         sys.exit(1)

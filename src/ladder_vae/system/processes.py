@@ -8,6 +8,8 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Collection
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
@@ -53,6 +55,14 @@ def be_a_worker(threads: int) -> None:
 def ended(code: int | None) -> str:
     """What is said of a process that has failed without a word, by its exit code."""
     return f"ended with code {code}" + ", killed, perhaps for its memory" * (code == -9)
+
+
+def end_all(processes: Collection[BaseProcess]) -> None:
+    """Kill them, all of them before any is waited for, so that an interrupt meanwhile leaves none alive."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
 
 
 def _say_nothing() -> None:

@@ -19,7 +19,7 @@ from torch import distributed as dist
 
 from ladder_vae.settings.command_line import explain
 from ladder_vae.system.errors import UserError
-from ladder_vae.system.processes import be_a_worker, ended, fresh_processes
+from ladder_vae.system.processes import be_a_worker, end_all, ended, fresh_processes
 from ladder_vae.system.signals import interrupts_held
 
 PATIENCE = timedelta(minutes=30)  # that a process waits for another: a disk may be slow
@@ -104,9 +104,8 @@ def together(count: int, device: str, work: Callable[..., Any], *arguments: Any)
             for worker in workers:
                 worker.process.join(FAREWELL)
         finally:
+            end_all([worker.process for worker in workers])
             for worker in workers:
-                worker.process.kill()
-                worker.process.join()
                 worker.connection.close()
             torch.set_num_threads(threads)
 
