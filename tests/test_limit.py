@@ -150,7 +150,7 @@ def test_a_run_in_the_limit_is_evaluated_as_a_hierarchy_of_few_steps(diffusion, 
 def test_a_run_of_few_steps_is_evaluated_as_it_is(trained, command):
     run = trained("model=diffusion", "model.denoiser=dense", "model.width=4", "model.continuous=false",
                   "model.num_layers=4", run_dir="few")  # fmt: skip
-    assert "test/sampled_times" not in json.loads((run / "metrics.json").read_text())
+    assert "test/sampled_levels" not in json.loads((run / "metrics.json").read_text())
     for given in ((), ("steps=3",)):  # the same
         code, _, err = command("evaluate", f"run={run}", "num_samples=10", *given)
         assert code == 0, err
@@ -186,11 +186,11 @@ def test_who_reads_an_estimate_is_told_from_how_many_levels_it_is(command, npz):
     settings = [*tiny(npz, "diffusion"), "model=diffusion", "model.continuous=true"]
     code, out, err = command("train", *settings, "run_dir=many")
     assert code == 0, err
-    assert json.loads(Path("many/metrics.json").read_text())["test/sampled_times"] == 10
-    assert "estimated from 10 times of each image" in " ".join(out.split())
+    assert json.loads(Path("many/metrics.json").read_text())["test/sampled_levels"] == 10
+    assert "each image was looked at on 10 levels, spread evenly over all of them" in " ".join(out.split())
     code, _, err = command("report", "many", "--output", "report")
     assert code == 0, err
-    assert "is estimated from at most 10 times of each image" in Path("report/report.md").read_text()
+    assert "each image was looked at on at most 10 levels" in Path("report/report.md").read_text()
 
 
 def test_commands_of_learned_levels_refuse_a_diffusion(diffusion, command):

@@ -28,7 +28,7 @@ from ladder_vae.comparison.tables import (
 from ladder_vae.comparison.verdict import verdict
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
 from ladder_vae.runs.finding import find_runs
-from ladder_vae.runs.metrics import OF_RUNS, SAMPLED, beta_stays_below_one, images_of, level_keys
+from ladder_vae.runs.metrics import OF_RUNS, SAMPLED_LEVELS, beta_stays_below_one, images_of, level_keys
 from ladder_vae.runs.record import Record, class_name, flat, warn_of_changes
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import refuse_link_out, write_text
@@ -208,13 +208,14 @@ def not_the_elbo(groups: Sequence[Group]) -> list[str]:
 
 def of_few_levels(groups: Sequence[Group]) -> list[str]:
     """A sentence on groups whose ELBO was estimated from a few levels of each image."""
-    times = {group.label: found for group in groups if (found := group.values(SAMPLED))}
-    if not times:
+    looked = {group.label: found for group in groups if (found := group.values(SAMPLED_LEVELS))}
+    if not looked:
         return []
-    most = max(value for found in times.values() for value in found)
+    most = max(value for found in looked.values() for value in found)
     return [
-        f"Of {', '.join(times)} the ELBO is estimated from at most {most:.0f} times of each image and not "
-        "from all levels; its standard error over images (test/elbo_stderr) holds the error of that."
+        f"Of {', '.join(looked)} the ELBO is an estimate: each image was looked at on at most {most:.0f} "
+        "levels, spread evenly over all of them. Its standard error over images (test/elbo_stderr) holds the "
+        "error of not looking at the others."
     ]
 
 

@@ -11,7 +11,7 @@ from ladder_vae.system.naming import CURVES, level_groups, z_name
 
 LEVELS = "levels"  # what the analysis of levels enters into METRICS is named <split>/levels/...
 SKIPPED = "train/skipped_steps"  # of runs that may skip steps (trainer.gradient_skip_factor)
-SAMPLED = "test/sampled_times"  # of an image: of models of which a draw looks at one level alone
+SAMPLED_LEVELS = "test/sampled_levels"  # of each image: of models of which a draw looks at one level alone
 IMAGES_OF = {"test": "test images", "val": "validation images", "train": "training images"}
 
 

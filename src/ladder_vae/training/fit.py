@@ -15,7 +15,7 @@ from ladder_vae.models.statistics import ImageStatistics
 from ladder_vae.models.summary import bits_per_dim
 from ladder_vae.runs.checkpoints import read_checkpoint
 from ladder_vae.runs.images import read_images, write_images
-from ladder_vae.runs.metrics import SAMPLED, beta_stays_below_one
+from ladder_vae.runs.metrics import SAMPLED_LEVELS, beta_stays_below_one
 from ladder_vae.runs.record import (
     checkpoint_path,
     read_metrics,
@@ -68,7 +68,7 @@ def fit(assembly: Assembly, path: Path, resume_from: Path | None = None) -> dict
             **tested,
             **like_for_like,
             "test/draws": TESTED.num_samples,
-            **({} if module.model.has_weights else {SAMPLED: TESTED.draws}),
+            **({} if module.model.has_weights else {SAMPLED_LEVELS: TESTED.draws}),
             "test/draws_seed": TESTED.seed,
             "test/binarizations": TESTED.binarizations,
             "model/parameters": sum(p.numel() for p in module.model.parameters()),

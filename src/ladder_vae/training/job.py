@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_vae.runs.checkpoints import read_checkpoint
-from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS, SAMPLED
+from ladder_vae.runs.metrics import OF_RUNS, OF_UNITS, SAMPLED_LEVELS
 from ladder_vae.runs.record import (
     holds_results,
     is_run,
@@ -125,9 +125,10 @@ def how_to_go_on(path: Path) -> str:
 def _print_summary(metrics: dict[str, float], num_layers: int) -> None:
     """What the run ended with, and what each level is worth."""
     whole = Table("metric", "value", "± over images", title="averages over images")
-    if (times := metrics.get(SAMPLED)) is not None:
+    if (looked := metrics.get(SAMPLED_LEVELS)) is not None:
         whole.caption = (
-            f"estimated from {times:.0f} times of each image and not from all levels; ± holds that error"
+            f"each image was looked at on {looked:.0f} levels, spread evenly over all of them; ± holds the "
+            "error of not looking at the others"
         )
     for metric in OF_RUNS:
         if metric.name in metrics:
