@@ -11,6 +11,7 @@ SHAPE = (1, 28, 28)
 FEW, MANY = 32, 1_024  # steps
 MORE = MANY - FEW
 GAMMAS = 16 * MORE * 4  # bytes: the gammas of all levels, and what they come from
+ON_A_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
 def model(steps, transition="gaussian", shape=SHAPE):
@@ -56,11 +57,13 @@ def test_samples_of_a_thousand_steps_have_the_memory_of_a_few(monkeypatch):
 
 
 @pytest.mark.parametrize("cls", MODELS)
-@pytest.mark.parametrize("seed", [7, None])
+@pytest.mark.parametrize(
+    ("seed", "device"), [(7, "cpu"), (None, "cpu"), pytest.param(None, "cuda", marks=ON_A_GPU)]
+)
 @pytest.mark.parametrize("held", [1, 100, 4_000_000])
-def test_whatever_is_held_the_noise_of_each_level_is_the_same(cls, seed, held, monkeypatch):
+def test_whatever_is_held_the_noise_of_each_level_is_the_same(cls, seed, device, held, monkeypatch):
     """That of ``draw_noise``, bit for bit, and the generator goes on from the same place."""
-    hierarchy = small(cls).eval()
+    hierarchy = small(cls).eval().to(device)
     like = next(hierarchy.parameters())
 
     def source():
@@ -69,14 +72,14 @@ def test_whatever_is_held_the_noise_of_each_level_is_the_same(cls, seed, held, m
 
     generator = source()
     noise = hierarchy.draw_noise(1, 4, like=like, generator=generator)
-    after = torch.rand(3, generator=generator)
+    after = torch.rand(3, generator=generator, device=device)
     wanted = hierarchy.generate(4, noise={level: e[0] for level, e in enumerate(noise)})
     monkeypatch.setattr(descending_noise, "MOST_HELD", held)
     for keep_levels in (True, False):
         generator = source()
         found = hierarchy.generate(4, generator=generator, keep_levels=keep_levels)
         assert torch.equal(found.params, wanted.params)
-        assert torch.equal(torch.rand(3, generator=generator), after)
+        assert torch.equal(torch.rand(3, generator=generator, device=device), after)
         assert len(found.levels) == (hierarchy.num_layers if keep_levels else 0)
 
 

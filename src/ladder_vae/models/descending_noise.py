@@ -62,4 +62,5 @@ def _state(generator: torch.Generator | None, device: torch.device) -> Tensor:
         return generator.get_state()
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
+    # MPS keeps its state in torch.mps, and nobody has tried that.
     return torch.get_rng_state() if device.type == "cpu" else getattr(torch, device.type).get_rng_state()
