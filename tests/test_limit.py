@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
@@ -134,11 +135,13 @@ def test_a_run_in_the_limit_is_evaluated_as_a_hierarchy_of_few_steps(diffusion, 
     for given, transition in (((), "gaussian"), (("transition=mixture",), "mixture")):
         code, out, err = command("evaluate", f"run={diffusion}", "num_samples=10", "steps=3", *given)
         assert code == 0, err
-        assert "not in metrics.json: they are of a hierarchy with other steps" in err
+        assert "not in metrics.json: they are of another hierarchy than the one that was trained" in err
         assert f"T = 3 ({transition})" in " ".join(out.split())
-        (new,) = set((diffusion / "evaluation").glob("*/metrics.json")) - set(found)
+        (new,) = (diffusion / "evaluation").glob(f"best_10_T3-{transition}_*/metrics.json")
         found[new] = json.loads(new.read_text())
         expected = replace(run, model=run.model.with_steps(3, transition)).log_px(x, 10).mean()
+        assert found[new][f"test/{transition}_steps"] == 3
+        assert np.load(new.with_name("images.npz"))["steps"] == f"T3-{transition}"
         assert found[new]["test/log_px/K=10"] == pytest.approx(float(expected), rel=1e-5)
         assert {f"test/rate/z{level}" for level in range(1, 5)} <= found[new].keys()
     assert (diffusion / "metrics.json").read_text() == before
@@ -155,7 +158,8 @@ def test_a_run_of_few_steps_is_evaluated_as_it_is(trained, command):
         code, _, err = command("evaluate", f"run={run}", "num_samples=10", *given)
         assert code == 0, err
         assert "not in metrics.json" not in err
-    assert len(list((run / "evaluation").iterdir())) == 1
+    (kept,) = (run / "evaluation").iterdir()
+    assert len(kept.name.split("_")) == 3  # the run itself says of which steps
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test/log_px/K=10"] > metrics["test/log_px/K=1"]
 
@@ -167,7 +171,7 @@ def test_steps_that_cannot_be_evaluated_are_refused(diffusion, trained, command)
     for arguments, message in (
         (
             (f"run={ladder}", "steps=3"),
-            "ladder is a LadderVAE, which has as many levels as it has; leave out",
+            "ladder is a LadderVAE, whose levels are fixed by its training; leave out steps=3",
         ),
         ((f"run={diffusion}", "steps=0"), "steps=0 must be from 1 to 64"),
         ((f"run={diffusion}", "steps=65"), "steps=65 must be from 1 to 64"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ladder_vae.models.diffusion import MOST_WEIGHED, TRANSITIONS, Diffusion
-from ladder_vae.runs.opened import Subject, load_subject
+from ladder_vae.runs.opened import Steps, Subject, load_subject
 from ladder_vae.system.errors import UserError
 
 
@@ -26,7 +26,8 @@ def check_steps(steps: int | None, transition: str | None) -> None:
 def with_steps(subject: Subject, steps: int | None, transition: str | None) -> Subject:
     """The subject, whose model is the same net and schedule as a hierarchy of so many equal steps.
 
-    Its configuration says so, too, by which an evaluation has a directory of its own.
+    Unless that is the hierarchy that was trained, its configuration says so, too, and ``steps``, by which an
+    evaluation has a directory of its own.
 
     Args:
         subject: A run.
@@ -42,16 +43,19 @@ def with_steps(subject: Subject, steps: int | None, transition: str | None) -> S
     run = subject.run
     if not isinstance(run.model, Diffusion):
         raise UserError(
-            f"{run.path} is a {type(run.model).__name__}, which has as many levels as it has; leave out "
+            f"{run.path} is a {type(run.model).__name__}, whose levels are fixed by its training; leave out "
             f"steps={steps}, which is for runs of model=diffusion"
         )
     try:
         model = run.model.with_steps(steps, transition)
     except ValueError as error:
         raise UserError(f"{run.path}: {error}") from None
+    own, other = Steps(run.model.steps, run.model.transition), Steps(steps, model.transition)
+    if own == other and not run.model.continuous:
+        return subject
     settings = {"num_layers": steps + 1, "continuous": False, "transition": model.transition}
     config = {**run.config, "model": {**run.config["model"], **settings}}
-    return replace(subject, run=replace(run, model=model, config=config))
+    return replace(subject, run=replace(run, model=model, config=config), steps=other)
 
 
 def load_with_steps(steps: int | None, transition: str | None, *given: Any, **named: Any) -> Subject:

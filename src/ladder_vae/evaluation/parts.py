@@ -80,8 +80,8 @@ def plan(subject: Subject, settings: Settings) -> Path:
         *([f"{settings.binarizations} binarizations"] if settings.binarizations > 1 else []),
     ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    name = f"{subject.checkpoint}_{settings.num_samples}_{digest[:12]}"
-    return subject.run.path / "evaluation" / name
+    named = subject.checkpoint, settings.num_samples, subject.steps, digest[:12]
+    return subject.run.path / "evaluation" / "_".join(str(part) for part in named if part)
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def evaluate(
         }
     more |= {"draws": settings.num_samples, "draws_seed": settings.seed, "evaluation_seconds": seconds}
     more |= {"binarizations": settings.binarizations, "draws_version": VERSION}
+    more |= {f"{subject.steps.transition}_steps": subject.steps.number} if subject.steps else {}
     units = unit_counts(model)
     metrics = dict(summarize(statistics, settings, units, split))
     if per_nat := subject.data.likelihood.bits_per_nat(subject.data.image_shape):
@@ -179,14 +180,15 @@ def writing(directory: Path) -> Iterator[Path]:
 
 
 def _identity(subject: Subject, settings: Settings) -> dict[str, np.ndarray]:
-    """Which images, and which draw of their pixels: where equal, runs are compared image by image."""
+    """Which images and draw of their pixels (where equal, runs are compared by image), and other steps."""
     words = [
         subject.data.fingerprint,
         subject.source,
         str(settings.binarizations),
         str(settings.binarization),
     ]
-    numbers = {"indices": subject.indices, "sample_sizes": settings.sample_sizes}
+    numbers: dict[str, Any] = {"indices": subject.indices, "sample_sizes": settings.sample_sizes}
+    numbers |= {"steps": str(subject.steps)} if subject.steps else {}
     return {"identity": np.asarray(" ".join(words)), **{name: np.asarray(n) for name, n in numbers.items()}}
 
 

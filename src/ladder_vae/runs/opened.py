@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from ladder_vae.data.data_sets import ImageData
 from ladder_vae.runs.checkpoints import load_run, read_checkpoint
@@ -16,13 +17,27 @@ from ladder_vae.runs.record import (
     checked_record,
     checkpoint_path,
     is_run,
-    read_config,
     read_record,
     warn_of_changes,
 )
 from ladder_vae.runs.run import Run
 from ladder_vae.settings.paths import shown
 from ladder_vae.system.errors import UserError, printable, warn
+
+
+class Steps(NamedTuple):
+    """The steps of a diffusion.
+
+    Args:
+        number: T.
+        transition: How it makes a step.
+    """
+
+    number: int
+    transition: str
+
+    def __str__(self) -> str:
+        return f"T{self.number}-{self.transition}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,7 @@ class Subject:
         checkpoint: ``best`` or ``last``.
         images: How many images, evenly spaced over the split; None: all.
         source: The split: ``test``, ``val`` or ``train``.
+        steps: Of a diffusion as another hierarchy than the one that was trained; None: as it was trained.
     """
 
     run: Run
@@ -42,6 +58,7 @@ class Subject:
     checkpoint: str
     images: int | None = None
     source: str = "test"
+    steps: Steps | None = None
 
     @property
     def indices(self) -> Sequence[int]:
@@ -101,8 +118,8 @@ def why_not_final(subject: Subject) -> str:
     now = read_checkpoint(checkpoint_path(path, "best"))["sha256"]
     if not read_record(path).finished or now != subject.run.checkpoint["sha256"]:
         return f"{path} was trained further meanwhile"
-    if subject.run.config["model"] != read_config(path)["model"]:
-        return "they are of a hierarchy with other steps than the run's own"
+    if subject.steps:
+        return "they are of another hierarchy than the one that was trained (steps, transition, or its limit)"
     return ""
 
 
