@@ -33,9 +33,8 @@ from ladder_vae.system.errors import UserError, one_line, warn
 from ladder_vae.system.processes import be_a_worker, end_all, ended, fresh_processes
 from ladder_vae.system.signals import interrupts_held
 
-Part = tuple[
-    Settings, int, Path
-]  # one draw of the pixels, the place of the first image, and the file to write
+# One draw of the pixels, the place of the first image, and the file to write.
+Part = tuple[Settings, int, Path]
 
 
 class _Failure(NamedTuple):
