@@ -168,7 +168,8 @@ def test_a_depth_that_the_table_leaves_out(command, workdir):
     assert code == 1
     line = only_line(err)
     assert "model.num_layers=7" in line
-    assert "by_depth has no value for 7, only for 1, 2, 3, 5, 10, 20, 50" in line
+    assert ": model.width: by_depth has no value for 7, only for 1, 2, 3, 5, 10, 20, 50; give" in line
+    assert line.endswith("a value of your own")
     assert not (workdir / "runs").exists()
 
 

@@ -185,10 +185,10 @@ def test_devices_without_work(several, trained, command, computed):
     run = trained()
     code, _, err = command("evaluate", f"run={run}", "num_samples=10", "images=7", "devices=4")
     assert (code, len(computed())) == (0, 2)
-    assert err == "warning: devices=4: images are shared 6 at a time, which occupies 2 here\n"
+    assert err == "warning: devices=4: images are shared 6 at a time, so that 2 of them have work\n"
     code, _, err = command("evaluate", f"run={run}", "num_samples=10", "images=5", "devices=4")
     assert (code, list(computed())) == (0, [os.getpid()])
-    assert "which occupies 1 here" in err
+    assert "so that 1 of them have work" in err
     assert command("evaluate", f"run={run}", "num_samples=10", "images=5", "devices=4")[::2] == (0, "")
 
 

@@ -15,10 +15,13 @@ def check_steps(steps: int | None, transition: str | None) -> None:
     if transition is not None and transition not in TRANSITIONS:
         raise UserError(f"transition={transition} is unknown; choose {', '.join(TRANSITIONS)}")
     if steps is None and transition is not None:
-        raise UserError(f"transition={transition} says how a diffusion makes its steps; add steps=T")
+        raise UserError(
+            f"transition={transition} says how a diffusion makes its steps; add steps=T for a run of "
+            "model=diffusion, or leave it out"
+        )
     if steps is not None and not 1 <= steps < MOST_WEIGHED:
         raise UserError(
-            f"steps={steps} must be from 1 to {MOST_WEIGHED - 1}, of which draws have importance weights; "
+            f"steps={steps} must be from 1 to {MOST_WEIGHED - 1}, for draws of more have no weights; "
             "python -m ladder_vae.limit measures the ELBO at any number of steps"
         )
 

@@ -83,7 +83,8 @@ def evaluate_on(
         if not file.exists()
     ]
     if 0 < len(left) < len(devices):
-        warn(f"devices={len(devices)}: images are shared {PART} at a time, which occupies {len(left)} here")
+        count = len(devices)
+        warn(f"devices={count}: images are shared {PART} at a time, so that {len(left)} of them have work")
     devices = devices[: len(left)] or devices[:1]
     if len(devices) == 1:
         return evaluate(subject, settings, devices[0], on_progress, compile=compile)

@@ -21,6 +21,8 @@ from ladder_vae.system.signals import INTERRUPTED, TERMINATED, Stops, gentle_sto
 DETAIL = "HYDRA_FULL_ERROR"  # Hydra's own switch
 FULL = (errno.ENOSPC, errno.EDQUOT)
 GONE = (errno.EPIPE, errno.EIO)  # the reader had enough, or the terminal was closed: nobody misses it
+# What OmegaConf makes of our own refusal while it looks something up.
+LOOKED_UP = r"UserError raised while resolving interpolation: (.*?)\s*full_key: (\S+).*"
 GROUPS = ("model", "data", "likelihood", "optimizer", "scheduler", "logger", "callbacks")  # name a class
 
 
@@ -85,6 +87,8 @@ def explain(error: BaseException) -> str:
 
 
 def _explain(error: BaseException) -> str:
+    if looked_up := re.fullmatch(LOOKED_UP, str(error), re.DOTALL):
+        return f"{looked_up[2]}: {looked_up[1]}"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error.__cause__, UserError):  # OmegaConf wraps it when a look-up fails
@@ -102,7 +106,7 @@ def _explain(error: BaseException) -> str:
     if setting := re.search(r"full_key: (\S+)", str(error)):  # of OmegaConf, which adds it to any exception
         return f"{setting.group(1)} cannot be set to this ({str(error).splitlines()[0]})"
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename} cannot be used ({error.strerror}); choose another, or make room for it"
+        return f"{error.filename} cannot be used ({error.strerror}); change that, or work elsewhere"
     return f"{type(error).__name__}: {one_line(error)} (set {DETAIL}=1 for the traceback)"
 
 

@@ -201,7 +201,8 @@ def known_keys(chosen: Mapping[str, str] | None = None) -> set[str]:
 def _at(table: Any, key: Any) -> Any:
     """The entry of a table; resolves ``${at:${by_depth.tables.model.width},${model.num_layers}}``."""
     if key not in table:
-        raise UserError(f"by_depth has no value for {key}, only for {', '.join(map(str, table))}")
+        known = ", ".join(map(str, table))
+        raise UserError(f"by_depth has no value for {key}, only for {known}; give a value of your own")
     return table[key]
 
 
