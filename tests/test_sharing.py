@@ -34,6 +34,16 @@ def several(monkeypatch):
 
 
 @pytest.fixture
+def heard():
+    """Signals do what they do to a command, whatever came before: a shell's background is deaf to Ctrl-C."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def computed(monkeypatch, workdir):
     """Says which images each process has computed since the last call, by its number."""
     compute, book = parts.image_statistics, workdir / "computed"
@@ -125,7 +135,7 @@ def test_a_run_that_is_trained_further_meanwhile(several, trained, command, monk
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_after_a_stop_nobody_is_left_and_others_go_on(
-    several, trained, command, computed, monkeypatch, number, expected
+    several, heard, trained, command, computed, monkeypatch, number, expected
 ):
     run = trained()
     arguments = ("evaluate", f"run={run}", "num_samples=20", "chunk_size=80")
