@@ -46,7 +46,7 @@ def from_the_top(
 
 
 def _blocks(sizes: Sequence[int]) -> list[range]:
-    """Neighbouring levels that together have no more numbers than are held at once, z_1's block first."""
+    """Neighboring levels that together have no more numbers than are held at once, z_1's block first."""
     starts, held = [0], 0
     for level, size in enumerate(sizes):
         if held and held + size > MOST_HELD:
