@@ -20,7 +20,7 @@ def test_draws_have_the_intensity_as_probability(draw):
     assert abs(z.mean()) < 5 / math.sqrt(254)
 
 
-def test_fast_draws_of_neighbours_are_independent():
+def test_fast_draws_of_neighbors_are_independent():
     draws = Bernoulli().draw_anew(
         torch.full((4_000, 785), 100, dtype=torch.uint8), torch.Generator().manual_seed(0)
     )

@@ -250,7 +250,7 @@ def test_the_log_ratio_of_a_mixture_keeps_its_digits():
     assert all(torch.isfinite(v.grad).all() for v in narrow)
 
 
-def test_eight_bits_and_colour():
+def test_eight_bits_and_color():
     likelihood = LogisticMixture(2)
     model = Diffusion((3, 5, 4), 4, False, denoiser="unet", width=8, blocks=1, likelihood=likelihood)
     x = likelihood.prepare(torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)).double()

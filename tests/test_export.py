@@ -149,7 +149,7 @@ def test_graphs_compute_what_the_model_does(cls, tmp_path):
 
 @needs_extra
 @pytest.mark.slow
-def test_graphs_of_colour(tmp_path):
+def test_graphs_of_color(tmp_path):
     model = small(ConvolutionalVAE, shape=(3, 8, 8), likelihood=LogisticMixture(3)).eval()
     for kind in (Generate, Infer):
         assert write_graph(kind(model, (3, 8, 8)), tmp_path / "graph.onnx") < 1e-4

@@ -91,7 +91,7 @@ def test_a_compiler_that_fuses_product_and_sum_changes_nothing():
 
 
 @pytest.mark.parametrize("apart", ["draws", "images", "units", "seeds"])
-def test_neighbours_are_unrelated(apart):
+def test_neighbors_are_unrelated(apart):
     """Correlations of the draws, and of their squares, with those one and two further."""
     z = noise(images=200)
     for lag in (1, 2):
@@ -105,7 +105,7 @@ def test_neighbours_are_unrelated(apart):
             correlation = (a * b).mean() / (a.std() * b.std())
             assert abs(correlation) < 4 / a.numel() ** 0.5
             by_unit = (a * b).mean((0, 1)) / (a.var() * b.var()).sqrt()
-            if apart == "units":  # each pair of neighbours, those of one word among them
+            if apart == "units":  # each pair of neighbors, those of one word among them
                 assert (by_unit.abs() < 5 / (a.numel() / a.shape[2]) ** 0.5).all()
 
 

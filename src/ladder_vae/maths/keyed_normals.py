@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, made odd and signed: neighbouring counters end far apart
+GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, made odd and signed: neighboring counters end far apart
 FIRST, SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB, signed
 STEPS = 10  # bits of the mantissa that choose a row of the table, in each power of two
 REST = 23 - STEPS  # its other bits, between which the table is linear

@@ -105,7 +105,7 @@ class Terms(NamedTuple):
 
         Args:
             stage: Begins each name: ``train``, ``val``, or a split.
-            most: Of deeper models, the rates of neighbouring levels are added up, so that no more than this
+            most: Of deeper models, the rates of neighboring levels are added up, so that no more than this
                 many remain (:func:`~ladder_vae.system.naming.level_groups`).
         """
         named = {"elbo": self.elbo, "rate": self.rate, "distortion": self.distortion}

@@ -41,7 +41,7 @@ CURVES = 16  # rates that training draws over time, at most
 
 
 def level_groups(num_layers: int, most: int | None = None) -> dict[str, slice]:
-    """Split the levels into at most ``most`` groups of neighbours, as equal as they can be.
+    """Split the levels into at most ``most`` groups of neighbors, as equal as they can be.
 
     Returns:
         The levels of each group by its name, from the image up: ``z3`` for one level, ``z1-z4`` for four.
