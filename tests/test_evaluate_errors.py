@@ -43,7 +43,7 @@ BAD = {
     "data=mnist": "there is no setting data; ",
     "model.num_layers=3": "there is no setting model.num_layers; ",
     "--num_samples=3": "unrecognized arguments: --num_samples=3; --help explains the usage",
-    "run=nowhere": "nowhere is not a directory; name run directories, or a folder of them",
+    "run=nowhere": "nowhere is not a directory; name a run directory, or a model of the package (conv",
     "run=.": ". holds no run (no config.yaml beside a status.json)",
     "images=many": "could not be converted to Integer; it takes a whole number",
     "run=null": "run=<dir> is missing",
@@ -96,6 +96,12 @@ def test_an_unfinished_run(untouched, command):
     assert "test/log_px/K=10" in json.loads((directory / "metrics.json").read_text())
     (run / "checkpoints/last.ckpt").unlink()
     assert "last.ckpt does not exist" in refuse("checkpoint=last")
+
+
+def test_weights_of_a_finished_run_that_are_gone(untouched):
+    run, refuse = untouched
+    (run / "checkpoints/best.ckpt").unlink()
+    assert "best.ckpt does not exist; restore it from a copy" in refuse()
 
 
 def test_a_folder_with_an_unfinished_run(trained, command):

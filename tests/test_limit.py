@@ -137,6 +137,7 @@ def test_a_run_in_the_limit_is_evaluated_as_a_hierarchy_of_few_steps(diffusion, 
         assert code == 0, err
         assert "not in metrics.json: they are of another hierarchy than the one that was trained" in err
         assert f"T = 3 ({transition})" in " ".join(out.split())
+        assert ("transition=mixture gives a better bound" in err) == (not given)
         (new,) = (diffusion / "evaluation").glob(f"best_10_T3-{transition}_*/metrics.json")
         found[new] = json.loads(new.read_text())
         expected = replace(run, model=run.model.with_steps(3, transition)).log_px(x, 10).mean()

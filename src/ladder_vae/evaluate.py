@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
-from ladder_vae.evaluation.own_steps import check_steps, load_with_steps, with_steps
+from ladder_vae.evaluation.asked import Asked
+from ladder_vae.evaluation.own_steps import check_steps, load_with_steps
 from ladder_vae.evaluation.parts import SAMPLE_SIZES, choose_sample_sizes
-from ladder_vae.evaluation.results import keep, print_summary, progress_bar
-from ladder_vae.evaluation.sharing import evaluate_on
-from ladder_vae.models.diffusion import MOST_WEIGHED
 from ladder_vae.models.evaluator import Settings
-from ladder_vae.models.passes import draws_per_pass
 from ladder_vae.runs.metrics import IMAGES_OF
 from ladder_vae.runs.opened import Subject, over_runs
 from ladder_vae.runs.releases import own_copy
 from ladder_vae.settings import composition, schema
-from ladder_vae.system.compilation import DRAWS_THAT_PAY, choose
+from ladder_vae.system.compilation import choose
 from ladder_vae.system.devices import choose_devices
 from ladder_vae.system.errors import UserError, warn
 
@@ -36,55 +32,20 @@ def run(cfg: DictConfig) -> None:
     if cfg.split not in IMAGES_OF:
         raise UserError(f"split={cfg.split} is unknown; choose {', '.join(IMAGES_OF)}")
     check_steps(cfg.steps, cfg.transition)
-    devices = choose_devices(cfg.device, cfg.devices)
-    device = devices[0]
     choose("compile", cfg.compile, False)  # refuses an unknown value before any run is opened
-
-    def check(subject: Subject) -> None:
-        subject = with_steps(subject, cfg.steps, cfg.transition)
-        data, model = subject.data, subject.run.model
-        if not model.has_weights:
-            raise UserError(
-                f"{subject.run.path} is a {type(model).__name__} whose draws have no importance weights, as "
-                "its levels are too many or without number; add steps=T to evaluate it as a hierarchy of T "
-                f"steps, up to {MOST_WEIGHED - 1}, or measure its bound by python -m ladder_vae.limit"
-            )
-        if settings.binarizations > 1 and not (data.likelihood.random and data.binarization == "dynamic"):
-            raise UserError(
-                f"binarizations={settings.binarizations} draws pixels anew, and those of {subject.run.path} "
-                f"are fixed (data.binarization={data.binarization}, likelihood "
-                f"{type(data.likelihood).__name__}); leave it out"
-            )
+    devices = choose_devices(cfg.device, cfg.devices)
+    asked = Asked(settings, devices, cfg.compile, chunk_size, cfg.steps, cfg.transition)
 
     def work(subject: Subject, name: str) -> None:
-        subject = with_steps(subject, cfg.steps, cfg.transition)
-        reopen = partial(
-            load_with_steps,
-            cfg.steps,
-            cfg.transition,
-            subject.run.path,
-            cfg.checkpoint,
-            cfg.images,
-            cfg.split,
-            trust=cfg.trust,
-            data=dict(cfg.data),
-        )
-        images = settings.binarizations * len(subject.indices)
-        with progress_bar(name, images) as advance:
-            worth = len(devices) * DRAWS_THAT_PAY["cuda" if device.type == "cuda" else "cpu"]  # each compiles
-            pays = settings.draws * images >= worth
-            compile_pass = choose("compile", cfg.compile, pays)
-            here = replace(
-                settings,
-                chunk_size=chunk_size or draws_per_pass(subject.run.model, subject.data.image_shape, device),
-            )
-            evaluation = evaluate_on(devices, subject, here, reopen, advance, compile=compile_pass)
-        keep(subject, evaluation, settings)
-        print_summary(subject, evaluation, settings)
+        path, data = subject.run.path, dict(cfg.data)
+        reopen = partial(load_with_steps, cfg.steps, cfg.transition, path, cfg.checkpoint)
+        asked.evaluate(subject, name, partial(reopen, cfg.images, cfg.split, trust=cfg.trust, data=data))
 
     root = own_copy(cfg.run)
     try:
-        failed = over_runs(root, cfg.checkpoint, cfg.images, work, check, cfg.split, cfg.trust, cfg.data)
+        failed = over_runs(
+            root, cfg.checkpoint, cfg.images, work, asked.check, cfg.split, cfg.trust, cfg.data
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished parts are kept; the same command continues") from None
     print(root)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ladder_vae.models.diffusion import MOST_WEIGHED, TRANSITIONS, Diffusion
 from ladder_vae.runs.opened import Steps, Subject, load_subject
-from ladder_vae.system.errors import UserError
+from ladder_vae.system.errors import UserError, warn
 
 
 def check_steps(steps: int | None, transition: str | None) -> None:
@@ -59,6 +59,17 @@ def with_steps(subject: Subject, steps: int | None, transition: str | None) -> S
     settings = {"num_layers": steps + 1, "continuous": False, "transition": model.transition}
     config = {**run.config, "model": {**run.config["model"], **settings}}
     return replace(subject, run=replace(run, model=model, config=config), steps=other)
+
+
+def warn_of_transition(subject: Subject, steps: int | None) -> None:
+    """Warn where another transition than the run's own would give a far better bound."""
+    model = subject.run.model
+    gaussian = isinstance(model, Diffusion) and model.transition == "gaussian"
+    if steps is not None and gaussian and model.likelihood.binary:
+        warn(
+            f"{subject.run.path} is evaluated with its own transition=gaussian; with few steps "
+            "transition=mixture gives a better bound"
+        )
 
 
 def load_with_steps(steps: int | None, transition: str | None, *given: Any, **named: Any) -> Subject:

@@ -76,7 +76,7 @@ class Attention(nn.Module):
         pixels = self.norm(h).flatten(1, 2)
         parts = self.read(pixels).unflatten(-1, (3, self.heads, -1)).movedim(1, 3)  # (N, 3, heads, pixels, _)
         query, key, value = parts.unbind(1)
-        # Written out: on a CPU, PyTorch's fused attention takes eight times as long over so few pixels in bfloat16.
+        # Written out: PyTorch's fused attention takes 8 times as long over few pixels in bfloat16 on a CPU.
         weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)
         mixed = (weights.to(value.dtype) @ value).movedim(1, 2).flatten(-2)
         return h + self.write(mixed).unflatten(1, h.shape[1:3])

@@ -17,7 +17,7 @@ from ladder_vae.data.sources import FINGERPRINT
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.checksums import refuse_changed
 from ladder_vae.runs.construction import construct
-from ladder_vae.runs.record import WEIGHTS, checkpoint_path, read_config
+from ladder_vae.runs.record import METRICS, WEIGHTS, checkpoint_path, read_config
 from ladder_vae.runs.releases import run_directory
 from ladder_vae.runs.run import Run
 from ladder_vae.system.errors import UserError, one_line
@@ -45,7 +45,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if (path.parents[1] / WEIGHTS).exists():
             raise UserError(f"{path.parents[1]} is a release, which has its best weights only") from None
-        raise UserError(f"{path} does not exist; the run has not finished its first epoch") from None
+        finished = (path.parents[1] / METRICS).exists()
+        why = "restore it from a copy" if finished else "the run has not finished its first epoch"
+        raise UserError(f"{path} does not exist; {why}") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
     except UserError:

@@ -26,8 +26,19 @@ def is_release(path: str | Path) -> bool:
 
 
 def run_directory(run: str | Path) -> Path:
-    """The directory of a run: ``run`` itself, or the package's directory if ``run`` names a release."""
-    return RELEASES / str(run) if is_release(run) else Path(run)
+    """The directory of a run: ``run`` itself, or the package's directory if ``run`` names a release.
+
+    Raises:
+        UserError: If ``run`` is a bare name, and neither of a release nor of anything here.
+    """
+    if is_release(run):
+        return RELEASES / str(run)
+    if len(Path(run).parts) == 1 and not Path(run).exists():
+        raise UserError(
+            f"{run} is not a directory; name a run directory, or a model of the package "
+            f"({', '.join(released())})"
+        )
+    return Path(run)
 
 
 def own_copy(run: str | Path) -> Path:
@@ -36,10 +47,11 @@ def own_copy(run: str | Path) -> Path:
     Copies lie in ``runs/released``. Commands write their results there and leave the package as it is.
 
     Raises:
-        UserError: If an earlier copy holds other weights than the package, as after an update.
+        UserError: If a bare name is neither of a release nor of anything here, or an earlier copy holds other
+            weights than the package, as after an update.
     """
     if not is_release(run):
-        return Path(run)
+        return run_directory(run)
     source, copy = RELEASES / str(run), COPIES / str(run)
     if not copy.exists():
         COPIES.mkdir(parents=True, exist_ok=True)
