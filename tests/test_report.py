@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ladder_vae.comparison.groups import group_runs, seed_noise
-from ladder_vae.comparison.reporting import shared_settings
+from ladder_vae.comparison.notes import shared_settings
 from ladder_vae.runs.finding import find_runs, newest
 from ladder_vae.runs.plan import PlannedJob, write_plan
 from ladder_vae.runs.record import (
@@ -179,6 +179,41 @@ def test_a_setting_that_only_some_models_have_goes_without_saying():
         "LadderVAE batch_norm=True",
         "TextbookVAE",
     ]
+
+
+@UNDRAWN
+def test_many_settings_make_no_long_name_and_are_told_below(tmp_path, command):
+    """A name has as few of them as tell the series apart."""
+    long = {f"one_of_many_long_settings_{i}": "a" for i in range(6)}
+    for i, (lr, changed) in enumerate([(0.1, "a"), (0.2, "b"), (0.3, "b")]):
+        settings = long | {"one_of_many_long_settings_3": changed, "one_of_many_long_settings_4": changed}
+        fake_run(tmp_path / str(i), 2, 1, -90.0 - i, optimizer={"lr": lr, **settings}, init_from="runs/first")
+    code, out, _ = command("report", str(tmp_path))
+    assert code == 0
+    assert {group.series for group in group_runs(find_runs([tmp_path]))} == {
+        "LadderVAE lr=0.1 one_of_many_long_settings_3=a one_of_many_long_settings_4=a",
+        "LadderVAE lr=0.2 one_of_many_long_settings_3=b one_of_many_long_settings_4=b",
+        "LadderVAE lr=0.3 one_of_many_long_settings_3=b one_of_many_long_settings_4=b",
+    }
+    assert "differs in more than its names say" not in out
+    for i, changed in enumerate("abb"):
+        config = find_runs([tmp_path / str(i)])[0].config
+        settings = config["optimizer"] | {"one_of_many_long_settings_5": changed}
+        write_config(tmp_path / str(i), config | {"optimizer": settings})
+    code, out, _ = command("report", str(tmp_path))
+    assert code == 0
+    groups = group_runs(find_runs([tmp_path]))
+    assert {group.series for group in groups} == {f"LadderVAE lr={lr}" for lr in (0.1, 0.2, 0.3)}
+    said = " ".join(out.split())
+    assert (
+        "What is compared differs in more than its names say: optimizer.one_of_many_long_settings_3 (a, b); "
+        "optimizer.one_of_many_long_settings_4 (a, b); optimizer.one_of_many_long_settings_5 (a, b)." in said
+    )
+    page = " ".join((tmp_path / "report.md").read_text().split())
+    assert (
+        "lr=0.1, L=2 went on from the weights of runs/first: its epochs and seconds are of its own training"
+        in page
+    )
 
 
 def test_what_follows_from_depth_by_a_rule_makes_no_series_of_its_own():

@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ LATER = {
 }
 PLACES = ("path", "directory")  # settings of data that say where they lie
 LONGEST = 60  # characters of a setting in a name
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ class Group:
     Args:
         settings: What distinguishes the group from the others, setting to value.
         runs: Its runs.
+        named: Those of the settings that stand in its name; None: all.
     """
 
     settings: dict[str, Any]
     runs: list[Record]
+    named: frozenset[str] | None = None
 
     @property
     def depth(self) -> int:
@@ -63,7 +66,8 @@ class Group:
         """What distinguishes it apart from its depth."""
         others = {k: v for k, v in self.settings.items() if k != "model.num_layers"}
         words = [class_name(str(others.pop("model._target_", self.runs[0].model_name)))]
-        named = [f"{k.rpartition('.')[2]}={v!s:.{LONGEST}}" for k, v in others.items() if v is not None]
+        said = {k: v for k, v in others.items() if v is not None and (self.named is None or k in self.named)}
+        named = [f"{k.rpartition('.')[2]}={v!s:.{LONGEST}}" for k, v in said.items()]
         return " ".join([*words, *named])
 
     @property
@@ -121,7 +125,22 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
         seeds = (record.config.get("seed"), (record.config.get("data") or {}).get("seed"))
         by_seed.setdefault(repr(mine), {})[seeds] = record
     groups = [Group(distinguishing[key], list(runs.values())) for key, runs in by_seed.items()]
-    return sorted(groups, key=lambda g: (g.series, g.depth))
+    return sorted(_named(groups), key=lambda g: (g.series, g.depth))
+
+
+def _named(groups: list[Group]) -> list[Group]:
+    """The groups, where a name would be too long named by as few settings as tell the series apart."""
+    if max((len(group.series) for group in groups), default=0) <= LONGEST_NAME:
+        return groups
+    told = ["model._target_"]
+    others = sorted({key for group in groups for key in group.settings} - {*told, "model.num_layers"})
+
+    def series(keys: Sequence[str]) -> int:
+        return len({repr([group.settings.get(key) for key in keys]) for group in groups})
+
+    while series(told) < series(others + told):
+        told.append(max(others, key=lambda key: series([*told, key])))  # of equals, the first by name
+    return [replace(group, named=frozenset(told)) for group in groups]
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -195,7 +214,7 @@ def seed_noise(groups: Sequence[Group], metric: str) -> float:
 
 def evaluated(groups: Sequence[Group], split: str) -> list[Group]:
     """The groups with those of their runs that were evaluated on ``split``; without any, it is left out."""
-    kept = [Group(g.settings, [run for run in g.runs if _sample_sizes(run, split)]) for g in groups]
+    kept = [replace(g, runs=[run for run in g.runs if _sample_sizes(run, split)]) for g in groups]
     return [group for group in kept if group.runs]
 
 
@@ -221,7 +240,7 @@ def analyzed(groups: Sequence[Group]) -> tuple[str, list[Group]]:
 
     def kept(split: str) -> list[Group]:
         name = f"{split}/{LEVELS}/pixel_change/z1"
-        found = [Group(g.settings, [run for run in g.runs if name in run.metrics]) for g in groups]
+        found = [replace(g, runs=[run for run in g.runs if name in run.metrics]) for g in groups]
         return [group for group in found if group.runs]
 
     names = {name for group in groups for run in group.runs for name in run.metrics}

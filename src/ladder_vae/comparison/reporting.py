@@ -16,6 +16,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from ladder_vae.comparison.groups import Group, analyzed, evaluated, evaluated_split, group_runs, left_out
+from ladder_vae.comparison.notes import (
+    READING,
+    READING_BOUNDS,
+    READING_LEVELS,
+    READING_PAIRS,
+    READING_UNITS,
+    began_elsewhere,
+    not_in_names,
+    not_the_elbo,
+    of_few_levels,
+    shared_settings,
+)
 from ladder_vae.comparison.tables import (
     bound_table,
     difference_rows,
@@ -28,8 +40,8 @@ from ladder_vae.comparison.tables import (
 from ladder_vae.comparison.verdict import verdict
 from ladder_vae.drawing.pages import Picture, Section, Table, save_pictures, write_html, write_markdown
 from ladder_vae.runs.finding import find_runs
-from ladder_vae.runs.metrics import OF_RUNS, SAMPLED_LEVELS, beta_stays_below_one, images_of, level_keys
-from ladder_vae.runs.record import Record, class_name, flat, warn_of_changes
+from ladder_vae.runs.metrics import OF_RUNS, images_of, level_keys
+from ladder_vae.runs.record import Record, warn_of_changes
 from ladder_vae.system.errors import UserError, printable
 from ladder_vae.system.files import refuse_link_out, write_text
 
@@ -94,12 +106,13 @@ def sections(
     """
     absent = [[os.path.relpath(where, folder), why] for where, why in missing]
     left = [f"{name} ({textwrap.shorten(why, REASON, placeholder='...')})" for name, why in absent]
-    found = [Section(VERDICT, [*verdict(groups, left), *not_the_elbo(groups)], pictures=drawn.panels)]
+    said = [*verdict(groups, left), *not_the_elbo(groups), *not_in_names(groups)]
+    found = [Section(VERDICT, said, pictures=drawn.panels)]
     if drawn.images:
         found.append(Section("Images", pictures=drawn.images))
     if groups:
         (runs, *deep) = run_tables(groups)
-        note = " ".join([shared_settings(groups), READING, *of_few_levels(groups)])
+        note = " ".join([shared_settings(groups), READING, *of_few_levels(groups), *began_elsewhere(groups)])
         found.append(Section("Runs", table=Table(*runs, note=note)))
         found += [Section("Rates of all levels", table=Table(*cells)) for cells in deep]
         split = evaluated_split(groups)
@@ -127,96 +140,6 @@ def sections(
     if drawn.figures:
         found.append(Section("Figures", pictures=drawn.figures))
     return found
-
-
-READING = (
-    "All on the test split; bounds, rates and distortions are in nats per image: a higher ELBO is better. "
-    "z1 is the level next to the image. MSE and SSIM hold one reconstruction of each image (the decoder's "
-    "mean for one posterior draw) against the image as the model sees it (binarized, where pixels are 0 or "
-    "1). The ELBO of training images (train_eval/elbo) is measured as that of test images: by the same "
-    "weights, in the same mode, of unwarped images. ± is the standard deviation over seeds."
-)
-READING_BOUNDS = (
-    "L_K is the importance-weighted bound on log p(x) from K samples, tighter with K; the ELBO beside "
-    "it is of the same draws. Pareto k-hat tells how heavy the tail of an image's weights is; above 0.7 a "
-    "few draws carry the sum: the error over draws is then too small, and a larger K may raise the bound by "
-    "far more."
-)
-READING_UNITS = (
-    "A unit is active (KL) where its rate is above 0.01 nats; bottom-up, below the top, that rate is no "
-    "divergence. It is active (variance) where its posterior mean, averaged over draws of the other levels, "
-    "has a variance over images above 0.01; below the top, that counts units, too, which the level above "
-    "predicts. σ²q / σ²p is 1 where the posterior is as wide as the prior."
-)
-READING_PAIRS = (
-    "± is the error over images of the difference, taken image by image: what other test images would "
-    "change. Unpaired stands what it would be had the two been evaluated on different images. Other seeds "
-    "change a difference, too."
-)
-READING_LEVELS = (
-    "Of each level: its rate; how often a linear probe names the class from its posterior mean, from one "
-    "posterior sample z, and from that sample's innovation (z - μp) / σp, what it adds to what the levels "
-    "above expect. Then what becomes of a reconstruction when the innovation of this level alone is drawn "
-    "anew: the change of a pixel, of the amount of ink, of the slant, and how often a classifier names "
-    "another class. ± is the standard deviation over seeds; `python -m ladder_vae.analyze` explains and "
-    "draws all this for each run."
-)
-SHARED = {  # setting: its name in a sentence
-    "data._target_": "data",
-    "data.binarization": "binarization",
-    "data.val_size": "validation images",
-    "data.batch_size": "batch",
-    "trainer.max_epochs": "epochs",
-    "optimizer.lr": "learning rate",
-    "objective.beta_warmup_epochs": "beta warm-up epochs",
-    "objective.free_bits": "free bits",
-}
-
-
-def shared_settings(groups: Sequence[Group]) -> str:
-    """A sentence on the settings that all groups share, and one on those that a rule gives them by depth."""
-    configs = [flat(group.runs[0].config) for group in groups]
-    shared, following = [], []
-    for key, name in SHARED.items():
-        if key not in configs[0] or key in groups[0].settings:
-            continue
-        values = [str(config[key]) for config in configs if key in config]
-        if key == "data._target_":
-            values = [class_name(value) for value in values]
-        if len(set(values)) == 1:
-            shared.append(f"{name} {values[0]}")
-        else:  # a rule that says them by depth tells rows apart, not they
-            following.append(f"{name} {', '.join(values)}")
-    sentence = "Shared by all rows: " + ", ".join(shared) + "."
-    if following:
-        sentence += " From row to row: " + "; ".join(following) + "."
-    if configs[0].get("data.binarization") == "static":
-        sentence += " The static draw is this package's own, not the files of Larochelle and Murray (2011)."
-    return sentence
-
-
-def not_the_elbo(groups: Sequence[Group]) -> list[str]:
-    """A sentence on each group whose training never came to beta = 1."""
-    found = []
-    for group in groups:
-        run = group.runs[0]
-        epochs = run.metrics.get("train/epochs") or flat(run.config).get("trainer.max_epochs")
-        if said := beta_stays_below_one(run.config, epochs if isinstance(epochs, (int, float)) else 0):
-            found.append(f"{group.label}: {said}.")
-    return found
-
-
-def of_few_levels(groups: Sequence[Group]) -> list[str]:
-    """A sentence on groups whose ELBO was estimated from a few levels of each image."""
-    looked = {group.label: found for group in groups if (found := group.values(SAMPLED_LEVELS))}
-    if not looked:
-        return []
-    most = max(value for found in looked.values() for value in found)
-    return [
-        f"Of {', '.join(looked)} the ELBO is an estimate: each image was looked at on at most {most:.0f} "
-        "levels, spread evenly over all of them. Its standard error over images (test/elbo_stderr) holds the "
-        "error of not looking at the others."
-    ]
 
 
 def report(directories: Sequence[Path], output: Path) -> list[Group]:
