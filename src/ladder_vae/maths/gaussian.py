@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ladder_vae.maths.elementary import exp_beyond_line
+
 LOG_2PI = math.log(2 * math.pi)
 # exp(88) is finite in float32, exp(89) is not.
 MAX_EXPONENT = 88.0
@@ -73,12 +75,12 @@ class Gaussian:
         r"""The closed-form KL of each unit, nats, shape ``(*batch, *event)``.
 
         $\frac12 [\,e^d - 1 - d + (\mu - \mu_o)^2 / \sigma_o^2\,]$ with
-        $d = \log\sigma^2 - \log\sigma_o^2$. ``expm1`` keeps more digits of a small difference
-        than ``exp``. The KL of two equal Gaussians is exactly zero, however narrow or wide they are.
+        $d = \log\sigma^2 - \log\sigma_o^2$. The KL of two equal Gaussians is exactly zero, however narrow or
+        wide they are.
         """
         d = self.log_var - other.log_var
         squared = (self.mean - other.mean) ** 2 * other._precision()
-        return 0.5 * (torch.expm1(d) - d + squared)
+        return 0.5 * (exp_beyond_line(d) + squared)
 
     def _precision(self) -> Tensor:
         r"""$1 / \sigma^2$, kept finite because zero times infinity would be NaN.

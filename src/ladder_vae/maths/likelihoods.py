@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ladder_vae.maths.elementary import softplus
 from ladder_vae.maths.gaussian import full_precision
 
 
@@ -167,7 +167,7 @@ class Bernoulli(Likelihood):
         """Sum over pixels of ``x * logit - softplus(logit)``."""
         logits = full_precision(params)
         # x log s(a) + (1 - x) log s(-a) = x a - softplus(a): finite for every logit.
-        return (x * logits - F.softplus(logits)).flatten(-3).sum(-1)
+        return (x * logits - softplus(logits)).flatten(-3).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
         """Probability that a pixel is on."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ladder_vae.maths.elementary import softplus
 from ladder_vae.maths.gaussian import Gaussian, bounded_log_var, full_precision
 from ladder_vae.system.ranks import stacked, world_size
 
@@ -117,7 +117,7 @@ class SoftplusHead(GaussianHead):
     """A Gaussian head whose *variance* is the softplus of a linear map."""
 
     def log_var(self, spread: Tensor) -> Tensor:
-        return torch.log(F.softplus(spread) + MIN_VARIANCE)
+        return torch.log(softplus(spread) + MIN_VARIANCE)
 
 
 class ImageDecoder(nn.Sequential):

@@ -1,0 +1,52 @@
+"""Elementary functions in float32 beside PyTorch's in float64, in values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ladder_vae.maths.elementary import FLAT, NEAR, STEEP, exp_beyond_line, softplus
+
+
+def near(*edges):
+    """Numbers over a wide range, and the two next to each edge."""
+    at = torch.tensor(edges)
+    wide = torch.cat([torch.linspace(-100, 100, 20_001), torch.linspace(-6, 6, 20_001)])
+    return torch.cat([wide, at, at.nextafter(at + 1), at.nextafter(at - 1), torch.zeros(1)])
+
+
+CASES = {
+    "softplus": (softplus, F.softplus, near(FLAT, STEEP), 4e-6),
+    "exp_beyond_line": (
+        exp_beyond_line,
+        lambda d: torch.expm1(d) - d,
+        near(-NEAR, NEAR).clamp(-80, 80),
+        1e-6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_values_and_gradients(name, compiled):
+    function, exact, points, tolerance = CASES[name]
+    function = torch.compile(function, dynamic=False) if compiled else function
+    x, exact_x = points.clone().requires_grad_(), points.double().requires_grad_()
+    y, exact_y = function(x), exact(exact_x)
+    torch.testing.assert_close(y.double(), exact_y, rtol=tolerance, atol=1e-40)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    (exact_slope,) = torch.autograd.grad(exact_y.sum(), exact_x)
+    torch.testing.assert_close(slope.double(), exact_slope, rtol=2 * tolerance, atol=2e-7)
+
+
+@pytest.mark.parametrize(("function", "size"), [(softplus, float("inf")), (exp_beyond_line, 1e4)])
+def test_large_numbers_have_values_and_gradients(function, size):
+    x = torch.tensor([-size, size], requires_grad=True)
+    y = function(x)
+    assert not y.isnan().any()
+    y.sum().backward()
+    assert not x.grad.isnan().any()
+
+
+def test_equal_numbers_are_exactly_zero_apart():
+    assert exp_beyond_line(torch.zeros(3)).tolist() == [0, 0, 0]
+    assert (exp_beyond_line(near(-NEAR, NEAR).clamp(-80, 80)) >= 0).all()
