@@ -5,6 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from ladder_vae.maths.elementary import FLAT, NEAR, STEEP, exp_beyond_line, softplus
+from ladder_vae.system.compilation import compiler
+
+COMPILER = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 
 def near(*edges):
@@ -20,13 +23,13 @@ CASES = {
         exp_beyond_line,
         lambda d: torch.expm1(d) - d,
         near(-NEAR, NEAR).clamp(-80, 80),
-        1e-6,
+        2e-6,
     ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, COMPILER])])
 def test_values_and_gradients(name, compiled):
     function, exact, points, tolerance = CASES[name]
     function = torch.compile(function, dynamic=False) if compiled else function
@@ -50,3 +53,25 @@ def test_large_numbers_have_values_and_gradients(function, size):
 def test_equal_numbers_are_exactly_zero_apart():
     assert exp_beyond_line(torch.zeros(3)).tolist() == [0, 0, 0]
     assert (exp_beyond_line(near(-NEAR, NEAR).clamp(-80, 80)) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "curvature"),
+    [(softplus, lambda a: a.sigmoid() * (-a).sigmoid()), (exp_beyond_line, lambda d: d.exp())],
+)
+def test_second_derivatives_and_transforms(function, curvature):
+    x = torch.tensor([-9.0, STEEP - 0.1, STEEP + 0.1, -NEAR - 0.1, -0.2, 0.0, 0.3, NEAR + 0.1, 3.0, FLAT + 1])
+    exact = curvature(x.double())
+    by_functions = torch.func.vmap(torch.func.grad(torch.func.grad(function)))(x)
+    point = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(function(point).sum(), point, create_graph=True)
+    (by_graph,) = torch.autograd.grad(slope.sum(), point)
+    torch.testing.assert_close(by_functions.double(), exact, rtol=1e-5, atol=3e-7)
+    torch.testing.assert_close(by_graph.double(), exact, rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize("function", [softplus, exp_beyond_line])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_left_to_pytorch(function, kind):
+    x = torch.linspace(-9, 9, 37).to(kind)
+    torch.testing.assert_close(function(x), function(x.double()).to(kind), rtol=0.05, atol=0.05)

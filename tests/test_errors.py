@@ -21,7 +21,7 @@ BAD = {
     "objective.importance_samples=4": "set objective.beta_warmup_epochs=0",
     "objective.importance_samples=0": "importance_samples must be at least 1",
     "objective.importance_gradient=sharp": "there is no setting objective.importance_gradient",
-    "init_from=nowhere": "nowhere is not a directory; name a run directory, or a model of the package (conv",
+    "init_from=nowhere": "nowhere is not a directory; name a run directory, a folder of them, or a model",
     "data=imagenet": "there is no data/imagenet; choose cifar10, fashion_mnist, folder, kmnist, mnist, npz",
     "+nonsense=3": "there is no setting nonsense; --cfg job lists all settings",
     "+model.nonsense=3": "there is no setting model.nonsense; --cfg job lists all",

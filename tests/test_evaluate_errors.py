@@ -43,7 +43,7 @@ BAD = {
     "data=mnist": "there is no setting data; ",
     "model.num_layers=3": "there is no setting model.num_layers; ",
     "--num_samples=3": "unrecognized arguments: --num_samples=3; --help explains the usage",
-    "run=nowhere": "nowhere is not a directory; name a run directory, or a model of the package (conv",
+    "run=nowhere": "nowhere is not a directory; name a run directory, a folder of them, or a model of the",
     "run=.": ". holds no run (no config.yaml beside a status.json)",
     "images=many": "could not be converted to Integer; it takes a whole number",
     "run=null": "run=<dir> is missing",

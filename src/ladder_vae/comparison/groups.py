@@ -132,14 +132,16 @@ def _named(groups: list[Group]) -> list[Group]:
     """The groups, where a name would be too long named by as few settings as tell the series apart."""
     if max((len(group.series) for group in groups), default=0) <= LONGEST_NAME:
         return groups
-    told = ["model._target_"]
-    others = sorted({key for group in groups for key in group.settings} - {*told, "model.num_layers"})
+    others = {key for group in groups for key in group.settings} - {"model._target_", "model.num_layers"}
+    left = sorted(others, key=lambda key: (not key.startswith(("model.", "objective.", "optimizer.")), key))
+    told: list[str] = []
 
     def series(keys: Sequence[str]) -> int:
-        return len({repr([group.settings.get(key) for key in keys]) for group in groups})
+        return len({replace(group, named=frozenset(keys)).series for group in groups})
 
-    while series(told) < series(others + told):
-        told.append(max(others, key=lambda key: series([*told, key])))  # of equals, the first by name
+    while left and series(told) < series([*told, *left]):
+        told.append(max(left, key=lambda key: series([*told, key])))  # of equals, the first
+        left.remove(told[-1])
     return [replace(group, named=frozenset(told)) for group in groups]
 
 

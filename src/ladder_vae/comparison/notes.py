@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ladder_vae.comparison.groups import LONGEST, Group
 from ladder_vae.runs.metrics import SAMPLED_LEVELS, beta_stays_below_one
@@ -86,11 +87,15 @@ def not_the_elbo(groups: Sequence[Group]) -> list[str]:
 
 
 def began_elsewhere(groups: Sequence[Group]) -> list[str]:
-    """A sentence on groups that went on from the weights of another run."""
-    began = {g.label: start for g in groups if (start := g.runs[0].config.get("init_from"))}
+    """A sentence on each run from whose weights groups went on."""
+    began: dict[str, list[str]] = {}
+    for group in groups:
+        if start := group.runs[0].config.get("init_from"):
+            began.setdefault(_short(start), []).append(group.label)
     return [
-        f"{label} went on from the weights of {start}: its epochs and seconds are of its own training alone."
-        for label, start in began.items()
+        f"Training went on from the weights of {start}, and epochs and seconds are of its own part alone, of "
+        f"{', '.join(labels)}."
+        for start, labels in began.items()
     ]
 
 
@@ -109,10 +114,19 @@ def of_few_levels(groups: Sequence[Group]) -> list[str]:
 
 def not_in_names(groups: Sequence[Group]) -> list[str]:
     """A sentence on settings that differ between groups but are too many for their names."""
-    settings: dict[str, list[str]] = {}
-    for group in groups:
-        for key, value in group.settings.items():
-            if key not in ("model.num_layers", *(group.named or group.settings)):
-                settings.setdefault(key, []).append(f"{value!s:.{LONGEST}}")
-    said = [f"{key} ({', '.join(dict.fromkeys(values))})" for key, values in settings.items()]
-    return [f"What is compared differs in more than its names say: {'; '.join(said)}."] if said else []
+    told = groups[0].named if groups else None
+    if told is None:
+        return []
+    series = {group.series: group.settings for group in groups}.values()
+    keys = sorted({key for settings in series for key in settings} - {"model.num_layers", *told})
+    words = {key: [_short(settings.get(key)) for settings in series] for key in keys}
+    said = [f"{key} {', '.join(values)}" for key, values in words.items() if len(set(values)) > 1]
+    if not said:
+        return []
+    return [f"These differ in more than their names say, in the order of the tables: {'; '.join(said)}."]
+
+
+def _short(value: Any) -> str:
+    """A setting in a sentence; of a long one, as of a path, its end."""
+    word = "-" if value is None else str(value)
+    return word if len(word) <= LONGEST else f"...{word[-LONGEST:]}"

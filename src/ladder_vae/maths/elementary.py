@@ -2,8 +2,8 @@
 
 There PyTorch's ``log1p`` and ``expm1``, on which its own softplus rests, take over ten times as long as
 ``exp`` and ``log`` (benchmarks/README.md). These here are plain expressions of float32 numbers, so that
-automatic differentiation and compilation have nothing special to do. Elsewhere, and in float64, they are
-PyTorch's own.
+automatic differentiation and compilation have nothing special to do. Elsewhere, and in any other precision,
+they are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -42,4 +42,5 @@ def exp_beyond_line(d: Tensor) -> Tensor:
 
 def _own(value: Tensor) -> bool:
     """Whether PyTorch's own function is the right one."""
-    return value.dtype == torch.float64 or value.device.type != "cpu"
+    on_cpu = value.device.type in ("cpu", "meta")  # on meta, the memory of a step is estimated
+    return value.dtype != torch.float32 or not on_cpu

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladder_vae.maths.gaussian import full_precision
@@ -76,10 +77,16 @@ class Attention(nn.Module):
         pixels = self.norm(h).flatten(1, 2)
         parts = self.read(pixels).unflatten(-1, (3, self.heads, -1)).movedim(1, 3)  # (N, 3, heads, pixels, _)
         query, key, value = parts.unbind(1)
-        # Written out: PyTorch's fused attention takes 8 times as long over few pixels in bfloat16 on a CPU.
-        weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)
-        mixed = (weights.to(value.dtype) @ value).movedim(1, 2).flatten(-2)
+        mixed = _attended(query, key, value).movedim(1, 2).flatten(-2)
         return h + self.write(mixed).unflatten(1, h.shape[1:3])
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention. On a CPU the fused one takes 8 times as long over few pixels."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value)
+    weights = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)
+    return weights.to(value.dtype) @ value
 
 
 class Sizes(NamedTuple):

@@ -46,24 +46,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if (path.parents[1] / WEIGHTS).exists():
             raise UserError(f"{path.parents[1]} is a release, which has its best weights only") from None
         finished = (path.parents[1] / METRICS).exists()
-        why = "restore it from a copy" if finished else "the run has not finished its first epoch"
+        why = (
+            f"restore it from a copy{_or_other(path)}"
+            if finished
+            else "the run has not finished its first epoch"
+        )
         raise UserError(f"{path} does not exist; {why}") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} carries code or is damaged; it was not loaded") from None
     except UserError:
         raise
     except Exception as error:  # zip, pickle, PyTorch and safetensors have many names for damage
-        other = path.with_name("last.ckpt" if path.name == "best.ckpt" else "best.ckpt")
-        apart = other.exists() and not other.samefile(path)  # else it is damaged, too
-        remedy = ", or take the other one (checkpoint=last or best)" if apart else ""
         raise UserError(
-            f"{path} is damaged ({one_line(error)[:200]}); restore it from a copy{remedy}"
+            f"{path} is damaged ({one_line(error)[:200]}); restore it from a copy{_or_other(path)}"
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
     if not str(checkpoint.get("global_step", 0)).isdecimal():
         raise UserError(f"{path} is not a checkpoint of a run: its global_step is no number")
     return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _or_other(path: Path) -> str:
+    """Another remedy for a checkpoint that is damaged or gone, if the run has its other one."""
+    other = path.with_name("last.ckpt" if path.name == "best.ckpt" else "best.ckpt")
+    apart = other.exists() and not (path.exists() and other.samefile(path))  # else it is damaged, too
+    return ", or take the other one (checkpoint=last or best)" if apart else ""
 
 
 def _released_checkpoint(path: Path) -> dict[str, Any]:

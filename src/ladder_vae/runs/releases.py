@@ -35,7 +35,7 @@ def run_directory(run: str | Path) -> Path:
         return RELEASES / str(run)
     if len(Path(run).parts) == 1 and not Path(run).exists():
         raise UserError(
-            f"{run} is not a directory; name a run directory, or a model of the package "
+            f"{run} is not a directory; name a run directory, a folder of them, or a model of the package "
             f"({', '.join(released())})"
         )
     return Path(run)

@@ -23,7 +23,7 @@ from ladder_vae.data.data_sets import ImageData
 from ladder_vae.maths.likelihoods import Likelihood
 from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.runs.record import class_name, flat
-from ladder_vae.runs.releases import is_release
+from ladder_vae.runs.releases import is_release, run_directory
 from ladder_vae.settings.command_line import no_such_setting
 from ladder_vae.settings.paths import leaves
 from ladder_vae.settings.schema import Config
@@ -89,7 +89,10 @@ def settle(cfg: DictConfig) -> Settled:
         if config["data"].get(key) is not None:  # a run may be opened from another directory
             config["data"][key] = _absolute(config["data"][key])
     if config["init_from"] is not None and not is_release(config["init_from"]):
-        config["init_from"] = _absolute(config["init_from"])
+        try:
+            config["init_from"] = _absolute(str(run_directory(config["init_from"])))
+        except UserError as error:
+            raise UserError(f"init_from: {error}") from None
     data = _make_data(config)
     config["data"] = {"seed": data.seed, "val_size": data.val_size} | config["data"]
     for key, seed in (("seed", config["seed"]), ("data.seed", data.seed)):
