@@ -184,21 +184,21 @@ def test_a_setting_that_only_some_models_have_goes_without_saying():
 @UNDRAWN
 def test_many_settings_make_no_long_name_and_are_told_below(tmp_path, command):
     """A name has as few of them as tell the series apart."""
-    long = {f"one_of_many_settings_{i}": "a" for i in range(6)}
+    long = {f"one_of_very_many_settings_{i}": "a" for i in range(6)}
     for i, (lr, changed) in enumerate([(0.1, "a"), (0.2, "b"), (0.3, "b")]):
-        settings = long | {"one_of_many_settings_3": changed, "one_of_many_settings_4": changed}
+        settings = long | {"one_of_very_many_settings_3": changed, "one_of_very_many_settings_4": changed}
         fake_run(tmp_path / str(i), 2, 1, -90.0 - i, optimizer={"lr": lr, **settings}, init_from="runs/first")
     code, out, _ = command("report", str(tmp_path))
     assert code == 0
     assert {group.series for group in group_runs(find_runs([tmp_path]))} == {
-        "LadderVAE lr=0.1 one_of_many_settings_3=a one_of_many_settings_4=a",
-        "LadderVAE lr=0.2 one_of_many_settings_3=b one_of_many_settings_4=b",
-        "LadderVAE lr=0.3 one_of_many_settings_3=b one_of_many_settings_4=b",
+        "LadderVAE lr=0.1 one_of_very_many_settings_3=a one_of_very_many_settings_4=a",
+        "LadderVAE lr=0.2 one_of_very_many_settings_3=b one_of_very_many_settings_4=b",
+        "LadderVAE lr=0.3 one_of_very_many_settings_3=b one_of_very_many_settings_4=b",
     }
     assert "differ in more than their names say" not in out
     for i, changed in enumerate("abb"):
         config = find_runs([tmp_path / str(i)])[0].config
-        settings = config["optimizer"] | {"one_of_many_settings_5": changed}
+        settings = config["optimizer"] | {"one_of_very_many_settings_5": changed}
         write_config(tmp_path / str(i), config | {"optimizer": settings})
     code, out, _ = command("report", str(tmp_path))
     assert code == 0
@@ -206,8 +206,9 @@ def test_many_settings_make_no_long_name_and_are_told_below(tmp_path, command):
     assert {group.series for group in groups} == {f"LadderVAE lr={lr}" for lr in (0.1, 0.2, 0.3)}
     said = " ".join(out.split())
     assert (
-        "differ in more than their names say, in the order of the tables: optimizer.one_of_many_settings_3 "
-        "a, b, b; optimizer.one_of_many_settings_4 a, b, b; optimizer.one_of_many_settings_5 a, b, b." in said
+        "differ in more than their names say, in the order of the tables: "
+        "optimizer.one_of_very_many_settings_3 a, b, b; optimizer.one_of_very_many_settings_4 a, b, b; "
+        "optimizer.one_of_very_many_settings_5 a, b, b." in said
     )
     page = " ".join((tmp_path / "report.md").read_text().split())
     assert (
