@@ -118,7 +118,8 @@ def not_in_names(groups: Sequence[Group]) -> list[str]:
     if told is None:
         return []
     series = {group.series: group.settings for group in groups}.values()
-    keys = sorted({key for settings in series for key in settings} - {"model.num_layers", *told})
+    named = {"model._target_", "model.num_layers", *told}
+    keys = sorted({key for settings in series for key in settings} - named)
     words = {key: [_short(settings.get(key)) for settings in series] for key in keys}
     said = [f"{key} {', '.join(values)}" for key, values in words.items() if len(set(values)) > 1]
     if not said:
