@@ -39,6 +39,7 @@ def begun(cls, num_layers=3):
 
 
 @pytest.mark.parametrize("cls", LEARNED)
+@torch.no_grad()  # as the server works
 def test_a_play_begins_with_the_reconstruction(cls):
     model, noise, play = begun(cls)
     found = model.infer(play.sources["A"].picture, noise=noise)
