@@ -63,7 +63,10 @@ BAD = {
         "levels": [[13, 1]]
     },
     "must begin with the largest resolution": {"levels": [[7, 1], [14, 1]], "num_layers": 2},
-    "are 2 levels, and num_layers=3; leave out one of the two": {"levels": [[14, 2]], "num_layers": 3},
+    "are 2 levels, and num_layers=3; set num_layers=2, or leave": {
+        "levels": [[14, 2]],
+        "num_layers": 3,
+    },
     "has no level at its smallest resolution": {"levels": [[14, 2], [7, 0]], "num_layers": 2},
     "names resolution 7 twice": {"levels": [[7, 1], [7, 1]], "num_layers": 2},
     "must be pairs of a resolution and a number": {"levels": [[7, 1, 2]], "num_layers": 1},

@@ -6,6 +6,7 @@ from contracts import MODELS, binary_images, small
 
 from ladder_vae.models import Diffusion, descending_noise
 from ladder_vae.training.memory import _Live
+from ladder_vae.training.tensorboard import draw_pictures
 
 SHAPE = (1, 28, 28)
 FEW, MANY = 32, 1_024  # steps
@@ -54,6 +55,17 @@ def test_samples_of_a_thousand_steps_have_the_memory_of_a_few(monkeypatch):
     states = MORE / 8 * torch.Generator().get_state().nbytes  # one for each 8 levels
     assert many - few <= states + GAMMAS < 0.06 * MORE * 4 * numbers
     assert needed(FEW) > few + (FEW - 8) * 4 * numbers  # what is asked for is there
+
+
+def test_pictures_of_a_thousand_steps_have_the_memory_of_a_few(monkeypatch):
+    monkeypatch.setattr(descending_noise, "MOST_HELD", 8 * 4 * 28 * 28)
+    x = binary_images(4, SHAPE)
+
+    def needed(steps):
+        return peak(lambda: draw_pictures(model(steps).with_steps(steps, continuous=True), x, len(x)))
+
+    needed(FEW)  # tables that are made once are there
+    assert needed(MANY) - needed(FEW) < 0.1 * MORE * 4 * x.numel()
 
 
 @pytest.mark.parametrize("cls", MODELS)

@@ -322,6 +322,12 @@ def test_links_in_a_circle_and_hidden_files(images):
     assert opened(images).fingerprint == before
 
 
+def test_a_folder_with_two_names_is_read_once(images):
+    before = opened(images).fingerprint
+    (images / "dog").symlink_to(images / "cat")  # after it, by name
+    assert opened(images).fingerprint == before
+
+
 def test_more_than_fits_into_memory(images, monkeypatch):
     monkeypatch.setattr(folder_module, "total_memory", lambda device: 2 * 36 * 9)
     with pytest.raises(UserError, match=r"more than half of the memory .* after 10 of 40 images; .*np.savez"):
@@ -360,4 +366,22 @@ def test_a_run_on_a_folder(command, npz, images):
     code, _, err = command("train", *settings, *where)
     assert code == 0, err
     code, _, err = command("evaluate", "run=run", "split=val", "num_samples=2")
+    assert code == 0, err
+
+
+def test_images_that_a_run_was_trained_on_do_not_validate_another(command, npz, images):
+    settings = [
+        setting for setting in tiny(npz) if not setting.startswith(("data=", "data.path=", "data.val"))
+    ]
+    settings += ["data=folder", f"data.path={images}", "data.size=6"]
+    for name, val_size in (("all", "0"), ("split", "null")):
+        code, _, err = command("train", *settings, f"run_dir={name}", f"data.val_size={val_size}")
+        assert code == 0, err
+    code, _, err = command("train", *settings, "run_dir=next", "init_from=all", "data.val_size=null")
+    assert code == 1
+    assert "would validate on images that init_from=" in err
+    assert "set data.val_size=0" in err
+    code, _, err = command("train", *settings, "run_dir=next", "init_from=split", "data.val_size=null")
+    assert code == 0, err
+    code, _, err = command("train", *settings, "run_dir=fewer", "init_from=split", "data.val_size=1")
     assert code == 0, err

@@ -16,13 +16,15 @@ from conftest import tiny
 from contracts import binary_images, small
 from PIL import Image
 
-from ladder_vae.analysis.limit import Kind, Settings, _on_grid
+from ladder_vae.analysis.limit import Kind, Settings, _on_grid, check
+from ladder_vae.analysis.limit_page import _density
 from ladder_vae.drawing import limit_charts
 from ladder_vae.evaluation.own_steps import load_with_steps
 from ladder_vae.evaluation.parts import plan
 from ladder_vae.models import Diffusion
 from ladder_vae.models.evaluator import Settings as Draws
 from ladder_vae.runs.checkpoints import load_run
+from ladder_vae.system.errors import UserError
 
 SETTINGS = ("draws=4", "images=6", "steps=[1,2,4]", "device=cpu")
 
@@ -106,6 +108,22 @@ def test_of_256_values_the_bound_is_in_bits_per_dimension_too(trained, command, 
     limit = float(rows[0]["bits_per_dim"])
     assert f"In bits per dimension that is {limit:.3f}, " in out.splitlines()[0]
     assert f" | {limit:.3f} | " in (run / "limit.md").read_text()
+
+
+@pytest.mark.parametrize("levels", [3, 32, 50, 97, 1024])
+def test_the_density_of_the_rate_has_parts_of_equal_length(levels):
+    even = _density(np.full(levels, 80 / levels), 32)
+    assert len(even) == min(32, levels)
+    np.testing.assert_allclose(even, 80)
+    rising = _density(np.arange(levels) + 0.5, 32)
+    assert rising.mean() == pytest.approx(levels**2 / 2)
+    assert (np.diff(rising) > 0).all()
+
+
+def test_a_split_of_one_image_has_no_error():
+    run = SimpleNamespace(model=small(Diffusion, 3), path="run")
+    with pytest.raises(UserError, match="run has 1 test image; errors need two or more"):
+        check(SimpleNamespace(run=run, indices=[0], source="test"))
 
 
 def test_what_has_no_limit_is_refused(diffusion, trained, command):

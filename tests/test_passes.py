@@ -11,7 +11,7 @@ from contracts import MODELS, binary_images, small
 from test_replay import Doubts, Recorder, Refuses
 
 from ladder_vae.maths import LogisticMixture
-from ladder_vae.models import LadderVAE
+from ladder_vae.models import Diffusion, LadderVAE
 from ladder_vae.models.evaluator import Settings, image_statistics
 from ladder_vae.models.passes import Group, Passes, draws_per_pass
 from ladder_vae.models.statistics import IMAGE_FIELDS
@@ -167,3 +167,5 @@ def test_a_pass_fills_a_gpu_and_not_its_memory():
         rung.event_shape = (16, 64, 64)
     for device in (cpu, cuda):
         assert draws_per_pass(spatial, (1, 12, 16), device) == 40_000_000 // (3 * 16 * 64 * 64)
+    for levels in (3, 5_001):  # of which a draw looks at one
+        assert draws_per_pass(small(Diffusion, levels), (1, 12, 16), cpu) == 1000

@@ -15,6 +15,7 @@ from ladder_vae.maths.keyed_normals import fold, keyed_normals
 from ladder_vae.models.diffusion import Diffusion
 from ladder_vae.models.evaluator import Settings as Draws
 from ladder_vae.models.evaluator import image_keys
+from ladder_vae.models.passes import place_of_keys
 from ladder_vae.models.sampled_levels import ends, mirrored
 from ladder_vae.runs.opened import Subject
 from ladder_vae.system.errors import UserError
@@ -92,8 +93,13 @@ class Bound:
 
 
 def check(subject: Subject) -> None:
-    """Raises UserError if the run is no diffusion."""
+    """Raises UserError if the run is no diffusion, or its split has too few images for an error."""
     diffusion(subject)
+    if len(subject.indices) < 2:
+        raise UserError(
+            f"{subject.run.path} has {len(subject.indices)} {subject.source} image; errors need two or more, "
+            "so choose another split"
+        )
 
 
 def diffusion(subject: Subject) -> Diffusion:
@@ -191,9 +197,9 @@ def _on_grid(
             )
             if place == 0:
                 distortion, top = ends(model, x, e[None])
-                distortions.append(distortion[0].double().cpu())
+                distortions.append(distortion[0].cpu().double())
                 for kind in paths:
-                    rates[kind][-1] = top.double().cpu()
+                    rates[kind][-1] = top.cpu().double()
                 continue
             here = [(kind, path.index(place)) for kind, path in paths.items() if place in path]
             if not here:
@@ -206,7 +212,7 @@ def _on_grid(
                     rate = step_rate(image, guess, added_precision(gamma, below))
                 else:
                     rate = mirrored(image * logits, gamma, below, e_below)
-                rates[kind][level - 1] = rate.double().cpu()
+                rates[kind][level - 1] = rate.cpu().double()
         for kind, found in rates.items():
             parts[kind].append(found)
     whole = torch.cat(distortions)
@@ -244,7 +250,7 @@ def _batches(
     for start in range(0, len(indices), size):
         which = indices[start : start + size]
         x = subject.data.observe(subject.source, which, 0).to(device)
-        yield x, image_keys(which, keyed).to(device)
+        yield x, image_keys(which, keyed).to(place_of_keys(device))
 
 
 def _bound(kind: Kind, distortion: Tensor, total: Tensor, rates: Tensor, times: Tensor) -> Bound:

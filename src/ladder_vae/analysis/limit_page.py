@@ -104,9 +104,7 @@ def _sections(
         for b in finite
         if b.kind.transition == "gaussian" and not b.kind.placed and b.kind.steps in (4, 16, 64, 256, 1024)
     }
-    density = limit.rates[:-1].numpy()
-    parts = min(PARTS, len(density))
-    density = np.array([part.sum() for part in np.array_split(density, parts)]) * parts
+    density = _density(limit.rates[:-1].numpy(), PARTS)
     idle = float((torch.tensor(density) < 0.01 * density.max()).double().mean())
     own, even = (max(0.0, variance) ** 0.5 for variance in found.variances)
     lowest, highest = model.schedule.lowest.item(), model.schedule.highest().item()
@@ -155,6 +153,15 @@ def _sections(
         Section("In numbers", table=_table(found)),
         Section("What it draws", pictures=[_samples(model, settings), _animation(subject, model, settings)]),
     ]
+
+
+def _density(rates: np.ndarray, parts: int) -> np.ndarray:
+    """Rate per unit of time in at most so many equal parts, from the rates of levels of equal time."""
+    parts = min(parts, len(rates))
+    whole = np.interp(
+        np.linspace(0, 1, parts + 1), np.linspace(0, 1, len(rates) + 1), np.append(0, rates.cumsum())
+    )
+    return np.diff(whole) * parts
 
 
 def _of_idle_time(share: float) -> str:

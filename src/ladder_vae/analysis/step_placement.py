@@ -64,14 +64,14 @@ def look(model: Diffusion, x: Tensor, chunk_size: int, generator: torch.Generato
         for part, e in zip(image.split(chunk_size), noise.split(chunk_size), strict=True):
             z = noised(part, gamma).rsample(e)
             guess, logit = model.denoise(z, gamma.expand(len(part)))
-            errors = (part - guess).square().flatten(1).sum(1).double().cpu()
+            errors = (part - guess).square().flatten(1).sum(1).cpu().double()
             error[place] += errors.sum()
             squared[place] += errors.square().sum()
             if model.likelihood.binary:
                 own = (part * logit).clamp(-LARGEST, LARGEST - 1e-3)
                 index = ((own + LARGEST) / (2 * LARGEST) * BINS).long().flatten()
                 logits[place] += torch.bincount(index.cpu(), minlength=BINS)
-    gammas, slopes = gammas.double().cpu(), slopes.double().cpu()
+    gammas, slopes = gammas.cpu().double(), slopes.cpu().double()
     return Look(gammas, slopes, error / len(x), squared / len(x), logits / len(x))
 
 

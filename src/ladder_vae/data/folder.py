@@ -116,7 +116,9 @@ def _files(path: Path) -> Iterator[File]:
     for directory, below, names in os.walk(path, onerror=refuse, followlinks=True):
         seen.add(os.path.realpath(directory))  # links may run in a circle
         below[:] = sorted(name for name in below if name[0] != "." and name != "__MACOSX")
-        below[:] = [name for name in below if os.path.realpath(Path(directory, name)) not in seen]
+        unseen = {os.path.realpath(Path(directory, name)): name for name in reversed(below)}
+        below[:] = [name for real, name in reversed(unseen.items()) if real not in seen]
+        seen |= unseen.keys()
         for file in (Path(directory, name) for name in names if name[0] != "."):
             if file.suffix.lower() not in SUFFIXES:
                 others.add(file.suffix.lower())

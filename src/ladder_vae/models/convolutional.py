@@ -112,8 +112,8 @@ class ConvolutionalVAE(TopDown):
         input_shape: Image shape (C, H, W), H and W from 4 to 256.
         num_layers: Number of latent levels L, 1 to 64. All else has defaults.
         levels: Pairs of a resolution and its number of levels, the largest resolution, with z_1, first, as in
-            ``[[14,6],[7,7],[4,1],[1,1]]``. With 0 levels a resolution has cells alone. The default is
-            :func:`~ladder_vae.models.pyramid.default_levels`.
+            ``[[14,6],[7,7],[4,1],[1,1]]``, together ``num_layers``. With 0 levels a resolution has cells
+            alone. The default is :func:`~ladder_vae.models.pyramid.default_levels`.
         width: Features of the streams.
         widths: Pairs of a resolution and its own width, as in ``[[14,64],[7,96]]``.
         latent_channels: Pairs of a resolution and its latent channels; the default is 64 / resolution,

@@ -17,7 +17,7 @@ from ladder_vae.maths.image_quality import reconstruction_quality
 from ladder_vae.maths.keyed_normals import fold
 from ladder_vae.maths.tails import pareto_khat
 from ladder_vae.models.hierarchy import Hierarchy
-from ladder_vae.models.passes import Passes
+from ladder_vae.models.passes import Passes, place_of_keys
 from ladder_vae.models.statistics import ImageStatistics, UnitSums
 from ladder_vae.system.randomness import stream_seed
 from ladder_vae.system.ranks import gathered, share
@@ -126,7 +126,7 @@ def _estimated(model: Hierarchy, x: Tensor, indices: Sequence[int], settings: Se
     """The statistics of a model whose draws have no weights: no bound but the ELBO, and no units."""
     if settings.sample_sizes:
         raise ValueError(f"{type(model).__name__} has no importance weights here, so that there is no L_K")
-    keys = image_keys(indices, settings).to(x.device)
+    keys = image_keys(indices, settings).to(place_of_keys(x.device))
     found = model.estimate(x, keys, settings.draws, max(1, settings.chunk_size // len(x)))
     mse, ssim = reconstruction_quality(found.reconstruction, model.likelihood.intensities(x))
     none = torch.zeros(len(x), 0, dtype=torch.float64)

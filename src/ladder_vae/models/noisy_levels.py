@@ -55,11 +55,16 @@ class DiffusionRung(Rung):
     def prior(self, state: Tensor | None) -> Density:  # type: ignore[override]
         if state is None:
             return standard_normal(self.event_shape, like=self.model.schedule.lowest)
-        gamma, below = self.model.gammas()[[self.level + 1, self.level]]
+        gamma, below = self._gammas()
         return self.model.transition_from(state, gamma.expand(state.shape[:-3]), below)
 
     def posterior(self, evidence: Tensor, state: Tensor | None, p: Any) -> Gaussian:
         if state is None:
             return noised(evidence, self.model.gammas()[-1])
-        gamma, below = self.model.gammas()[[self.level + 1, self.level]]
+        gamma, below = self._gammas()
         return reverse(state, evidence, gamma, below)
+
+    def _gammas(self) -> tuple[Tensor, Tensor]:
+        """Of the level above and of this one; a list of indices would be copied from the host."""
+        gammas = self.model.gammas()
+        return gammas[self.level + 1], gammas[self.level]

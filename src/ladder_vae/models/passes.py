@@ -28,7 +28,9 @@ def draws_per_pass(model: Hierarchy, image_shape: Sequence[int], device: torch.d
         image_shape: ``(C, H, W)``.
     """
     decoded = model.likelihood.channels(image_shape[0]) * math.prod(image_shape[1:])
-    drawn = sum(math.prod(event) for event in model.event_shapes)
+    # A draw without weights looks at one level, with at most two noises.
+    events = model.event_shapes if model.has_weights else model.event_shapes[:2]
+    drawn = sum(math.prod(event) for event in events)
     return max(1, min(MOST_DRAWS.get(device.type, FEW_DRAWS), NUMBERS // max(decoded, drawn)))
 
 
@@ -46,6 +48,11 @@ def weigher(model: Hierarchy) -> Weigher:
     return weigh
 
 
+def place_of_keys(device: torch.device) -> torch.device:
+    """Where keys of noise lie for a model on a device: nobody has tried the int64 of MPS."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 class Group:
     """B images, how many draws were made of each, and what these add up to.
 
@@ -60,8 +67,8 @@ class Group:
     def __init__(self, model: Hierarchy, x: Tensor, num_samples: int) -> None:
         self.events = model.event_shapes
         self.x = torch.empty_like(x)
-        # MPS has no float64, and nobody has tried its int64.
-        whole, sums = ("cpu", torch.float32) if x.device.type == "mps" else (x.device, torch.float64)
+        whole = place_of_keys(x.device)
+        sums = torch.float32 if x.device.type == "mps" else torch.float64  # which MPS does not have
         self.keys = torch.zeros(len(x), dtype=torch.int64, device=whole)  # of the images
         self.drawn = torch.zeros((), dtype=torch.int64, device=whole)
         self.log_weights = torch.zeros(num_samples, len(x), dtype=sums, device=x.device)

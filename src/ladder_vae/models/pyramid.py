@@ -122,7 +122,7 @@ def stages(
     if sum(counts.values()) != num_layers:
         raise ValueError(
             f"levels={[list(pair) for pair in counts.items()]} are {sum(counts.values())} levels, "
-            f"and num_layers={num_layers}; leave out one of the two"
+            f"and num_layers={num_layers}; set num_layers={sum(counts.values())}, or leave out levels"
         )
     if not list(counts.values())[-1]:
         raise ValueError(
@@ -157,7 +157,7 @@ def _by_resolution(
     """Pairs as a mapping. Raises ValueError if they are none, or name a resolution that is not there."""
     found: dict[int, int] = {}
     for pair in pairs:
-        if len(pair) != 2:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
             raise ValueError(
                 f"{name} must be pairs of a resolution and a number, as in [[14,6],[7,7]], got {pair}"
             )

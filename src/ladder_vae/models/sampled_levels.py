@@ -161,9 +161,9 @@ def estimate(model: Diffusion, x: Tensor, keys: Tensor, num_samples: int, per_pa
         noise = [each.to(x) for each in keyed_normals(fold(keys, draws), events)]
         times = ((draws / num_samples + start) % 1).to(x)
         found = sampled(model, x, [noise[0], times, *noise[1:]])
-        distortion += found.distortion.double().sum(0).cpu()
-        rates.scatter_add_(0, found.level.cpu(), found.rate.double().cpu())  # there always in the same order
-        rates[-1] += len(draws) * found.top.double().cpu()
+        distortion += found.distortion.cpu().double().sum(0)
+        rates.scatter_add_(0, found.level.cpu(), found.rate.cpu().double())  # there always in the same order
+        rates[-1] += len(draws) * found.top.cpu().double()
         if first == 0:
             z_1 = noised(model.scaled(x), model.schedule.lowest).rsample(noise[0][0])
             reconstruction = model.likelihood.mean(model.decoder(z_1))

@@ -35,6 +35,9 @@ from ladder_vae.training.trust import TENSORBOARD, foreign, named
 
 TENSORBOARDS = (TENSORBOARD, "ladder_vae.training.TensorBoard")
 OWN = ("model", "likelihood")  # of what a run's weights are
+#: Settings of data that do not say which images a val_size of null holds out.
+NOT_OF_THE_SPLIT = {"path", "directory", "val_size", "seed", "batch_size", "eval_batch_size"}
+NOT_OF_THE_SPLIT |= {"binarization", "warp", "warp_epochs"}
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
     theirs = run.config["data"]
-    # Where it is null, x_val of the file, which belongs to the fingerprint, was held out.
-    held_out, asked = theirs.get("val_size") or 0, ours["val_size"] or 0
+    data.setup()  # which says how many images a val_size of null holds out
+    held_out, asked = _held_out(theirs, ours, data), data.val_size
     same_path = theirs.get("path") == ours.get("path")
     same_images = same_path or run.checkpoint.get(FINGERPRINT, data.fingerprint) == data.fingerprint
     if theirs["_target_"] == ours["_target_"] and same_images and held_out < asked:
@@ -178,6 +181,15 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
             f"init_from={path} does not fit this model ({one_line(error)[:200]}); give both the same model "
             "settings"
         ) from None
+
+
+def _held_out(theirs: Mapping[str, Any], ours: Mapping[str, Any], data: ImageData) -> int:
+    """How many of our last training images a run on the same images held out."""
+    if (held_out := theirs.get("val_size")) is not None:
+        return held_out
+    parts = (theirs.keys() | ours.keys()) - NOT_OF_THE_SPLIT
+    same_split = all(theirs.get(key) == ours.get(key) for key in parts)
+    return data.source.held_out if same_split else 0
 
 
 def _check_fixed(model: Hierarchy, *, new: bool) -> None:

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from ladder_vae.drawing.image_grids import steps
 from ladder_vae.models.hierarchy import Hierarchy
+from ladder_vae.models.passes import place_of_keys
 from ladder_vae.runs.metrics import hparams_columns
 from ladder_vae.runs.record import class_name, flat
 from ladder_vae.settings.schema import known_keys
@@ -110,7 +111,11 @@ def draw_pictures(model: Hierarchy, x: Tensor, samples: int) -> tuple[Tensor, Te
     was_training = model.training
     model.eval()
     try:
-        reconstructions = model.likelihood.mean(model.infer(x).params[0])
+        if model.has_weights:
+            reconstructions = model.likelihood.mean(model.infer(x).params[0])
+        else:  # of thousands of levels, not all are held
+            keys = torch.arange(len(x), device=place_of_keys(x.device))
+            reconstructions = model.estimate(x, keys, 1, 1).reconstruction
         generated = model.generate(samples, keep_levels=False).mean
     finally:  # training goes on if drawing fails
         model.train(was_training)
