@@ -8,8 +8,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-WAYS = {"usual": "the usual way", "bare": "bare loop, same step", "ladder_vae": "ladder_vae"}
-COLORS = ("0.75", "0.55", "tab:blue")
+WAYS = {
+    "usual": "the usual way",
+    "bare": "bare loop, same step",
+    "lightning": "Lightning with nothing else, same step",
+    "ladder_vae": "ladder_vae",
+}
+COLORS = ("0.75", "0.55", "0.65", "tab:blue")
 
 
 def speeds(found: dict[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images a second in training: the usual way, a bare PyTorch loop, and ladder_vae, in turn."""
+"""Images a second in training, in turn: usual way, bare loop, Lightning and nothing else, ladder_vae."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_module
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+from torch import Tensor
 
 from benchmarks.usual import usual_training
 from ladder_vae.data import MNIST
@@ -51,28 +52,101 @@ def settings(run_dir: Path, *more: str) -> DictConfig:
     return configuration(run_dir, hidden, f"data.batch_size={BATCH}", *more)
 
 
+class BareStep:
+    """The compiled step of ladder_vae with its optimizer and its averaging: what both bare loops train.
+
+    Args:
+        model: Is trained.
+    """
+
+    def __init__(self, model: LadderVAE) -> None:
+        self.model = model
+        doubt = step_doubt(model, lambda twin: batch_values(twin, Objective()))
+        self.values = compiled(batch_values(model, Objective()), doubt)
+        self.beta = torch.ones(())
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        self.current = [v for v in model.state_dict().values() if v.is_floating_point()]
+        self.averages = [v.clone() for v in self.current]
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Of a batch of images."""
+        return self.values(x, self.beta, *self.model.draw_noise(1, len(x), like=x))[0]
+
+    def average(self) -> None:
+        """Move the averages towards the weights."""
+        torch._foreach_lerp_(self.averages, self.current, 0.001)
+
+
+def images() -> Batches:
+    """An epoch of training images, in order of an epoch's own."""
+    return Batches(MNIST(batch_size=BATCH, val_size=0).split("train"), BATCH, seed=0, draw=True)
+
+
 def bare_training(model: LadderVAE) -> Callable[[], float]:
     """A function that trains an epoch by a plain loop over the same step, and returns the images a second."""
-    data = MNIST(batch_size=BATCH, val_size=0)
+    step, epoch = BareStep(model), images()
     half = choose_precision("auto", "cpu") == "bf16-mixed"
-    doubt = step_doubt(model, lambda twin: batch_values(twin, Objective()))
-    values = compiled(batch_values(model, Objective()), doubt)
-    beta = torch.ones(())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    current = [v for v in model.state_dict().values() if v.is_floating_point()]
-    average = [v.clone() for v in current]
 
     def train() -> float:
-        images, began = 0, time.perf_counter()
-        for x in Batches(data.split("train"), BATCH, seed=0, draw=True):
-            optimizer.zero_grad()
+        seen, began = 0, time.perf_counter()
+        for x in epoch:
+            step.optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = values(x, beta, *model.draw_noise(1, len(x), like=x))[0]
+                loss = step.loss(x)
             loss.backward()
-            optimizer.step()
-            torch._foreach_lerp_(average, current, 0.001)
-            images += len(x)
-        return images / (time.perf_counter() - began)
+            step.optimizer.step()
+            step.average()
+            seen += len(x)
+        return seen / (time.perf_counter() - began)
+
+    return train
+
+
+class BareModule(L.LightningModule):
+    """The same step as a module of Lightning that does nothing else; keeps the images a second of an epoch.
+
+    Args:
+        model: Is trained.
+    """
+
+    def __init__(self, model: LadderVAE) -> None:
+        super().__init__()
+        self.model, self.step_of = model, BareStep(model)
+        self.seen, self.began, self.speed = 0, 0.0, 0.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.step_of.optimizer
+
+    def on_train_epoch_start(self) -> None:
+        self.seen, self.began = 0, time.perf_counter()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.seen += len(batch)
+        return self.step_of.loss(batch)
+
+    def on_train_batch_end(self, *given: object) -> None:
+        self.step_of.average()
+
+    def on_train_epoch_end(self) -> None:
+        self.speed = self.seen / (time.perf_counter() - self.began)
+
+
+def lightning_training(model: LadderVAE) -> Callable[[], float]:
+    """A function that trains an epoch by Lightning's loop over the same step; returns the images a second."""
+    module, epoch = BareModule(model), images()
+
+    def train() -> float:
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            precision=choose_precision("auto", "cpu"),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, epoch)
+        return module.speed
 
     return train
 
@@ -107,7 +181,13 @@ def measure(repetitions: int) -> Speeds:
         prepare()
         assembly = build(settle(cfg), run_dir)
         usual = usual_training(run_dir, five_levels(), BATCH, workers=0)
-        turns = InTurn({"usual": lambda: usual(60), "bare": bare_training(five_levels())})
+        turns = InTurn(
+            {
+                "usual": lambda: usual(60),
+                "bare": bare_training(five_levels()),
+                "lightning": lightning_training(five_levels()),
+            }
+        )
         assembly.trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
         assembly.trainer.fit(assembly.module, datamodule=ImageDataModule(assembly.data))
     return turns.speeds
