@@ -90,3 +90,12 @@ def test_weight_decay_leaves_the_schedule_alone():
     for name, weight in model.named_parameters():
         kept = name.startswith("decoder.schedule.")
         torch.testing.assert_close(weight.detach(), before[name] * (1.0 if kept else 0.95))
+
+
+@pytest.mark.parametrize(("highest", "moves"), [(8.0, True), (19.9, True), (20.1, False), (30.0, False)])
+def test_an_end_where_nothing_is_left_is_carried_no_farther(highest, moves):
+    schedule = NoiseSchedule(-3.0, highest, pieces=4)
+    torch.testing.assert_close(schedule.highest(), torch.tensor(highest))
+    schedule(torch.tensor([0.3, 1.0])).sum().backward()
+    assert bool(schedule.log_range.grad) == moves
+    assert schedule.lowest.grad != 0

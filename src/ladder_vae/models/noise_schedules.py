@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ladder_vae.system.ranks import batch_mean
 
 LEAST_SHARE = 0.1  # of what a piece would have if all were equal, so that no piece vanishes
+#: Gamma of the upper end above which nothing of the image is left: the top's rate is below 1e-6 nats for 784
+#: pixels. Nothing pulls such an end back, and Adam would carry it on by the sign of however small a gradient.
+FARTHEST = 20.0
 
 
 class NoiseSchedule(nn.Module):
@@ -46,8 +49,9 @@ class NoiseSchedule(nn.Module):
             self.shape = nn.Parameter(torch.zeros(pieces))
 
     def range(self) -> Tensor:
-        """gamma(1) - gamma(0), ``()``."""
-        return torch.exp(self.log_range)
+        """gamma(1) - gamma(0), ``()``. It has no gradient where gamma(1) is above ``FARTHEST``."""
+        found = torch.exp(self.log_range)
+        return torch.where(self.lowest + found > FARTHEST, found.detach(), found)
 
     def highest(self) -> Tensor:
         """gamma(1), ``()``."""
