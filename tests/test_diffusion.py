@@ -304,3 +304,9 @@ def test_questions_without_an_answer_are_refused():
     assert not model.has_weights
     assert model.with_steps(4).has_weights
     assert not model.with_steps(500).has_weights
+
+
+def test_a_transition_that_does_not_exist_is_refused():
+    for make in (lambda: tiny().with_steps(3, "foo"), lambda: Diffusion(SHAPE, 3, transition="foo")):
+        with pytest.raises(ValueError, match="transition=foo is unknown; choose gaussian, mixture"):
+            make()

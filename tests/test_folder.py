@@ -322,9 +322,20 @@ def test_links_in_a_circle_and_hidden_files(images):
     assert opened(images).fingerprint == before
 
 
-def test_a_folder_with_two_names_is_read_once(images):
+@pytest.mark.parametrize("name", ["alias", "dog"])  # before the folder by name, and after it
+def test_a_folder_with_two_names_is_read_once_by_its_own(images, name):
+    before = opened(images)
+    (images / "bird" / name).symlink_to(images / "cat")
+    (images / name).symlink_to(images / "cat")
+    after = opened(images)
+    assert after.fingerprint == before.fingerprint
+    assert torch.equal(after.source.test_labels, before.source.test_labels)
+
+
+def test_a_folder_that_lies_elsewhere_is_read(images, tmp_path):
     before = opened(images).fingerprint
-    (images / "dog").symlink_to(images / "cat")  # after it, by name
+    (images / "cat").rename(tmp_path / "elsewhere")
+    (images / "cat").symlink_to(tmp_path / "elsewhere")
     assert opened(images).fingerprint == before
 
 
@@ -385,3 +396,8 @@ def test_images_that_a_run_was_trained_on_do_not_validate_another(command, npz, 
     assert code == 0, err
     code, _, err = command("train", *settings, "run_dir=fewer", "init_from=split", "data.val_size=1")
     assert code == 0, err
+    more = [*settings, "run_dir=more", "init_from=split", "data.val_size=1"]
+    for share in ("data.test_share=0.5", "data.val_share=0.0"):  # other images test, or come last
+        code, _, err = command("train", *more, share)
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"{share} splits the images otherwise than init_from=" in err

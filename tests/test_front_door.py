@@ -83,6 +83,9 @@ def test_reconstructions_and_samples(run, x):
     assert run.sample(3).shape == (3, *SHAPE)
     assert torch.equal(run.sample(3, seed=1), run.sample(3, seed=1))
     z = run.encode(x[:3])["z1"].z[0]
+    for wrong in (0, -1, 2.5, "2"):
+        with pytest.raises(ValueError, match=f"n={wrong!r} must be a whole number of images"):
+            run.sample(wrong)
     held = run.sample(3, hold={"z1": z})
     assert torch.equal(held, run.sample(3, hold={0: z}))  # a Markov model: the image sees z1 alone
     cold = run.sample(3, temperature={"z2": 0.0, 0: 0.0})

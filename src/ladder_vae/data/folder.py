@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
@@ -112,13 +112,8 @@ def _files(path: Path) -> Iterator[File]:
     def refuse(error: OSError) -> NoReturn:
         raise UserError(f"{where}: {error.filename} cannot be read ({error.strerror})") from None
 
-    found, others, seen = [], set(), set()
-    for directory, below, names in os.walk(path, onerror=refuse, followlinks=True):
-        seen.add(os.path.realpath(directory))  # links may run in a circle
-        below[:] = sorted(name for name in below if name[0] != "." and name != "__MACOSX")
-        unseen = {os.path.realpath(Path(directory, name)): name for name in reversed(below)}
-        below[:] = [name for real, name in reversed(unseen.items()) if real not in seen]
-        seen |= unseen.keys()
+    found, others = [], set()
+    for directory, names in _folders(path, refuse):
         for file in (Path(directory, name) for name in names if name[0] != "."):
             if file.suffix.lower() not in SUFFIXES:
                 others.add(file.suffix.lower())
@@ -133,6 +128,21 @@ def _files(path: Path) -> Iterator[File]:
         there = f"; it has files of {', '.join(sorted(others))[:60]}" if others - {""} else ""
         raise UserError(f"{where} holds no {KINDS} image{there}")
     yield from sorted(found, key=lambda file: file.key)
+
+
+def _folders(path: Path, refuse: Callable[[OSError], NoReturn]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder at or below a path once, and the names of its files; links come after what is no link."""
+    seen: set[str] = set()
+    left = [str(path)]
+    while left:
+        for directory, below, names in os.walk(left.pop(0), onerror=refuse):
+            if (real := os.path.realpath(directory)) in seen:  # links may run in a circle
+                below.clear()
+                continue
+            seen.add(real)
+            below[:] = sorted(name for name in below if name[0] != "." and name != "__MACOSX")
+            left += [linked for name in below if os.path.islink(linked := os.path.join(directory, name))]
+            yield directory, names
 
 
 @lru_cache(maxsize=2)

@@ -95,7 +95,6 @@ class Diffusion(TopDown):
         image, likelihood = image_shape(input_shape), likelihood or Bernoulli()
         _check_levels(num_layers)
         for name, choice, choices in (
-            ("transition", transition, TRANSITIONS),
             ("schedule", schedule, tuple(SCHEDULES)),
             ("denoiser", denoiser, tuple(DENOISERS)),
         ):
@@ -116,6 +115,8 @@ class Diffusion(TopDown):
 
     def _become(self, transition: str) -> None:
         """Take a transition, on which it depends, with the number of levels, what is known of rates."""
+        if transition not in TRANSITIONS:
+            raise ValueError(f"transition={transition} is unknown; choose {', '.join(TRANSITIONS)}")
         if transition == "mixture" and not self.likelihood.binary:
             raise ValueError(
                 "transition=mixture is for binary pixels, likelihood=bernoulli; set transition=gaussian"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,12 @@ class Run:
             temperature: Maps a level to a factor on its innovations; if its prior is Gaussian, that is one on
                 the standard deviation.
             seed: Seed of the draws; None goes on with PyTorch's global generator.
+
+        Raises:
+            ValueError: If ``n`` is no number of images.
         """
+        if not isinstance(n, Integral) or n < 1:
+            raise ValueError(f"n={n!r} must be a whole number of images, at least 1")
         source = _generator(seed)
         drawn = self.model.generate(
             n, hold=hold, temperature=temperature, generator=source, keep_levels=False

@@ -35,9 +35,8 @@ from ladder_vae.training.trust import TENSORBOARD, foreign, named
 
 TENSORBOARDS = (TENSORBOARD, "ladder_vae.training.TensorBoard")
 OWN = ("model", "likelihood")  # of what a run's weights are
-#: Settings of data that do not say which images a val_size of null holds out.
-NOT_OF_THE_SPLIT = {"path", "directory", "val_size", "seed", "batch_size", "eval_batch_size"}
-NOT_OF_THE_SPLIT |= {"binarization", "warp", "warp_epochs"}
+#: Settings of data that say which images train, validate and test.
+OF_THE_SPLIT = ("test_share", "val_share", "train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -161,11 +160,19 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
     theirs = run.config["data"]
+    same_kind = theirs["_target_"] == ours["_target_"]
     data.setup()  # which says how many images a val_size of null holds out
-    held_out, asked = _held_out(theirs, ours, data), data.val_size
+    held_out, asked = theirs.get("val_size"), data.val_size
+    held_out = data.source.held_out if held_out is None else held_out
     same_path = theirs.get("path") == ours.get("path")
     same_images = same_path or run.checkpoint.get(FINGERPRINT, data.fingerprint) == data.fingerprint
-    if theirs["_target_"] == ours["_target_"] and same_images and held_out < asked:
+    for key in OF_THE_SPLIT:
+        if same_kind and same_path and key in theirs and theirs[key] != ours.get(key):
+            raise UserError(
+                f"data.{key}={ours.get(key)} splits the images otherwise than init_from={path} did, which "
+                f"was trained on some that would validate or test here; set data.{key}={theirs[key]}"
+            )
+    if same_kind and same_images and held_out < asked:
         raise UserError(
             f"data.val_size={asked} would validate on images that init_from={path} was trained "
             f"on; set data.val_size={held_out}, or begin with a run that held them out"
@@ -181,15 +188,6 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
             f"init_from={path} does not fit this model ({one_line(error)[:200]}); give both the same model "
             "settings"
         ) from None
-
-
-def _held_out(theirs: Mapping[str, Any], ours: Mapping[str, Any], data: ImageData) -> int:
-    """How many of our last training images a run on the same images held out."""
-    if (held_out := theirs.get("val_size")) is not None:
-        return held_out
-    parts = (theirs.keys() | ours.keys()) - NOT_OF_THE_SPLIT
-    same_split = all(theirs.get(key) == ours.get(key) for key in parts)
-    return data.source.held_out if same_split else 0
 
 
 def _check_fixed(model: Hierarchy, *, new: bool) -> None:
