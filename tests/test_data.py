@@ -211,3 +211,5 @@ def test_a_part_of_the_training_images_is_of_all_writers():
         assert abs(sum(i % 2 for i in index) / count - 0.5) < 0.01
     assert list(data.sample("test", 1_000)) == list(range(0, 10_000, 10))  # as ever
     assert list(data.sample("train", 50_000)) == list(range(50_000))
+    with pytest.raises(ValueError, match="tset is no split; choose train, val, test"):
+        data.observe("tset", [0])

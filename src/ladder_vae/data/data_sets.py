@@ -156,6 +156,8 @@ class ImageData(ABC):
         """``train``, ``val`` or ``test``, uint8 ``(N, C, H, W)``; drawn, but for dynamic training images."""
         self.setup()
         assert self._splits is not None
+        if name not in self._splits:
+            raise ValueError(f"{name} is no split; choose {', '.join(self._splits)}")
         return self._splits[name]
 
     def observe(self, name: str, index: Sequence[int], draw: int = 0) -> Tensor:
