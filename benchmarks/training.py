@@ -78,7 +78,7 @@ class BareStep:
 
 
 def images() -> Batches:
-    """An epoch of training images, in order of an epoch's own."""
+    """Batches of all training images; each pass over them has an order of its own."""
     return Batches(MNIST(batch_size=BATCH, val_size=0).split("train"), BATCH, seed=0, draw=True)
 
 
