@@ -78,7 +78,7 @@ class BareStep:
 
 
 def images() -> Batches:
-    """Batches of all training images; each pass over them has an order of its own."""
+    """Batches of all training images, in the same order at every pass."""
     return Batches(MNIST(batch_size=BATCH, val_size=0).split("train"), BATCH, seed=0, draw=True)
 
 
