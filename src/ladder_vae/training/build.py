@@ -19,7 +19,7 @@ from ladder_vae.models.hierarchy import Hierarchy
 from ladder_vae.models.layers import BatchNorm
 from ladder_vae.runs.checkpoints import load_run, read_checkpoint
 from ladder_vae.runs.metrics import curves
-from ladder_vae.runs.record import read_config
+from ladder_vae.runs.record import flat, read_config
 from ladder_vae.runs.releases import run_directory
 from ladder_vae.system.errors import UserError, one_line
 from ladder_vae.system.randomness import stream_seed
@@ -177,17 +177,21 @@ def _begin_from(model: Hierarchy, config: Mapping[str, Any], data: ImageData) ->
             f"data.val_size={asked} would validate on images that init_from={path} was trained "
             f"on; set data.val_size={held_out}, or begin with a run that held them out"
         )
-    try:
-        if type(run.model) is not type(model):
-            raise ValueError(f"it holds a {type(run.model).__name__}, not a {type(model).__name__}")
-        if run.config["likelihood"] != config["likelihood"]:
-            raise ValueError(f"its likelihood is {run.config['likelihood']['_target_']}")
-        model.load_state_dict(run.model.state_dict())
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"init_from={path} does not fit this model ({one_line(error)[:200]}); give both the same model "
-            "settings"
-        ) from None
+    own, its = ({name: each[name] for name in OWN} for each in (config, run.config))
+    if type(run.model) is not type(model):
+        unlike = f"it holds a {type(run.model).__name__}, not a {type(model).__name__}"
+    elif own["likelihood"] != its["likelihood"]:
+        unlike = f"its likelihood is {its['likelihood']['_target_']}"
+    else:
+        try:
+            model.load_state_dict(run.model.state_dict())
+            return
+        except RuntimeError as error:
+            here, there = flat(own), flat(its)
+            other = [key for key in here | there if here.get(key) != there.get(key)]
+            settings = " ".join(f"{key}={there.get(key, 'null')}".replace(", ", ",") for key in other)
+            unlike = f"it has {settings}" if other else one_line(error)[:200]
+    raise UserError(f"init_from={path} does not fit this model: {unlike}; give both the same model settings")
 
 
 def _check_fixed(model: Hierarchy, *, new: bool) -> None:
