@@ -159,7 +159,10 @@ def test_fine_tuning_begins_with_the_weights_and_keeps_the_statistics(residual, 
 def test_weights_that_do_not_fit_are_refused(residual, train, command, npz):
     residual("first")
     width, norm = ((load_run("first").config["model"][key]) for key in ("width", "norm"))
-    for model, its in {"model.width=8": f"model.width={width}", "model.norm=layer": f"model.norm={norm}"}.items():
+    for model, its in {
+        "model.width=8": f"model.width={width}",
+        "model.norm=layer": f"model.norm={norm}",
+    }.items():
         code, _, err = command("train", *tiny(npz, "residual"), "model=residual", model, "init_from=first")
         assert code == 1
         assert err.splitlines()[-1].startswith("error: init_from=")
