@@ -154,7 +154,7 @@ def ladder_vae(overrides: tuple[str, ...], clock: Clock) -> None:
     prepare()
     here = Path.cwd()
     cfg = configuration(
-        here, "model=convolutional", "model.norm=none", f"data.batch_size={BATCH}", "trainer.accelerator=cpu",
+        here, "model=convolutional", f"data.batch_size={BATCH}", "trainer.accelerator=cpu",
         "callbacks.progress=null", *overrides,
     )  # fmt: skip
     clock.counts = not cfg.trainer.compile

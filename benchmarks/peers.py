@@ -37,11 +37,13 @@ MODELS = {  # ours, by what each is compared with: as many weights and operation
         "model.blocks=4",
         "model.encoder_blocks=4",
         "model.decoder_blocks=4",
+        "model.norm=none",
         "objective.free_bits=0.5",
     ),
     "PyTorch-VAE": (
         "model.levels=[[32,1],[16,1],[8,1],[4,1],[2,1]]",
         "model.widths=[[32,16],[16,32],[8,64],[4,160],[2,704]]",
+        "model.norm=none",
     ),
 }
 EAGER = ("trainer.compile=false", "trainer.precision=32-true")

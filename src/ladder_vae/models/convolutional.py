@@ -104,7 +104,7 @@ class ConvolutionalVAE(TopDown):
     resolution; the sample is written to the stream, and ``blocks`` cells follow. Cell and initialization are
     those of very deep VAEs (Child 2021, arXiv 2011.10650): what each sample and each of the N cells of the
     way down adds is scaled by $1 / \sqrt N$ at first, priors begin as N(0, I), pixels are repeated to
-    enlarge. Other than there, nets normalize what they read by default: it speeds up the first epochs by far.
+    enlarge. Unlike there, nets normalize what they read by default, which speeds up the first epochs.
     Standard deviations that a net gives are bounded, after NVAE.
 
     A *resolution* is the longer side in pixels. Each is half the one below it, rounded up, down to 1.
